@@ -1,0 +1,209 @@
+"""The typed config of one point. DictConfig and YAML end here; everything below takes a `Job`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Optional, get_type_hints
+
+# `Optional[...]` and not `... | None` below: OmegaConf 2.3 reads these hints as the config's schema.
+
+MISSING: Any = "???"  # what OmegaConf calls a mandatory value, said without importing it
+
+
+class UserError(ValueError):
+    """What a user asked for cannot be done. Its text is shown as it is, without a traceback."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, in the names of Megatron's TransformerConfig and GPTModel, with Megatron's defaults.
+
+    Where Megatron derives a missing value (`kv_channels`, `num_query_groups`, `ffn_hidden_size`,
+    `moe_ffn_hidden_size`), `None` means the same here; `refit.tensors` holds the derivation.
+    """
+
+    name: str = MISSING
+    # shape
+    num_layers: int = MISSING
+    hidden_size: int = MISSING
+    num_attention_heads: int = MISSING
+    ffn_hidden_size: Optional[int] = None
+    num_query_groups: Optional[int] = None
+    kv_channels: Optional[int] = None
+    gated_linear_unit: bool = False
+    add_bias_linear: bool = True
+    add_qkv_bias: bool = False
+    qk_layernorm: bool = False
+    normalization: str = "LayerNorm"
+    layernorm_epsilon: float = 1e-5
+    # latent attention (MLA)
+    multi_latent_attention: bool = False
+    q_lora_rank: Optional[int] = None
+    kv_lora_rank: int = 512
+    qk_head_dim: int = 128
+    qk_pos_emb_head_dim: int = 64
+    v_head_dim: int = 128
+    # embeddings
+    vocab_size: int = MISSING
+    make_vocab_size_divisible_by: int = 128
+    share_embeddings_and_output_weights: bool = True
+    seq_length: int = 4096
+    max_position_embeddings: int = 4096
+    position_embedding_type: str = "learned_absolute"
+    rotary_base: int = 10000
+    rotary_percent: float = 1.0
+    # experts
+    num_moe_experts: Optional[int] = None
+    moe_layer_freq: Any = 1  # an int, a list of 0 and 1, or Megatron's string form "([0]*1+[1]*60)"
+    moe_ffn_hidden_size: Optional[int] = None
+    moe_shared_expert_intermediate_size: Optional[int] = None
+    moe_shared_expert_gate: bool = False
+    moe_grouped_gemm: bool = False
+    moe_router_topk: int = 2
+    moe_router_load_balancing_type: Any = "aux_loss"  # one name, or a list of names
+    moe_aux_loss_coeff: Any = 0.0  # one number, or a list as long as the list of names
+    moe_z_loss_coeff: Optional[float] = None
+    moe_input_jitter_eps: Optional[float] = None
+    moe_token_dropping: bool = False
+    moe_expert_capacity_factor: Optional[float] = None
+    moe_pad_expert_input_to_capacity: bool = False
+    moe_token_drop_policy: str = "probs"
+    moe_token_dispatcher_type: str = "allgather"
+    moe_router_score_function: str = "softmax"
+    moe_router_pre_softmax: bool = False
+    moe_router_num_groups: Optional[int] = None
+    moe_router_group_topk: Optional[int] = None
+    moe_router_topk_scaling_factor: Optional[float] = None
+    moe_router_enable_expert_bias: bool = False
+    moe_router_bias_update_rate: float = 1e-3
+
+    @property
+    def is_moe(self) -> bool:
+        """True where the model has routed experts."""
+        return self.num_moe_experts is not None
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """The parallel degrees of one side, as a user writes them; `refit.layout.Layout` resolves them."""
+
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    ep: int = 1
+    etp: Optional[int] = None  # source: Megatron's default, tp; destination: the source's etp
+    gpus: Optional[int] = None  # default tp*cp*pp*ep
+    num_layers_in_first_pipeline_stage: Optional[int] = None
+    num_layers_in_last_pipeline_stage: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """One source -> destination pair of layouts."""
+
+    name: str = MISSING
+    use_case: str = ""
+    mode: str = "non-collocated"  # the pair's own: collocated (same ranks) | non-collocated
+    source: Degrees = field(default_factory=Degrees)
+    destination: Degrees = field(default_factory=Degrees)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """How the weights travel."""
+
+    name: str = MISSING
+    method: str = "auto"  # auto, a file of refit/transport/, or any importable module with its protocol
+    mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
+    bucket_mb: float = 64.0  # largest message, and so the unit of staging memory
+    max_ops_per_group: int = 64  # point-to-point operations in flight per rank
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the ranks run."""
+
+    name: str = MISSING
+    launcher: str = "local"
+    nodes: int = 1  # the most nodes a point may take
+    ranks_per_node: int = 8
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is timed, and for how long a point may take."""
+
+    warmup: int = 0  # refits between the cold one and the timed ones
+    iterations: int = 3
+    deadline_s: float = 600.0  # of the whole point, from the start of its ranks
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a sweep treats points that ran before. Not part of a point's identity."""
+
+    mode: str = "retry"  # retry: keep done points, run failed ones again | cached | force | read-only
+
+
+@dataclass(frozen=True)
+class Job:
+    """One point of a sweep, whole."""
+
+    model: Model = field(default_factory=Model)
+    parallel: Parallel = field(default_factory=Parallel)
+    refit: Refit = field(default_factory=Refit)
+    cluster: Cluster = field(default_factory=Cluster)
+    bench: Bench = field(default_factory=Bench)
+    sweep: Sweep = field(default_factory=Sweep)
+    build: str = "megatron"  # megatron: real GPTModels | shards: the same tensors, plainly allocated
+    verify: str = "bits"  # bits | logits: bits, and the forward pass of both models compared
+    seed: int = 0
+
+    @property
+    def mode(self) -> str:
+        """`collocated` or `non-collocated`: what `refit.mode` says, else the pair's own."""
+        return self.parallel.mode if self.refit.mode == "auto" else self.refit.mode
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole config as plain containers, the inverse of `from_dict`."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Job:
+        """Build a Job from plain containers.
+
+        Raises:
+            UserError: a field is unknown, missing or of the wrong type; the text names it.
+        """
+        return _build(Job, values, "")
+
+
+def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown field '{path}{key}'; allowed: {', '.join(sorted(known))}")
+    built: dict[str, Any] = {}
+    for key, value in values.items():
+        where = path + key
+        if is_dataclass(hints[key]):
+            built[key] = _build(hints[key], value, where + ".")
+        elif value == MISSING:
+            raise UserError(f"'{where}' has no value; set it in its YAML file or as {where}=...")
+        else:
+            built[key] = _checked(hints[key], value, where)
+    return cls(**built)
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return list(value) if isinstance(value, (list, tuple)) else value
+    allowed = getattr(hint, "__args__", (hint,))
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not any(type(value) is t for t in allowed):
+        names = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
+        raise UserError(f"'{where}' is {value!r}, which is not {names}")
+    return value

@@ -1,0 +1,225 @@
+"""Parallel degrees -> rank grids, in Megatron's rank order; and where both layouts stand in the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refit.job import Degrees, Job, UserError
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The degrees of one model instance, all resolved, and the first global rank it stands on.
+
+    Rank order is Megatron's, fastest first: dense `tp-cp-dp-pp`, experts `etp-ep-edp-pp`. So local
+    rank = tp + TP*(cp + CP*(dp + DP*pp)), and likewise for experts.
+
+    Raises:
+        UserError: a degree is not positive, or `gpus` does not divide as Megatron demands.
+    """
+
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    ep: int = 1
+    etp: int = 1
+    gpus: int = 0  # 0: tp*cp*pp*ep
+    first_stage_layers: int | None = None
+    last_stage_layers: int | None = None
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "cp", "pp", "ep", "etp"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"{name}={value}: a parallel degree must be 1 or more")
+        for name in ("first_stage_layers", "last_stage_layers"):
+            value = getattr(self, name)
+            if value is not None and (value < 1 or self.pp == 1):
+                raise UserError(
+                    f"num_layers_in_{name.split('_')[0]}_pipeline_stage={value} needs pp of 2 or more"
+                    f" and a count of 1 or more; here pp={self.pp}"
+                )
+        if self.gpus == 0:
+            object.__setattr__(self, "gpus", self.tp * self.cp * self.pp * self.ep)
+        dense, expert = self.tp * self.cp * self.pp, self.etp * self.ep * self.pp
+        smallest = self.pp * lcm(self.tp * self.cp, self.etp * self.ep)
+        if self.gpus < 1 or self.gpus % dense or self.gpus % expert:
+            raise UserError(
+                f"gpus={self.gpus} must be a positive multiple of tp*cp*pp = {self.tp}*{self.cp}*{self.pp}"
+                f" = {dense} and of etp*ep*pp = {self.etp}*{self.ep}*{self.pp} = {expert};"
+                f" the smallest that works is {smallest}"
+            )
+
+    @property
+    def dp(self) -> int:
+        """Replicas of a dense shard: ranks that differ only in their data-parallel index."""
+        return self.gpus // (self.tp * self.cp * self.pp)
+
+    @property
+    def edp(self) -> int:
+        """Replicas of an expert shard."""
+        return self.gpus // (self.etp * self.ep * self.pp)
+
+    @property
+    def ranks(self) -> range:
+        """The global ranks this layout spans."""
+        return range(self.offset, self.offset + self.gpus)
+
+    @cached_property
+    def dense(self) -> IntArray:
+        """Global ranks as [pp, dp, cp, tp]."""
+        return np.arange(self.offset, self.offset + self.gpus).reshape(self.pp, self.dp, self.cp, self.tp)
+
+    @cached_property
+    def expert(self) -> IntArray:
+        """Global ranks as [pp, edp, ep, etp]."""
+        return np.arange(self.offset, self.offset + self.gpus).reshape(self.pp, self.edp, self.ep, self.etp)
+
+    def stage_layers(self, num_layers: int) -> list[range]:
+        """Global layer numbers (from 0) of each pipeline stage, as Megatron distributes them.
+
+        Raises:
+            UserError: the layers left for the other stages do not divide among them.
+        """
+        counts: list[int | None] = [None] * self.pp
+        if self.first_stage_layers is not None:
+            counts[0] = self.first_stage_layers
+        if self.last_stage_layers is not None:
+            counts[-1] = self.last_stage_layers
+        fixed = sum(c for c in counts if c is not None)
+        open_stages = counts.count(None)
+        left = num_layers - fixed
+        even = left // open_stages if open_stages else 0
+        if left != even * open_stages or (open_stages and even < 1):
+            how = f" after {fixed} in the fixed first/last stages" if fixed else ""
+            raise UserError(
+                f"{left} layers{how} do not divide among {open_stages} pipeline stages (pp={self.pp},"
+                f" num_layers={num_layers}); choose pp that divides, or set"
+                " num_layers_in_first_pipeline_stage / num_layers_in_last_pipeline_stage"
+            )
+        stages, start = [], 0
+        for count in counts:
+            size = even if count is None else count
+            stages.append(range(start, start + size))
+            start += size
+        return stages
+
+    def describe(self) -> str:
+        """`TP=2, PP=1, EP=2`, with CP, ETP and explicit sizes only where they say something."""
+        parts = [f"TP={self.tp}", f"PP={self.pp}", f"EP={self.ep}"]
+        if self.cp > 1:
+            parts.append(f"CP={self.cp}")
+        if self.etp > 1:
+            parts.append(f"ETP={self.etp}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Both layouts in the world: whole nodes of `ranks_per_node` ranks; the ranks left over are idle."""
+
+    source: Layout
+    destination: Layout
+    ranks_per_node: int
+    world: int
+
+    @property
+    def used(self) -> int:
+        """Ranks that hold weights."""
+        return max(self.source.ranks.stop, self.destination.ranks.stop)
+
+    @property
+    def nodes(self) -> int:
+        return self.world // self.ranks_per_node
+
+    @property
+    def idle(self) -> range:
+        """Ranks that join the rendezvous and wait."""
+        return range(self.used, self.world)
+
+    def node_of(self, rank: int) -> int:
+        return rank // self.ranks_per_node
+
+    def header(self) -> list[str]:
+        """What the seed's benchmark prints before it starts."""
+        lines = [
+            f"World size: {self.world} (using {self.used} GPUs)",
+            f"Source ranks: {span(self.source.ranks)} ({self.source.describe()})",
+            f"Destination ranks: {span(self.destination.ranks)} ({self.destination.describe()})",
+        ]
+        if self.idle:
+            lines.append(f"Idle ranks: {span(self.idle)} (not participating)")
+        return lines
+
+
+def span(ranks: range) -> str:
+    """`0-3`, or `4` for a single rank."""
+    return f"{ranks.start}-{ranks.stop - 1}" if len(ranks) > 1 else f"{ranks.start}"
+
+
+def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
+    """A side's degrees with every default filled in.
+
+    Args:
+        degrees: as written in the config.
+        default_etp: the ETP that a `null` means here.
+        offset: first global rank.
+    """
+    return Layout(
+        tp=degrees.tp,
+        cp=degrees.cp,
+        pp=degrees.pp,
+        ep=degrees.ep,
+        etp=default_etp if degrees.etp is None else degrees.etp,
+        gpus=_explicit(degrees.gpus),
+        first_stage_layers=degrees.num_layers_in_first_pipeline_stage,
+        last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
+        offset=offset,
+    )
+
+
+def _explicit(gpus: int | None) -> int:
+    if gpus is None:
+        return 0
+    if gpus < 1:
+        raise UserError(f"gpus={gpus}: a layout spans 1 GPU or more")
+    return gpus
+
+
+def place(job: Job) -> Placement:
+    """Both layouts of a job in the world.
+
+    Non-collocated: source ranks first, then destination; needs source + destination GPUs.
+    Collocated: both start at rank 0; needs max(source, destination).
+    A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's).
+
+    Raises:
+        UserError: from `Layout`, with the side named; or an unknown mode.
+    """
+    if job.mode not in ("collocated", "non-collocated"):
+        raise UserError(f"mode '{job.mode}' is not collocated or non-collocated (auto in refit.mode: the pair's)")
+    source = _side(job, "source", job.parallel.source.tp, 0)
+    start = 0 if job.mode == "collocated" else source.gpus
+    destination = _side(job, "destination", source.etp, start)
+    per_node = job.cluster.ranks_per_node
+    if per_node < 1:
+        raise UserError(f"cluster.ranks_per_node={per_node} must be 1 or more")
+    used = max(source.ranks.stop, destination.ranks.stop)
+    return Placement(source, destination, per_node, -(-used // per_node) * per_node)
+
+
+def _side(job: Job, name: str, default_etp: int, offset: int) -> Layout:
+    degrees: Degrees = getattr(job.parallel, name)
+    dense = not job.model.is_moe
+    try:
+        return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, offset)
+    except UserError as error:
+        raise UserError(f"parallel.{name}: {error}") from None
