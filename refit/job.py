@@ -59,17 +59,20 @@ class Model:
     moe_ffn_hidden_size: Optional[int] = None
     moe_shared_expert_intermediate_size: Optional[int] = None
     moe_shared_expert_gate: bool = False
+    moe_shared_expert_overlap: bool = False
     moe_grouped_gemm: bool = False
     moe_router_topk: int = 2
     moe_router_load_balancing_type: Any = "aux_loss"  # one name, or a list of names
     moe_aux_loss_coeff: Any = 0.0  # one number, or a list as long as the list of names
     moe_z_loss_coeff: Optional[float] = None
     moe_input_jitter_eps: Optional[float] = None
-    moe_token_dropping: bool = False
+    moe_token_dropping: bool = False  # Megatron 0.16 accepts and ignores it
     moe_expert_capacity_factor: Optional[float] = None
     moe_pad_expert_input_to_capacity: bool = False
     moe_token_drop_policy: str = "probs"
     moe_token_dispatcher_type: str = "allgather"
+    moe_flex_dispatcher_backend: str = "deepep"
+    moe_permute_fusion: bool = False
     moe_router_score_function: str = "softmax"
     moe_router_pre_softmax: bool = False
     moe_router_num_groups: Optional[int] = None
@@ -77,6 +80,8 @@ class Model:
     moe_router_topk_scaling_factor: Optional[float] = None
     moe_router_enable_expert_bias: bool = False
     moe_router_bias_update_rate: float = 1e-3
+    moe_router_dtype: Optional[str] = None
+    moe_router_force_load_balancing: bool = False
 
     @property
     def is_moe(self) -> bool:
@@ -116,8 +121,8 @@ class Refit:
     name: str = MISSING
     method: str = "auto"  # auto, a file of refit/transport/, or any importable module with its protocol
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
-    bucket_mb: float = 64.0  # largest message, and so the unit of staging memory
-    max_ops_per_group: int = 64  # point-to-point operations in flight per rank
+    bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
+    in_flight: int = 4  # messages under way per rank and direction
 
 
 @dataclass(frozen=True)

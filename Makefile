@@ -1,0 +1,51 @@
+# Two commands for a fresh machine: `make table` (the eight-GPU table, end to end), `make test`.
+# Everything is installed into .venv here; nothing needs root, a GPU or Slurm.
+
+PYTHON ?= python3
+# Without a GPU, torch is pinned to a version with a CPU build. With one (nvidia-smi is there), pip
+# chooses freely. To choose yourself: `make CONSTRAINTS= table`, `make CONSTRAINTS=constraints-cpu.txt table`.
+CONSTRAINTS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,constraints-cpu.txt)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(strip $(CONSTRAINTS)),-c $(CONSTRAINTS))
+INPUTS := pyproject.toml constraints-cpu.txt
+
+.PHONY: help setup table test lint bench clean
+
+help:
+	@echo "make table   the ten rows of the eight-GPU table, verified, on this machine's CPUs"
+	@echo "make test    all tests"
+	@echo "make lint    ruff, ruff format --check, mypy"
+	@echo "make bench   benchmarks: ratios taken in one run"
+	@echo "make setup   only install into .venv;  make clean  remove it"
+
+setup: .venv/.test-installed
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.test-installed: $(INPUTS) | .venv/bin/python
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/.dev-installed: .venv/.test-installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+table: setup
+	$(BIN)/python -m refit.run -m 'parallel=glob(*)'
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf .venv

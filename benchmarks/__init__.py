@@ -1,0 +1,1 @@
+"""Measurements of refit-sweep itself, as ratios taken in one run."""

@@ -1,0 +1,108 @@
+"""How plan time grows with ranks: Kimi K2, 128+128 to 2048+2048. `python -m benchmarks.plan_time`.
+
+Prints, for each size: seconds of `build_plan` (the best of three, catalogue not counted), block
+copies, microseconds per copy, that time per copy relative to the first row (linear growth stays
+near 1 or below), and the peak of memory that `build_plan` allocates, by tracemalloc, in a fourth,
+untimed run.
+
+Degrees stay the same, so that only replicas grow: source TP8 PP8 EP16 ETP1 with 5 layers in the
+last stage, destination TP8 EP16 ETP1, side by side on nodes of 8 ranks.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import tracemalloc
+
+from refit.job import Model
+from refit.layout import Layout, Placement
+from refit.plan import Plan, build_plan
+from refit.tensors import Catalogue, catalogue
+
+SIZES = (128, 256, 512, 1024, 2048)
+REPEATS = 3
+
+
+def kimi_k2() -> Model:
+    """moonshotai/Kimi-K2-Instruct."""
+    return Model(
+        name="kimi_k2",
+        num_layers=61,
+        hidden_size=7168,
+        ffn_hidden_size=18432,
+        num_attention_heads=64,
+        num_query_groups=64,
+        kv_channels=64,
+        multi_latent_attention=True,
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        qk_head_dim=128,
+        qk_pos_emb_head_dim=64,
+        v_head_dim=128,
+        qk_layernorm=True,
+        gated_linear_unit=True,
+        add_bias_linear=False,
+        normalization="RMSNorm",
+        position_embedding_type="rope",
+        share_embeddings_and_output_weights=False,
+        num_moe_experts=384,
+        moe_ffn_hidden_size=2048,
+        moe_shared_expert_intermediate_size=2048,
+        moe_layer_freq="([0]*1+[1]*60)",
+        moe_router_enable_expert_bias=True,
+        vocab_size=163840,
+        make_vocab_size_divisible_by=1280,
+    )
+
+
+def side_by_side(gpus: int) -> Placement:
+    """`gpus` source ranks, then as many destination ranks."""
+    source = Layout(tp=8, pp=8, ep=16, etp=1, gpus=gpus, last_stage_layers=5)
+    destination = Layout(tp=8, ep=16, etp=1, gpus=gpus, offset=gpus)
+    return Placement(source, destination, ranks_per_node=8, world=2 * gpus)
+
+
+def best_seconds(tensors: Catalogue, placement: Placement) -> tuple[float, Plan]:
+    """The fastest of `REPEATS` runs, garbage collection off, and its plan."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        gc.collect()
+        gc.disable()
+        start = time.perf_counter()
+        plan = build_plan(tensors, placement)
+        best = min(best, time.perf_counter() - start)
+        gc.enable()
+    return best, plan
+
+
+def peak_bytes(tensors: Catalogue, placement: Placement) -> int:
+    """The most memory allocated at one time during `build_plan`, its result included."""
+    tracemalloc.start()
+    build_plan(tensors, placement)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def main() -> None:
+    tensors = catalogue(kimi_k2(), source_tp=8)
+    print("Kimi K2, source TP8 PP8 EP16 -> destination TP8 EP16, best of", REPEATS)
+    print(f"{'ranks':>11} {'plan s':>8} {'copies':>10} {'us/copy':>8} {'ratio':>6} {'peak MB':>8}")
+    first = 0.0
+    for gpus in SIZES:
+        placement = side_by_side(gpus)
+        seconds, plan = best_seconds(tensors, placement)
+        copies = len(plan)
+        del plan
+        each = seconds / copies
+        first = first or each
+        peak = peak_bytes(tensors, placement)
+        print(
+            f"{f'{gpus}+{gpus}':>11} {seconds:8.3f} {copies:10d} {each * 1e6:8.3f}"
+            f" {each / first:6.2f} {peak / 1e6:8.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

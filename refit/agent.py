@@ -1,0 +1,111 @@
+"""One per node: starts a point's ranks, watches them against a deadline, says how they ended. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from multiprocessing.util import get_temp_dir
+from typing import Any
+
+from refit import environment, memory, methods, ranks, record
+from refit.job import Job
+from refit.layout import Placement, place
+from refit.model_build import convention
+from refit.plan import build_plan
+from refit.point import Attempt, Point, read_json, write_atomic
+from refit.record import Record
+from refit.tensors import catalogue
+
+Progress = Callable[[str], None]
+
+
+class Agent:
+    """Runs points on this node, one after another, each with fresh rank processes.
+
+    The ranks are forked from a server that has imported torch and megatron-core once. Use it as a
+    context manager: on the way out, whatever the reason, no rank is left.
+    """
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        """
+        Args:
+            jobs: what will run: megatron-core is imported ahead only where one of them builds with it.
+        """
+        self._context = multiprocessing.get_context("forkserver")
+        megatron = any(job.build == "megatron" for job in jobs)
+        self._context.set_forkserver_preload(["refit.worker", *["refit.megatron_build"] * megatron])
+        get_temp_dir()  # made here, the children's sockets go below it, and it goes with this process
+        self._environment = environment.describe()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+
+    def run(self, point: Point, progress: Progress = lambda _: None) -> dict[str, Any]:
+        """Run one point; returns its timing.json, read back from the disk.
+
+        The job must be possible (`refit.rules`). Whatever happens to its ranks is a status in the
+        record, not an exception. A record that the disk refuses is returned all the same, as failed.
+
+        Raises:
+            UserError: the point's folder cannot be made.
+        """
+        attempt = point.new_attempt()
+        begun = record.begin(point, self._environment)
+        final = self._measure(point, attempt, begun, progress)
+        try:
+            if final is not None:
+                record.write(attempt.timing, final)
+            text = attempt.timing.read_text()
+            write_atomic(point.timing, text)
+            return dict(json.loads(text))
+        except OSError as error:
+            lost = f"cannot write {point.timing}: {error.strerror}"
+            reason = f"{lost}; {final.reason}" if final and final.reason else lost
+            return asdict(record.ended(final or begun, "failed", reason))
+
+    def _measure(self, point: Point, attempt: Attempt, begun: Record, progress: Progress) -> Record | None:
+        """The record of a point without times, or None where rank 0 has written one."""
+        job = point.job
+        placement = place(job)
+        method, why = methods.choose(job, placement)
+        form, build = convention(job)
+        tensors = catalogue(job.model, placement.source.tp, form)
+        begun = record.placed(begun, placement, build_plan(tensors, placement), method, why, build)
+        reason = methods.unsupported(method, job, placement)
+        if reason:
+            return record.ended(begun, "unsupported", reason)
+        reason = memory.shortage(tensors, placement, node=0)
+        if reason:
+            return record.ended(begun, "oom", reason)
+        ended = self._run_ranks(point, attempt, placement, begun, progress)
+        if ended.status in ("ok", "invalid") and read_json(attempt.timing):
+            return None
+        return record.ended(begun, ended.status, ended.reason)
+
+    def _run_ranks(
+        self, point: Point, attempt: Attempt, placement: Placement, begun: Record, progress: Progress
+    ) -> ranks.Ended:
+        deadline_s = point.job.bench.deadline_s
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            tasks = [
+                ranks.Task(
+                    point.job,
+                    attempt,
+                    rank,
+                    placement.world,
+                    *listener.getsockname(),
+                    threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
+                    begun=begun if rank == 0 else None,
+                )
+                for rank in range(placement.world)
+            ]
+            return ranks.run(self._context, tasks, listener, deadline_s, progress)

@@ -1,0 +1,145 @@
+"""One rank of one point: cold refit, warm-up, timed iterations, and the checks that make a time worth having."""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy
+import torch
+import torch.distributed as dist
+
+from refit import methods, models
+from refit.job import Job
+from refit.layout import Placement, place
+from refit.logits import compare_logits
+from refit.model_build import convention
+from refit.pattern import Check, Pattern
+from refit.plan import build_plan
+from refit.record import RankReport, Span
+from refit.tensors import Catalogue, catalogue
+from refit.transport import Transport
+from refit.weights import Weights
+
+LIMIT_BUFFER_BYTES = 64 << 20  # beyond a core's share of cache, small beside the weights
+
+
+def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
+    """Measure one point on this rank. torch.distributed is up, and every rank of the world calls this.
+
+    Args:
+        job: possible (`refit.rules`) and supported (`refit.methods`).
+        rank: this rank.
+        progress: told what the rank is about to do.
+    """
+    placement = place(job)
+    method, _ = methods.choose(job, placement)
+    transport: Transport = importlib.import_module(methods.module_name(method)).Transport(job.refit)
+    progress("building models")
+    # Source first on every rank: process groups are made in one order.
+    built = [
+        models.build(job, placement, side, rank, shared=side == "source" and transport.shares_source)
+        for side in ("source", "destination")
+    ]
+    source, destination = (b.weights if b else None for b in built)
+    form, _ = convention(job)
+    tensors = catalogue(job.model, placement.source.tp, form)
+
+    progress("filling weights")
+    old, new, finite = Pattern(job.seed, 0), Pattern(job.seed, 1), Pattern(job.seed, 2, finite=True)
+    if source:
+        old.fill(source)
+    if destination:
+        old.poison(destination)
+
+    progress("cold refit")
+    cold = _timed(lambda: _cold(transport, tensors, placement, rank, source, destination))[0]
+    for i in range(job.bench.warmup):
+        progress(f"warm-up {i + 1}/{job.bench.warmup}")
+        _timed(transport.execute)
+    warm, phases = [], []
+    for i in range(job.bench.iterations):
+        progress(f"timed iteration {i + 1}/{job.bench.iterations}")
+        span, seconds = _timed(transport.execute)
+        warm.append(span)
+        phases.append(seconds)
+    progress("verifying")
+    found = old.check(destination) if destination else Check(0, 0)
+
+    progress("refit of changed weights")
+    if source:
+        new.fill(source)
+    _timed(transport.execute)
+    progress("verifying changed weights")
+    found += new.check(destination) if destination else Check(0, 0)
+    kept = new.check(source) if source else Check(0, 0)
+
+    logits = None
+    if job.verify == "logits":
+        progress("comparing logits")
+        if source:
+            finite.fill(source)
+        _timed(transport.execute)
+        logits = compare_logits(job, placement, rank, *built)
+    staging = transport.staging_bytes
+    transport.close()
+    progress("measuring the memory copy rate")
+    limit = _copy_times(destination.arena.numel() if destination else 0, job.bench.iterations)
+    return RankReport(
+        rank=rank,
+        node=rank // placement.ranks_per_node,
+        active=source is not None or destination is not None,
+        cold=cold,
+        warm=warm,
+        limit=limit,
+        phases={name: statistics.median(p[name] for p in phases) for name in phases[0]},
+        elements=found.elements,
+        mismatches=found.mismatches,
+        first_mismatch=found.first,
+        source_mismatches=kept.mismatches,
+        logits=logits,
+        host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        staging_bytes=staging,
+        versions={"torch": torch.__version__, "numpy": numpy.__version__, "megatron_core": version("megatron-core")},
+        device="cpu",
+    )
+
+
+def _cold(
+    transport: Transport,
+    tensors: Catalogue,
+    placement: Placement,
+    rank: int,
+    source: Weights | None,
+    destination: Weights | None,
+) -> dict[str, float]:
+    transport.prepare(build_plan(tensors, placement), rank, source, destination)
+    return transport.execute()
+
+
+def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]]:
+    """Run something on all ranks at once; this rank's start and end, and what the work returned."""
+    dist.barrier()
+    start = time.perf_counter()
+    phases = work()
+    span = Span(start, time.perf_counter())
+    dist.barrier()  # a source that nobody waits for must not change its weights while others still read
+    return span, phases
+
+
+def _copy_times(nbytes: int, count: int) -> list[Span]:
+    """Copy `nbytes` between two private buffers, `count` times: what this machine's memory can do."""
+    size = min(nbytes, LIMIT_BUFFER_BYTES)
+    into, out_of = (torch.ones(size, dtype=torch.uint8) for _ in range(2))
+
+    def copy() -> dict[str, float]:
+        for done in range(0, nbytes, max(size, 1)):
+            part = min(size, nbytes - done)
+            into[:part].copy_(out_of[:part])
+        return {}
+
+    return [_timed(copy)[0] for _ in range(count)]

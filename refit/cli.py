@@ -1,0 +1,85 @@
+"""One point from the command line: config in, exit code out; and users' mistakes without tracebacks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from refit.job import Job, UserError
+
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def job_of(config: DictConfig) -> Job:
+    """The typed job of a composed config.
+
+    Raises:
+        UserError: a value is missing or of the wrong type.
+    """
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return Job.from_dict({str(k): v for k, v in plain.items() if k != "hydra"})
+
+
+def run_one(config: DictConfig) -> None:
+    """Run one point and exit: 0 verified, 1 not, 2 impossible."""
+    from refit.agent import Agent
+    from refit.display import Display
+    from refit.point import Point
+    from refit.rules import impossible
+
+    hydra = HydraConfig.get()
+    job = job_of(config)
+    reason = impossible(job)
+    if reason:
+        raise UserError(reason)
+    point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
+    display = Display()
+    display.begin(job)
+    with Agent([job]) as agent, display.progress() as line:
+        record = agent.run(point, lambda what: line.update(f"  {what}") if line else None)
+    display.result(record)
+    display.line(f"  record: {point.timing}")
+    if record["status"] != "ok":
+        sys.exit(EXIT_FAILED)
+
+
+def guarded(main: Callable[[], Any]) -> NoReturn:
+    """Run Hydra's main and exit. What a user got wrong is one message on stderr and exit code 2.
+
+    With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback, as Hydra promises.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        main()
+        sys.exit(0)
+    # Hydra itself prints a traceback for malformed YAML and exits 1; this makes it hand errors over.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except CompactHydraException as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        _give_up("\n".join(str(e) for e in (error, cause) if e))
+    except OmegaConfBaseException as error:
+        _give_up(str(error))
+    except yaml.YAMLError as error:
+        _give_up(f"malformed YAML: {error}")
+    except UserError as error:
+        _give_up(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; no rank is left running", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def _give_up(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)

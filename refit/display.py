@@ -1,0 +1,108 @@
+"""What a person sees: a header and a result line per point, one table at the end. rich on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from refit.job import Job
+from refit.layout import place
+
+COLUMNS = (
+    "row",
+    "model",
+    "mode",
+    "method",
+    "ranks",
+    "bytes",
+    "cold",
+    "median",
+    "slowest",
+    "GB/s",
+    "verified",
+    "status",
+)
+
+
+class Display:
+    """Prints to stdout: live where that is a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def begin(self, job: Job, count: str = "") -> None:
+        """The point's header, as the seed's benchmark prints it."""
+        self.line(f"{count}{job.parallel.name}: {job.parallel.use_case}" if job.parallel.use_case else count)
+        for line in place(job).header():
+            self.line(f"  {line}")
+
+    def progress(self) -> AbstractContextManager[Status | None]:
+        """A live line on a terminal; nothing in a pipe."""
+        return self._console.status("  starting") if self._console.is_terminal else nullcontext()
+
+    def result(self, record: dict[str, Any]) -> None:
+        """One line on how a point ended."""
+        self.line(f"  {outcome(record)}")
+
+    def table(self, records: Sequence[dict[str, Any]]) -> None:
+        """One row per point."""
+        rows = [cells(r) for r in records]
+        if not self._console.is_terminal:
+            widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
+            for row in [COLUMNS, *rows]:
+                self.line("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+            return
+        table = Table(*COLUMNS)
+        for record, row in zip(records, rows, strict=True):
+            style = {"ok": "green", "skipped": "dim"}.get(record["status"], "red")
+            table.add_row(*row[:-1], Text(row[-1], style=style))
+        self._console.print(table, soft_wrap=False)
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
+    if record["status"] != "ok":
+        return f"{record['status']}: {record['reason']}"
+    seconds, throughput = record["seconds"], record["throughput"]
+    return (
+        f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s (slowest rank, median"
+        f" of {len(seconds['warm'])}; cold {seconds['cold']:.3f} s), {throughput['gbps']:.2f} GB/s,"
+        f" {throughput['fraction']:.0%} of this machine's memory copy; {record['verification']['elements']} elements"
+        " verified bit for bit"
+    )
+
+
+def cells(record: dict[str, Any]) -> tuple[str, ...]:
+    """A record's row of the table; empty where it reports nothing."""
+    layout, seconds, checked = record["layout"], record["seconds"], record["verification"]
+    used = layout and len({*layout["source"]["ranks"], *layout["destination"]["ranks"]})
+    return (
+        record["config"]["parallel"]["name"],
+        record["config"]["model"]["name"],
+        record["mode"],
+        record["method"] or "",
+        f"{used} of {layout['world']}" if layout else "",
+        size(record["plan"]["bytes"]) if record["plan"] else "",
+        *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
+        f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
+        "" if not checked else "bit-exact" if record["status"] == "ok" else f"{checked['mismatches']} wrong",
+        record["status"],
+    )
+
+
+def size(nbytes: int) -> str:
+    """Bytes with a decimal unit."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.2f} {unit}"
+    return f"{nbytes} B"

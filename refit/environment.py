@@ -1,0 +1,43 @@
+"""Where and with which code a point ran. Torch-free; the ranks add the versions they imported."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from refit import __version__
+
+SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_NODELIST", "SLURM_CLUSTER_NAME")
+
+
+def describe() -> dict[str, Any]:
+    """Host, code and scheduler, for the record."""
+    commit, dirty = _commit()
+    return {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "refit_sweep": __version__,
+        "commit": commit,
+        "dirty": dirty,
+        "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
+    }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The commit this package was imported from and whether files differ from it; None outside git."""
+
+    def git(*args: str) -> str:
+        folder = Path(__file__).parent
+        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

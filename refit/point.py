@@ -1,0 +1,125 @@
+"""One point of a sweep: a job with its identity, its overrides, and every file name it owns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from refit.job import Job, UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """A job in a directory.
+
+    Files, all named here:
+        config.json: the resolved config; what the ranks read.
+        timing.json: the record of the newest attempt that ended.
+        attempts/<n>/: one attempt: its timing.json, rank<k>.json and rank<k>.log.
+    """
+
+    job: Job
+    directory: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return identity(self.job)
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.json"
+
+    @property
+    def timing(self) -> Path:
+        return self.directory / "timing.json"
+
+    @staticmethod
+    def of(job: Job, root: Path, overrides: tuple[str, ...] = ()) -> Point:
+        """The point of a job below a results folder."""
+        tag = f"{job.model.name}-{job.parallel.name}-{job.refit.name}"
+        return Point(job, root / f"{tag}-{identity(job)}", overrides)
+
+    def new_attempt(self) -> Attempt:
+        """Make the next attempt's folder and freeze the config; earlier attempts stay.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            attempts = self.directory / "attempts"
+            attempts.mkdir(parents=True, exist_ok=True)
+            taken = [int(p.name) for p in attempts.iterdir() if p.name.isdigit()]
+            folder = attempts / str(max(taken, default=-1) + 1)
+            folder.mkdir()
+            write_atomic(self.config, json.dumps(self.job.to_dict(), indent=2))
+        except OSError as error:
+            raise UserError(
+                f"cannot write results to {self.directory}: {error.strerror}; choose another folder with"
+                " hydra.run.dir=... (one run) or hydra.sweep.dir=... (a sweep)"
+            ) from None
+        return Attempt(folder)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a point."""
+
+    directory: Path
+
+    @property
+    def timing(self) -> Path:
+        return self.directory / "timing.json"
+
+    def rank_log(self, rank: int) -> Path:
+        return self.directory / f"rank{rank}.log"
+
+    def rank_report(self, rank: int) -> Path:
+        return self.directory / f"rank{rank}.json"
+
+
+def identity(job: Job) -> str:
+    """Ten hex digits over what affects a result: not names, texts, deadlines, or how a sweep is run."""
+    config = asdict(job)
+    for group in ("model", "parallel", "refit"):
+        del config[group]["name"]
+    del config["parallel"]["use_case"], config["bench"]["deadline_s"], config["sweep"]
+    cluster = config["cluster"]
+    config["cluster"] = {key: cluster[key] for key in ("name", "ranks_per_node")}
+    canonical = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write by rename: a reader sees the old file or the new one, never half of either.
+
+    Raises:
+        OSError: as from the file system; the old file is untouched and nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object from disk, or None where there is no whole one."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,170 @@
+"""The rank processes of one point: start, watch against a deadline, end, and say what went wrong. Torch-free."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+
+from refit import memory
+from refit.job import Job
+from refit.point import Attempt
+from refit.record import Record, Status
+
+GRACE_S = 1.0  # after a first failure, for the others to say what they saw
+LOG_LINES = 8  # of the first failing rank, shown with its failure
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a rank is told. Rank 0 gets the record begun by the agent, and finishes it."""
+
+    job: Job
+    attempt: Attempt
+    rank: int
+    world: int
+    host: str
+    port: int
+    threads: int
+    begun: Record | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a point's ranks ended."""
+
+    status: Status
+    reason: str = ""
+
+
+@dataclass
+class _Rank:
+    """One process and what it has said."""
+
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    doing: str = "starting"
+    ended: Ended | None = None
+    ended_at: float = 0.0
+    listening: bool = field(default=True)
+
+    def hear(self, progress: Callable[[str], None]) -> None:
+        """Take in every message that is there."""
+        try:
+            while self.listening and self.pipe.poll():
+                kind, *rest = self.pipe.recv()
+                if kind == "progress":
+                    self.doing = rest[0]
+                    if self.number == 0:
+                        progress(self.doing)
+                else:
+                    self.ended, self.ended_at = Ended(*rest), time.monotonic()
+        except (EOFError, OSError):
+            self.listening = False
+
+    @property
+    def running(self) -> bool:
+        return self.process.exitcode is None
+
+    def failure(self, oom_kills: int) -> Ended | None:
+        """What went wrong with it, or None."""
+        if self.ended and self.ended.status not in ("ok", "invalid"):
+            return self.ended
+        code = self.process.exitcode
+        if code is None or (self.ended and code == 0):
+            return None
+        if code >= 0:
+            return Ended("crashed", f"exited with code {code} while '{self.doing}'")
+        name = signal.Signals(-code).name
+        if name == "SIGKILL" and memory.oom_kills() > oom_kills:
+            return Ended("oom", f"was killed by the kernel for memory while '{self.doing}'")
+        if name == "SIGBUS":
+            return Ended("oom", f"ended by SIGBUS while '{self.doing}': shared memory ran out")
+        return Ended("crashed", f"ended by {name} while '{self.doing}'")
+
+
+def run(
+    context: ForkServerContext,
+    tasks: list[Task],
+    listener: socket.socket | None,
+    deadline_s: float,
+    progress: Callable[[str], None],
+) -> Ended:
+    """Run ranks until all have ended, one has failed, or the deadline has passed; then none is left.
+
+    Args:
+        listener: a bound, listening socket for rank 0's store, where rank 0 is among the tasks.
+        progress: told what rank 0 is doing.
+    """
+    ranks: list[_Rank] = []
+    before = memory.oom_kills()
+    deadline = time.monotonic() + deadline_s
+    try:
+        for task in tasks:
+            ours, theirs = context.Pipe()
+            own_listener = listener if task.rank == 0 else None
+            process = context.Process(target=_enter, args=(task, theirs, own_listener), daemon=True)
+            process.start()
+            theirs.close()
+            ranks.append(_Rank(task.rank, process, ours))
+        until = deadline
+        while any(r.running for r in ranks) and (left := until - time.monotonic()) > 0:
+            waiting = [r.process.sentinel for r in ranks if r.running]
+            wait([*waiting, *(r.pipe for r in ranks if r.listening)], left)
+            for rank in ranks:
+                rank.hear(progress)
+            if until == deadline and any(r.failure(before) for r in ranks):
+                until = min(deadline, time.monotonic() + GRACE_S)
+        for rank in ranks:
+            rank.hear(progress)
+        return _verdict(ranks, before, deadline_s, tasks[0].attempt)
+    finally:
+        for rank in ranks:
+            if rank.running:
+                rank.process.kill()
+            rank.process.join()
+            rank.pipe.close()
+
+
+def _enter(task: Task, agent: Connection, listener: socket.socket | None) -> None:
+    from refit import worker  # only in the rank: it imports torch
+
+    worker.main(task, agent, listener)
+
+
+def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Attempt) -> Ended:
+    failed = [(r, f) for r in ranks if (f := r.failure(oom_kills))]
+    if failed:
+        # A rank that died outright explains the others' lost connections; else the first to speak does.
+        rank, first = min(failed, key=lambda rf: (_follows(rf[1]), rf[0].ended_at))
+        return Ended(first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}")
+    late = [r for r in ranks if r.running]
+    if late:
+        doing = ", ".join(f"rank {r.number} in '{r.doing}'" for r in late[:4]) + (", ..." if late[4:] else "")
+        return Ended("timeout", f"not done after {deadline_s:g} s: {doing}{_tail(attempt, late[0].number)}")
+    assert ranks[0].ended is not None
+    return ranks[0].ended
+
+
+def _follows(failure: Ended) -> int:
+    """0 for a death, 1 for an error of its own, 2 for an error that a lost peer causes."""
+    if failure.status in ("crashed", "oom"):
+        return 0
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was broken")
+    return 2 if any(text in failure.reason for text in lost) else 1
+
+
+def _tail(attempt: Attempt, rank: int) -> str:
+    """The last lines of a rank's log, and its path."""
+    path = attempt.rank_log(rank)
+    try:
+        lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return ""
+    return "\n".join(["", *(f"  | {line}" for line in lines), f"  log: {path}"])

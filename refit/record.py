@@ -1,0 +1,241 @@
+"""timing.json: what one point measured, and under which conditions. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from refit.layout import Layout, Placement
+from refit.plan import Plan
+from refit.point import Point, write_atomic
+
+SCHEMA_VERSION = 1
+SCHEMA = Path(__file__).with_name("timing.schema.json")
+
+Status = Literal[
+    "ok",  # every element verified; times are reported
+    "invalid",  # at least one element was wrong; no time is reported
+    "failed",  # a rank raised
+    "timeout",  # a rank outlived the deadline
+    "oom",  # memory ran out, or would have
+    "crashed",  # a rank was ended by a signal
+    "unsupported",  # the method cannot run here
+    "skipped",  # a rule says the job is impossible
+]
+
+CLOCK = {
+    "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank leaves it; a rank's"
+    " time ends when its own destination weights are written and synchronised; the slowest rank counts",
+    "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first transfer; models are"
+    " built before",
+    "limit": "the destination ranks copy as many bytes between two private buffers of their own, as often, same clock; the median",
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Start and end on one node's monotonic clock, in seconds."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank measured. Idle ranks pass the same barriers, and their spans are not counted."""
+
+    rank: int
+    node: int
+    active: bool  # holds weights of either side
+    cold: Span
+    warm: list[Span]
+    limit: list[Span]
+    phases: dict[str, float] = field(default_factory=dict)  # seconds, median of the timed iterations
+    elements: int = 0
+    mismatches: int = 0
+    first_mismatch: str = ""
+    source_mismatches: int = 0  # elements of the source that the refits changed
+    logits: dict[str, Any] | None = None
+    host_peak_bytes: int = 0
+    device_peak_bytes: int = 0
+    staging_bytes: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One timing.json, field by field; `timing.schema.json` is its published form."""
+
+    status: Status
+    reason: str
+    id: str
+    name: str
+    overrides: list[str]
+    config: dict[str, Any]
+    mode: str
+    method: str | None = None
+    method_reason: str | None = None
+    model_build: dict[str, Any] | None = None
+    layout: dict[str, Any] | None = None
+    plan: dict[str, Any] | None = None
+    seconds: dict[str, Any] | None = None
+    throughput: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    verification: dict[str, Any] | None = None
+    clock: dict[str, str] = field(default_factory=lambda: dict(CLOCK))
+    environment: dict[str, Any] = field(default_factory=dict)
+    started_at: str = ""
+    finished_at: str = ""
+    kind: Literal["measured", "predicted"] = "measured"
+    schema_version: int = SCHEMA_VERSION
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def begin(point: Point, environment: dict[str, Any]) -> Record:
+    """The record of a point before anything ran."""
+    return Record(
+        status="failed",
+        reason="did not end",
+        id=point.id,
+        name=point.name,
+        overrides=list(point.overrides),
+        config=point.job.to_dict(),
+        mode=point.job.mode,
+        environment=environment,
+        started_at=now(),
+    )
+
+
+def placed(record: Record, placement: Placement, plan: Plan, method: str, why: str, build: dict[str, Any]) -> Record:
+    """With what is known once the job is placed and planned."""
+    return replace(
+        record,
+        method=method,
+        method_reason=why,
+        model_build=build,
+        layout={
+            "world": placement.world,
+            "ranks_per_node": placement.ranks_per_node,
+            "source": _layout(placement.source),
+            "destination": _layout(placement.destination),
+            "idle": list(placement.idle),
+        },
+        plan={
+            "copies": len(plan),
+            "bytes": plan.total_bytes,
+            "local_bytes": plan.local_bytes,
+            "cross_node_bytes": plan.cross_node_bytes,
+            "max_send_bytes": int(plan.send_bytes.max(initial=0)),
+            "max_recv_bytes": int(plan.recv_bytes.max(initial=0)),
+            "lower_bounds": asdict(plan.bounds),
+        },
+    )
+
+
+def ended(record: Record, status: Status, reason: str) -> Record:
+    """The record of a point that reports no times."""
+    return replace(record, status=status, reason=reason, finished_at=now())
+
+
+def measured(record: Record, reports: Sequence[RankReport]) -> Record:
+    """The record of a point whose ranks all finished: times only if every element was right."""
+    assert record.plan is not None
+    wrong = sum(r.mismatches + r.source_mismatches for r in reports)
+    logits = next((r.logits for r in reports if r.logits), None)
+    verification = {
+        "elements": sum(r.elements for r in reports),
+        "mismatches": sum(r.mismatches for r in reports),
+        "source_mismatches": sum(r.source_mismatches for r in reports),
+        "first_mismatch": next((r.first_mismatch for r in reports if r.first_mismatch), None),
+        "stale_checked": True,
+        "logits": logits,
+    }
+    record = replace(
+        record,
+        verification=verification,
+        memory={
+            "host_peak_bytes": max(r.host_peak_bytes for r in reports),
+            "device_peak_bytes": max(r.device_peak_bytes for r in reports),
+            "staging_bytes": max(r.staging_bytes for r in reports),
+        },
+        environment={**record.environment, **_software(reports)},
+    )
+    if wrong:
+        where = verification["first_mismatch"] or "the source"
+        return ended(
+            record, "invalid", f"{wrong} of {verification['elements']} elements are wrong, first in {where}"
+        )
+    if logits and not logits["ok"]:
+        text = f"logits differ by {logits['max_abs_diff']:.3g}, tolerance {logits['tolerance']:.3g}"
+        return ended(record, "invalid", text)
+    active = [r for r in reports if r.active]
+    cold = _slowest(active, [r.cold for r in active])
+    warm, limits = ([_slowest(active, spans) for spans in zip(*every, strict=True)] for every in (
+        [r.warm for r in active], [r.limit for r in active]
+    ))
+    median = statistics.median(warm)
+    limit = record.plan["bytes"] / statistics.median(limits) / 1e9
+    gbps = record.plan["bytes"] / median / 1e9
+    return replace(
+        record,
+        status="ok",
+        reason="",
+        seconds={
+            "cold": cold,
+            "warm": warm,
+            "median": median,
+            "p90": sorted(warm)[-(-9 * len(warm) // 10) - 1],
+            "max": max(warm),
+            "phases": _largest([r.phases for r in active]),
+            "per_rank": {str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
+        },
+        throughput={
+            "gbps": gbps,
+            "limit_gbps": limit,
+            "limit": "memory copy by the destination ranks, measured in this run",
+            "fraction": gbps / limit,
+        },
+        finished_at=now(),
+    )
+
+
+def write(path: Path, record: Record) -> None:
+    """Write by rename.
+
+    Raises:
+        OSError: as from the file system; an earlier file is untouched.
+    """
+    write_atomic(path, json.dumps(asdict(record), indent=2) + "\n")
+
+
+def _layout(layout: Layout) -> dict[str, Any]:
+    degrees = {name: getattr(layout, name) for name in ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")}
+    stages = {"first_stage_layers": layout.first_stage_layers, "last_stage_layers": layout.last_stage_layers}
+    return {"ranks": list(layout.ranks), **degrees, **stages}
+
+
+def _slowest(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:
+    """Seconds of the slowest rank, each node's clock starting with its first rank."""
+    first: dict[int, float] = {}
+    for rank, s in zip(ranks, spans, strict=True):
+        first[rank.node] = min(first.get(rank.node, s.start), s.start)
+    return max(s.end - first[rank.node] for rank, s in zip(ranks, spans, strict=True))
+
+
+def _largest(phases: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each phase, the rank that spent longest in it."""
+    return {name: max(p.get(name, 0.0) for p in phases) for name in dict.fromkeys(n for p in phases for n in p)}
+
+
+def _software(reports: Sequence[RankReport]) -> dict[str, Any]:
+    return {"versions": reports[0].versions, "device": reports[0].device}

@@ -1,0 +1,138 @@
+"""Values that no job can have: words outside a vocabulary, counts below one. Checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from operator import attrgetter
+
+from refit.job import Job
+
+JobRule = Callable[[Job], str | None]
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "build": ("megatron", "shards"),
+    "verify": ("bits", "logits"),
+    "sweep.mode": ("retry", "cached", "force", "read-only"),
+    "refit.mode": ("auto", "collocated", "non-collocated"),
+    "parallel.mode": ("collocated", "non-collocated"),
+    "model.normalization": ("LayerNorm", "RMSNorm"),
+    "model.position_embedding_type": ("learned_absolute", "rope", "none"),
+    "model.moe_token_dispatcher_type": ("allgather", "alltoall", "flex"),
+    "model.moe_flex_dispatcher_backend": ("deepep", "hybridep"),
+    "model.moe_token_drop_policy": ("probs", "position"),
+    "model.moe_router_score_function": ("softmax", "sigmoid"),
+    "model.moe_router_dtype": (None, "fp32", "fp64"),
+}
+AUX_LOSSES = ("aux_loss", "seq_aux_loss", "global_aux_loss")
+LOAD_BALANCING = (*AUX_LOSSES, "sinkhorn", "none")
+MINIMA: dict[str, int] = {
+    "bench.iterations": 1,
+    "bench.warmup": 0,
+    "cluster.nodes": 1,
+    "cluster.ranks_per_node": 1,
+    "refit.in_flight": 1,
+    "model.num_layers": 1,
+    "model.hidden_size": 1,
+    "model.num_attention_heads": 1,
+    "model.ffn_hidden_size": 1,
+    "model.num_query_groups": 1,
+    "model.kv_channels": 1,
+    "model.q_lora_rank": 1,
+    "model.kv_lora_rank": 1,
+    "model.qk_head_dim": 1,
+    "model.qk_pos_emb_head_dim": 1,
+    "model.v_head_dim": 1,
+    "model.vocab_size": 1,
+    "model.make_vocab_size_divisible_by": 1,
+    "model.seq_length": 1,
+    "model.max_position_embeddings": 1,
+    "model.num_moe_experts": 1,
+    "model.moe_ffn_hidden_size": 1,
+    "model.moe_shared_expert_intermediate_size": 1,
+    "model.moe_router_topk": 1,
+    "model.moe_router_num_groups": 1,
+    "model.moe_router_group_topk": 1,
+}
+
+
+def known_words(job: Job) -> str | None:
+    """Every field with a vocabulary holds a word of it."""
+    for name, allowed in CHOICES.items():
+        value = attrgetter(name)(job)
+        if value not in allowed:
+            return f"{name}={value} is not one of {_listed(allowed)}{_guess(value, allowed)}"
+    return None
+
+
+def counts_large_enough(job: Job) -> str | None:
+    """Sizes and counts are positive; `null` means Megatron's default and is left alone."""
+    for name, minimum in MINIMA.items():
+        value = attrgetter(name)(job)
+        if value is not None and value < minimum:
+            return f"{name}={value}: must be {minimum} or more"
+    return None
+
+
+def amounts_positive(job: Job) -> str | None:
+    """Times and sizes in fractions are above zero, and numbers at all."""
+    for name in ("bench.deadline_s", "refit.bucket_mb"):
+        value = attrgetter(name)(job)
+        if not value > 0:  # also NaN
+            return f"{name}={value}: must be more than 0"
+    return None
+
+
+def balancing_known(job: Job) -> str | None:
+    """One name of the list, or a list of several auxiliary losses."""
+    value = job.model.moe_router_load_balancing_type
+    for name in value if isinstance(value, list) else [value]:
+        if name not in LOAD_BALANCING:
+            hint = _guess(str(name), LOAD_BALANCING)
+            return (
+                f"model.moe_router_load_balancing_type={name} is not one of"
+                f" {_listed(LOAD_BALANCING)}{hint}"
+            )
+        if isinstance(value, list) and name == "sinkhorn":
+            return (
+                "model.moe_router_load_balancing_type: sinkhorn is no loss and cannot stand in a"
+                f" list; a list combines {_listed(AUX_LOSSES)}"
+            )
+    return None
+
+
+def coefficients_match(job: Job) -> str | None:
+    """A list of load balancing types has as many coefficients; a single type has a single one."""
+    types, coeffs = job.model.moe_router_load_balancing_type, job.model.moe_aux_loss_coeff
+    for coeff in coeffs if isinstance(coeffs, list) else [coeffs]:
+        if not isinstance(coeff, int | float):
+            return f"model.moe_aux_loss_coeff={coeffs!r} is not a number or a list of numbers"
+    if isinstance(types, list) and not (isinstance(coeffs, list) and len(coeffs) == len(types)):
+        return (
+            f"model.moe_aux_loss_coeff={coeffs} must be a list of {len(types)} numbers, one for"
+            f" each of model.moe_router_load_balancing_type={types}"
+        )
+    if isinstance(coeffs, list) and not isinstance(types, list):
+        return (
+            f"model.moe_aux_loss_coeff={coeffs} is a list, so model.moe_router_load_balancing_type"
+            f" must be a list of {len(coeffs)} names; it is {types}"
+        )
+    return None
+
+
+VALUES: tuple[JobRule, ...] = (
+    known_words,
+    counts_large_enough,
+    amounts_positive,
+    balancing_known,
+    coefficients_match,
+)
+
+
+def _listed(words: tuple[str | None, ...]) -> str:
+    return ", ".join("null" if word is None else word for word in words)
+
+
+def _guess(value: str, words: tuple[str | None, ...]) -> str:
+    close = get_close_matches(str(value), [word for word in words if word])
+    return f"; did you mean {close[0]}?" if close else ""

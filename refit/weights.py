@@ -1,0 +1,104 @@
+"""One rank's weights of one side in one arena: each shard a view, where the shard list puts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from refit.job import UserError
+from refit.tensors import Shard
+
+ALIGNMENT = 64  # bytes: a cache line, and enough for any vector load of a copy kernel
+
+TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one rank holds of one side.
+
+    Attributes:
+        arena: [bytes] of uint8; no shard lies outside it.
+        shards: in arena order.
+        tensors: tensor id -> view of the arena, in the shard's dtype and shape.
+    """
+
+    arena: torch.Tensor
+    shards: list[Shard]
+    tensors: dict[int, torch.Tensor]
+
+    @staticmethod
+    def allocate(
+        shards: Sequence[Shard], shared: bool, device: str | torch.device = "cpu"
+    ) -> Weights:
+        """An arena of the right size, its memory not yet touched, so not yet paid for.
+
+        Args:
+            shards: from `Catalogue.held_by`; may be empty.
+            shared: other processes may map it: `arena.untyped_storage()._share_fd_cpu_()` gives the
+                descriptor and size, `torch.UntypedStorage._new_shared_fd_cpu` takes them. CPU only.
+            device: of the arena.
+
+        Raises:
+            UserError: shared memory was asked for on another device than the CPU.
+        """
+        _, total = offsets(shards)
+        if shared and torch.device(device).type != "cpu":
+            raise UserError(
+                f"shared memory is of the CPU, not of '{device}'; allocate it with shared=False"
+            )
+        if shared and total:
+            return Weights.view(
+                shards, torch.empty(0, dtype=torch.uint8).set_(_shared_storage(total))
+            )
+        return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
+
+    @staticmethod
+    def view(shards: Sequence[Shard], arena: torch.Tensor) -> Weights:
+        """The same views over an arena that exists: the way a peer sees another rank's weights.
+
+        Raises:
+            UserError: the arena is not the one that these shards need.
+        """
+        starts, total = offsets(shards)
+        if arena.dtype != torch.uint8 or arena.numel() != total:
+            raise UserError(
+                f"an arena of {arena.numel()} x {arena.dtype} for shards that need {total} bytes"
+            )
+        tensors = {
+            shard.tensor: arena[start : start + shard.nbytes]
+            .view(TORCH_DTYPE[shard.family.dtype])
+            .view(shard.shape)
+            for start, shard in zip(starts, shards, strict=True)
+        }
+        return Weights(arena, list(shards), tensors)
+
+
+def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:
+    """Where each shard starts in the arena, and the arena's size, both in bytes; in list order."""
+    starts, end = [], 0
+    for shard in shards:
+        starts.append(end)
+        end += -(-shard.nbytes // ALIGNMENT) * ALIGNMENT
+    return starts, end
+
+
+def _shared_storage(nbytes: int) -> torch.UntypedStorage:
+    """Shared memory without a name: nothing stays behind after SIGKILL.
+
+    A memfd, where the system has it, is also not bounded by the size of /dev/shm, which is 64 MB in
+    a container that nobody configured, and whose exhaustion is a SIGBUS without a word.
+    """
+    if not hasattr(os, "memfd_create"):
+        return torch.UntypedStorage._new_using_fd_cpu(nbytes)  # unlinked at once
+    descriptor = os.memfd_create("refit-weights", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, nbytes)
+        # torch keeps a duplicate of the descriptor; its type stubs do not know the method
+        attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
+        return attach(descriptor, nbytes)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Many points: expand, skip what is impossible or done, run the rest, and collect."""

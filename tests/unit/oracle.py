@@ -1,0 +1,216 @@
+"""A second, slow implementation of what every rank holds, written from the formats.
+
+Nothing here calls code of `refit.tensors` or `refit.layout`: it reads degrees and model fields,
+walks the model tensor by tensor, and cuts whole numpy arrays with np.split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refit.job import Model
+from refit.layout import Layout
+
+Array = NDArray[np.int64]
+ITEMSIZE = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One whole tensor: how it is cut, and who holds it."""
+
+    shape: tuple[int, ...]
+    cut: str  # whole | rows | columns | halves (gate and up, each cut on its own)
+    stage: str = "layer"  # layer | first | last | ends (tied embeddings: first and last)
+    layer: int = -1
+    expert: int = -1
+    dtype: str = "bfloat16"
+    is_buffer: bool = False
+
+
+def moe_pattern(model: Model) -> list[int]:
+    """1 for each layer with experts, as get_gpt_decoder_block_spec does it."""
+    freq = model.moe_layer_freq
+    if model.num_moe_experts is None:
+        return [0] * model.num_layers
+    if isinstance(freq, str):
+        freq = eval(freq.strip())  # Megatron's own reading of the string form
+    if isinstance(freq, int):
+        return [1 if i % freq == 0 else 0 for i in range(model.num_layers)]
+    return list(freq)
+
+
+def specs(
+    model: Model, source_tp: int = 1, local_spec: bool = False, padded: bool = True
+) -> dict[str, Spec]:
+    """Every whole tensor by name, in no particular order."""
+    found: dict[str, Spec] = {}
+    h, heads = model.hidden_size, model.num_attention_heads
+    size = model.kv_channels if model.kv_channels else h // heads
+    groups = model.num_query_groups if model.num_query_groups else heads
+    ffn = model.ffn_hidden_size if model.ffn_hidden_size else 4 * h
+    moe_ffn = model.moe_ffn_hidden_size if model.moe_ffn_hidden_size else ffn
+    bias = model.add_bias_linear
+    norm_dtype = "float32" if local_spec else "bfloat16"
+    vocab = model.vocab_size
+    while padded and vocab % (model.make_vocab_size_divisible_by * source_tp):
+        vocab += 1
+
+    def norm(name: str, n: int, stage: str = "layer", layer: int = -1) -> None:
+        found[name + ".weight"] = Spec((n,), "whole", stage, layer, dtype=norm_dtype)
+        if model.normalization == "LayerNorm":
+            found[name + ".bias"] = Spec((n,), "whole", stage, layer, dtype=norm_dtype)
+
+    def mlp(prefix: str, width: int, layer: int, with_bias: bool, expert: int = -1) -> None:
+        tail = "" if expert < 0 else str(expert)
+        rows, cut = (2 * width, "halves") if model.gated_linear_unit else (width, "rows")
+        fc1, fc2 = prefix + ".linear_fc1.", prefix + ".linear_fc2."
+        found[f"{fc1}weight{tail}"] = Spec((rows, h), cut, layer=layer, expert=expert)
+        found[f"{fc2}weight{tail}"] = Spec((h, width), "columns", layer=layer, expert=expert)
+        if with_bias:
+            found[f"{fc1}bias{tail}"] = Spec((rows,), cut, layer=layer, expert=expert)
+            found[f"{fc2}bias{tail}"] = Spec((h,), "whole", layer=layer, expert=expert)
+
+    tied = model.share_embeddings_and_output_weights
+    found["embedding.word_embeddings.weight"] = Spec(
+        (vocab, h), "rows", "ends" if tied else "first"
+    )
+    if not tied:
+        found["output_layer.weight"] = Spec((vocab, h), "rows", "last")
+    if model.position_embedding_type == "learned_absolute":
+        shape = (model.max_position_embeddings, h)
+        found["embedding.position_embeddings.weight"] = Spec(shape, "whole", "first")
+    norm("decoder.final_layernorm", h, "last")
+    for n, is_moe in enumerate(moe_pattern(model)):
+        layer = f"decoder.layers.{n}."
+        attention = layer + "self_attention."
+        norm(layer + "input_layernorm", h, layer=n)
+        norm(layer + "pre_mlp_layernorm", h, layer=n)
+        if model.multi_latent_attention:
+            nope, rope, v = model.qk_head_dim, model.qk_pos_emb_head_dim, model.v_head_dim
+            down = "rows" if local_spec else "whole"
+            query = heads * (nope + rope)
+            if model.q_lora_rank is None:
+                found[attention + "linear_q_proj.weight"] = Spec((query, h), "rows", layer=n)
+            else:
+                rank = model.q_lora_rank
+                found[attention + "linear_q_down_proj.weight"] = Spec((rank, h), down, layer=n)
+                found[attention + "linear_q_up_proj.weight"] = Spec((query, rank), "rows", layer=n)
+                if model.qk_layernorm:
+                    norm(attention + "q_layernorm", rank, layer=n)
+            rank = model.kv_lora_rank
+            found[attention + "linear_kv_down_proj.weight"] = Spec((rank + rope, h), down, layer=n)
+            found[attention + "linear_kv_up_proj.weight"] = Spec(
+                (heads * (nope + v), rank), "rows", layer=n
+            )
+            if model.qk_layernorm:
+                norm(attention + "kv_layernorm", rank, layer=n)
+            inner = heads * v
+        else:
+            rows = heads * size + 2 * groups * size
+            found[attention + "linear_qkv.weight"] = Spec((rows, h), "rows", layer=n)
+            if bias or model.add_qkv_bias:
+                found[attention + "linear_qkv.bias"] = Spec((rows,), "rows", layer=n)
+            if model.qk_layernorm:
+                norm(attention + "q_layernorm", size, layer=n)
+                norm(attention + "k_layernorm", size, layer=n)
+            inner = heads * size
+        found[attention + "linear_proj.weight"] = Spec((h, inner), "columns", layer=n)
+        if bias:
+            found[attention + "linear_proj.bias"] = Spec((h,), "whole", layer=n)
+        if not is_moe:
+            mlp(layer + "mlp", ffn, n, bias)
+            continue
+        experts = model.num_moe_experts or 0
+        found[layer + "mlp.router.weight"] = Spec((experts, h), "whole", layer=n)
+        if bias:
+            found[layer + "mlp.router.bias"] = Spec((experts,), "whole", layer=n)
+        if model.moe_router_enable_expert_bias:
+            name = layer + "mlp.router.expert_bias"
+            found[name] = Spec((experts,), "whole", layer=n, dtype="float32", is_buffer=True)
+        for e in range(experts):
+            mlp(layer + "mlp.experts", moe_ffn, n, bias, e)
+        if model.moe_shared_expert_intermediate_size:
+            mlp(layer + "mlp.shared_experts", model.moe_shared_expert_intermediate_size, n, False)
+            if model.moe_shared_expert_gate:
+                found[layer + "mlp.shared_experts.gate_weight"] = Spec((1, h), "whole", layer=n)
+    return found
+
+
+def wholes(tensors: dict[str, Spec]) -> dict[str, Array]:
+    """Every tensor filled with element numbers that occur nowhere else."""
+    made, start = {}, 0
+    for name, spec in tensors.items():
+        n = int(np.prod(spec.shape))
+        made[name] = np.arange(start, start + n).reshape(spec.shape)
+        start += n
+    return made
+
+
+def stage_of_layer(layout: Layout, num_layers: int) -> list[int]:
+    """The stage of each layer, given that the counts divide."""
+    counts = [0] * layout.pp
+    fixed = {0: layout.first_stage_layers, layout.pp - 1: layout.last_stage_layers}
+    fixed = {stage: count for stage, count in fixed.items() if count is not None}
+    for stage in range(layout.pp):
+        left = num_layers - sum(c or 0 for c in fixed.values())
+        counts[stage] = fixed[stage] or 0 if stage in fixed else left // (layout.pp - len(fixed))
+    return [stage for stage, count in enumerate(counts) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Where:
+    """A rank's place: rank = tp + TP*(cp + CP*(dp + DP*pp)), and likewise for experts."""
+
+    stage: int
+    tp: int
+    cp: int
+    ep: int
+    etp: int
+
+
+def where(layout: Layout, rank: int) -> Where:
+    stage, inner = divmod(rank - layout.offset, layout.gpus // layout.pp)
+    return Where(
+        stage=stage,
+        tp=inner % layout.tp,
+        cp=inner // layout.tp % layout.cp,
+        ep=inner // layout.etp % layout.ep,
+        etp=inner % layout.etp,
+    )
+
+
+def cut(whole: Array, how: str, parts: int, part: int) -> Array:
+    """One shard of a whole array; np.split raises where it does not divide."""
+    if how == "whole":
+        return whole
+    if how == "halves":
+        gate, up = np.split(whole, 2)
+        return np.concatenate([np.split(gate, parts)[part], np.split(up, parts)[part]])
+    return np.split(whole, parts, axis=1 if how == "columns" else 0)[part]
+
+
+def held(
+    model: Model, tensors: dict[str, Spec], whole: dict[str, Array], layout: Layout, rank: int
+) -> dict[str, Array]:
+    """The shards of one rank, by name."""
+    if not layout.offset <= rank < layout.offset + layout.gpus:
+        return {}
+    me = where(layout, rank)
+    stages = stage_of_layer(layout, model.num_layers)
+    first, last = me.stage == 0, me.stage == layout.pp - 1
+    mine: dict[str, Array] = {}
+    for name, spec in tensors.items():
+        here = {"first": first, "last": last, "ends": first or last}.get(spec.stage)
+        if here is None:
+            here = stages[spec.layer] == me.stage
+        if spec.expert >= 0:
+            per_rank = (model.num_moe_experts or 0) // layout.ep
+            here = here and me.ep * per_rank <= spec.expert < (me.ep + 1) * per_rank
+        if here:
+            parts, part = (layout.etp, me.etp) if spec.expert >= 0 else (layout.tp, me.tp)
+            mine[name] = cut(whole[name], spec.cut, parts, part)
+    return mine

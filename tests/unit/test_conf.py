@@ -1,0 +1,203 @@
+"""Every option of every group composes against the schema; the table's rows are the seed's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from refit import schema
+from refit.job import Job
+from refit.layout import place
+from refit.rules import impossible
+from refit.tensors import catalogue
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = sorted(CONF.glob("*/*.yaml"))
+GROUPS = ("cluster", "model", "parallel", "refit")
+
+# 8gpu_configs.txt, both tables: source (TP, EP), destination (TP, EP), GPUs, idle GPUs, use case
+ROWS: dict[str, tuple[tuple[int, int], tuple[int, int], int, int, str]] = {
+    "noncollocated_1": ((2, 2), (2, 1), 6, 2, "Test EP refit"),
+    "noncollocated_2": ((2, 2), (2, 2), 8, 0, "Full utilization"),
+    "noncollocated_3": ((4, 1), (2, 1), 6, 2, "Test TP refit"),
+    "noncollocated_4": ((2, 1), (1, 1), 3, 5, "Minimal test"),
+    "noncollocated_5": ((4, 1), (4, 1), 8, 0, "TP-only, full use"),
+    "noncollocated_6": ((1, 4), (1, 2), 6, 2, "EP-only refit"),
+    "collocated_1": ((4, 2), (2, 4), 8, 0, "TP<->EP swap"),
+    "collocated_2": ((8, 1), (4, 2), 8, 0, "High TP -> balanced"),
+    "collocated_3": ((4, 2), (4, 1), 8, 0, "Scale down"),
+    "collocated_4": ((2, 2), (2, 1), 4, 4, "Small models"),
+}
+
+
+@pytest.fixture(autouse=True)
+def hydra_on_conf() -> Iterator[None]:
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def job_of(*overrides: str) -> Job:
+    values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return Job.from_dict(values)
+
+
+def test_groups_are_the_known_ones() -> None:
+    assert tuple(sorted(p.name for p in CONF.iterdir() if p.is_dir())) == GROUPS
+    assert {p.suffix for p in CONF.rglob("*") if p.is_file()} == {".yaml"}
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_option_composes(path: Path) -> None:
+    group = path.parent.name
+    job = job_of(f"{group}={path.stem}")
+    assert getattr(job, group).name == path.stem
+
+
+@pytest.mark.parametrize("path", [CONF / "config.yaml", *OPTIONS], ids=lambda p: p.stem)
+def test_header_says_what_and_how(path: Path) -> None:
+    lines = path.read_text(encoding="ascii").splitlines()
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(line)
+    assert len(header) >= 2 and len(header[0]) > 40
+    assert any("python -m refit.run" in line for line in header)
+    if path.stem != "config":
+        assert any(f"python -m refit.run {path.parent.name}={path.stem}" in li for li in header)
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_default_point_is_the_minimal_row() -> None:
+    job = job_of()
+    assert (job.model.name, job.parallel.name) == ("moe_16e", "noncollocated_4_tp2ep1_to_tp1ep1")
+    assert (job.refit.method, job.refit.mode, job.cluster.ranks_per_node) == ("auto", "auto", 8)
+    assert place(job).header() == [
+        "World size: 8 (using 3 GPUs)",
+        "Source ranks: 0-1 (TP=2, PP=1, EP=1)",
+        "Destination ranks: 2 (TP=1, PP=1, EP=1)",
+        "Idle ranks: 3-7 (not participating)",
+    ]
+
+
+def test_every_field_has_a_value_by_default() -> None:
+    assert OmegaConf.missing_keys(compose("config")) == set()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_is_the_seeds(row: str) -> None:
+    (tp, ep), (to_tp, to_ep), gpus, idle, use_case = ROWS[row]
+    name = f"{row}_tp{tp}ep{ep}_to_tp{to_tp}ep{to_ep}"
+    job = job_of(f"parallel={name}")
+    assert (job.parallel.name, job.parallel.use_case) == (name, use_case)
+    assert job.mode == ("non-collocated" if row.startswith("non") else "collocated")
+    placement = place(job)
+    source, destination = placement.source, placement.destination
+    assert (source.tp, source.ep, source.pp, source.cp, source.etp) == (tp, ep, 1, 1, 1)
+    assert (destination.tp, destination.ep, destination.pp, destination.cp) == (to_tp, to_ep, 1, 1)
+    assert destination.etp == 1
+    assert (placement.world, placement.used, len(placement.idle)) == (8, gpus, idle)
+    assert impossible(job) is None
+    # the smaller model has four heads, too few for one row
+    smaller = impossible(job_of(f"parallel={name}", "model=moe_8e"))
+    assert (smaller is None) is (max(tp, to_tp) <= 4)
+    assert smaller is None or "model.num_attention_heads=4" in smaller
+
+
+def choices(override: str) -> list[str]:
+    """What Hydra's own sweeper makes of one override."""
+    loader = GlobalHydra.instance().config_loader()
+    parsed = OverridesParser.create(loader).parse_overrides([override])
+    batches: Any = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [point[0].split("=")[1] for batch in batches for point in batch]
+
+
+@pytest.mark.parametrize("table", ["noncollocated", "collocated"])
+def test_globs_select_the_two_tables(table: str) -> None:
+    chosen = choices(f"parallel=glob({table}_*)")
+    assert len(chosen) == {"noncollocated": 6, "collocated": 4}[table]
+    numbers = [name.rsplit("_tp", 2)[0].removesuffix("_to") for name in chosen]
+    assert numbers == sorted(row for row in ROWS if row.startswith(table))
+
+
+def test_glob_of_everything_runs_ten_and_skips_the_rest() -> None:
+    verdicts = {
+        name: impossible(job_of(f"parallel={name}")) for name in choices("parallel=glob(*)")
+    }
+    assert len(verdicts) == len(list((CONF / "parallel").glob("*.yaml")))
+    assert sum(reason is None for reason in verdicts.values()) == 10
+    assert verdicts["pitfall_12gpus_tp8_to_tp4"] == (
+        "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8;"
+        " use collocated mode (needs 8) or smaller degrees"
+    )
+    assert "needs 16 GPUs" in str(verdicts["twonode_tp4ep4_to_tp8ep2"])
+
+
+def test_two_nodes_are_enough_for_the_two_node_pair() -> None:
+    pair = "parallel=twonode_tp4ep4_to_tp8ep2"
+    assert impossible(job_of(pair, "cluster.nodes=2")) is None
+    assert impossible(job_of(pair, "cluster.ranks_per_node=16")) is None
+
+
+def test_model_sizes_by_hand() -> None:
+    """Parameters of the shipped models, from their shapes; gated fc1 counts twice."""
+    vocab = 2 * 50257
+    attention = {1024: 4 * 1024**2, 512: 4 * 512**2}
+    expert, shared = 3 * 1024 * 2688, 3 * 1024 * 512
+    layer = attention[1024] + 16 * expert + shared + 16 * 1024 + 2 * 1024
+    assert parameters("moe_16e") == vocab * 1024 + 4 * layer + 1024
+    expert, shared = 3 * 512 * 1344, 3 * 512 * 256
+    layer = attention[512] + 8 * expert + shared + 8 * 512 + 2 * 512
+    assert parameters("moe_8e") == vocab * 512 + 2 * layer + 512
+    layer = attention[1024] + 3 * 1024 * 2688 + 2 * 1024
+    assert parameters("dense") == vocab * 1024 + 4 * layer + 1024
+
+
+def parameters(model: str) -> int:
+    return catalogue(job_of(f"model={model}").model, padded=False).num_parameters
+
+
+def test_dense_twin_differs_by_its_experts_alone() -> None:
+    moe, dense = job_of("model=moe_16e").model, job_of("model=dense").model
+    different = {k for k, v in vars(moe).items() if vars(dense)[k] != v}
+    assert different == {
+        "name",
+        "num_moe_experts",
+        "moe_shared_expert_intermediate_size",
+        "moe_grouped_gemm",
+    }
+    row = "parallel=noncollocated_1_tp2ep2_to_tp2ep1"
+    assert "parallel.source.ep=2 needs experts" in str(impossible(job_of("model=dense", row)))
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("model=moe_9e", "moe_16e"),
+        ("model.num_layer=3", "num_layer"),
+        ("model.num_layers=many", "many"),
+        ("paralel=glob", "paralel"),
+        ("bench.iterations=1.5", "1.5"),
+    ],
+)
+def test_mistyped_overrides_are_errors(override: str, text: str) -> None:
+    with pytest.raises(ConfigCompositionException) as caught:
+        job_of(override)
+    told = f"{caught.value} {caught.value.__cause__}"
+    assert text in told
+
+
+def test_schema_can_be_registered_twice() -> None:
+    schema.register()
+    schema.register()
+    assert job_of("model.num_layers=2").model.num_layers == 2
