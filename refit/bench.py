@@ -38,7 +38,8 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
     """
     placement = place(job)
     method, _ = methods.choose(job, placement)
-    transport: Transport = importlib.import_module(methods.module_name(method)).Transport(job.refit)
+    module, name = methods.locate(method)
+    transport: Transport = getattr(importlib.import_module(module), name)(job.refit)
     progress("building models")
     # Source first on every rank: process groups are made in one order.
     built = [

@@ -38,15 +38,17 @@ def run_one(config: DictConfig) -> None:
     from refit.rules import impossible
 
     hydra = HydraConfig.get()
-    job = job_of(config)
-    reason = impossible(job)
-    if reason:
-        raise UserError(reason)
-    point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
     display = Display()
-    display.begin(job)
-    with Agent([job]) as agent, display.progress() as line:
-        record = agent.run(point, lambda what: line.update(f"  {what}") if line else None)
+    try:
+        job = job_of(config)
+        if reason := impossible(job):
+            raise UserError(reason)
+        point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
+        display.begin(job)
+        with Agent([job]) as agent, display.progress() as line:
+            record = agent.run(point, lambda what: line.update(f"  {what}") if line else None)
+    except UserError as error:
+        _give_up(str(error))  # here, before Hydra adds that a job failed
     display.result(record)
     display.line(f"  record: {point.timing}")
     if record["status"] != "ok":
@@ -74,6 +76,10 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         _give_up(f"malformed YAML: {error}")
     except UserError as error:
         _give_up(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _give_up(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt:
         print("interrupted; no rank is left running", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -73,12 +73,14 @@ class Holders:
         source = np.where(self._is_member(sets, destination), destination, -1)
         load = np.zeros(self._placement.world)
         rows = np.flatnonzero(source < 0)
+        if not len(rows):
+            return source
         node = destination[rows] // self._placement.ranks_per_node
         near = self.on_node[sets[rows], node]
         candidates = sets[rows] * (self._placement.nodes + 1) + np.where(near, node + 1, 0)
         # One sort of unique keys: by candidates, then destination, then row.
         key = (candidates * self._placement.world + destination[rows]) * len(rows) + np.arange(len(rows))
-        order = np.sort(key) % max(1, len(rows))
+        order = np.sort(key) % len(rows)
         rows, candidates = rows[order], candidates[order]
         starts = np.flatnonzero(np.diff(candidates, prepend=-1))
         for start, stop in zip(starts, np.append(starts[1:], len(rows)), strict=True):

@@ -119,7 +119,7 @@ class Refit:
     """How the weights travel."""
 
     name: str = MISSING
-    method: str = "auto"  # auto, a file of refit/transport/, or any importable module with its protocol
+    method: str = "auto"  # auto, a name in refit/methods.py, or any importable package.module:Class
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
     bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
     in_flight: int = 4  # messages under way per rank and direction

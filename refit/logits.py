@@ -49,10 +49,8 @@ def compare_logits(
     Raises:
         UserError: from `refit.model_build.no_logits`.
     """
-    if job.build != "megatron":
-        raise UserError(
-            f"verify=logits runs a model; build={job.build} has none, use build=megatron"
-        )
+    if reason := no_logits(job):
+        raise UserError(reason)
     from refit import megatron_build
 
     length = min(job.model.seq_length, job.model.max_position_embeddings, MAX_TOKENS)

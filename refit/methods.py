@@ -42,7 +42,7 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
         return "ipc", "auto: all ranks are on one node"
     if method not in METHODS and not _importable(method):
         allowed = ", ".join(["auto", *METHODS])
-        raise UserError(f"no refit method '{method}'; there are {allowed}, or name an importable module")
+        raise UserError(f"no refit method '{method}'; there are {allowed}, and any importable package.module:Class")
     return method, "asked for"
 
 
@@ -52,13 +52,17 @@ def unsupported(method: str, job: Job, placement: Placement) -> str | None:
     return check(job, placement) if check else None
 
 
-def module_name(method: str) -> str:
-    """The module that holds the method's class `Transport`."""
-    return f"refit.transport.{method}" if method in METHODS else method
+def locate(method: str) -> tuple[str, str]:
+    """The module and class of a method's transport: `refit.transport.ipc`, `Transport`; or as written."""
+    if method in METHODS:
+        return f"refit.transport.{method}", "Transport"
+    module, _, name = method.partition(":")
+    return module, name
 
 
-def _importable(module: str) -> bool:
+def _importable(method: str) -> bool:
+    module, name = locate(method)
     try:
-        return "." in module and importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+        return bool(name) and importlib.util.find_spec(module) is not None
+    except ImportError:
         return False

@@ -59,7 +59,7 @@ def no_logits(job: Job) -> str | None:
     if has_transformer_engine():
         return (
             "verify=logits runs in float64, which Transformer Engine's layers do not compute; use"
-            " verify=bits, which is the stronger check, or an environment without Transformer Engine"
+            " verify=bits, which is the stronger check, or an environment without that"
         )
     return None
 

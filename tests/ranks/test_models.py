@@ -89,7 +89,10 @@ CASES: dict[str, tuple[Model, Parallel]] = {
     "tied_tp2_to_uneven_pp2": (
         TIED,
         Parallel(
-            source=Degrees(tp=2), destination=Degrees(pp=2, num_layers_in_first_pipeline_stage=3)
+            source=Degrees(tp=2),
+            destination=Degrees(
+                pp=2, num_layers_in_first_pipeline_stage=3, num_layers_in_last_pipeline_stage=1
+            ),
         ),
     ),
     "latent_uneven_pp2tp2_to_tp2ep2": (

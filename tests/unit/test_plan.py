@@ -570,6 +570,18 @@ def test_node_locality_beats_load() -> None:
     assert plan.cross_node_bytes == plan.bounds.cross_node == 0
 
 
+def test_what_several_stages_hold_comes_from_the_less_loaded_one() -> None:
+    # Tied, source stages of 1 and 3 layers (ranks 0 and 1), four receivers of everything. A layer is
+    # 24*8 + 8*8 + 16*8 + 8*8 + 2*8 = 464 elements and the embedding 928, two layers' worth, so the
+    # stages are level when all four embeddings come from rank 0: 4*1 + 4*2 = 4*3 layers.
+    model = replace(SMALL, num_layers=4, vocab_size=116, share_embeddings_and_output_weights=True)
+    source = Degrees(pp=2, num_layers_in_first_pipeline_stage=1)
+    plan = case(model, source, Degrees(gpus=4)).plan
+    assert [b[0] for b in blocks(plan, "embedding.word_embeddings.weight")] == [0] * 4
+    final_norm = 4 * 8
+    assert plan.send_bytes.tolist()[:2] == [2 * 4 * 3 * 464, 2 * (4 * 3 * 464 + final_norm)]
+
+
 def test_bounds_worked_by_hand() -> None:
     # tp1, 2 replicas (ranks 0-1) -> tp1 (rank 2), one node each
     plan = case(SMALL, Degrees(gpus=2), Degrees(gpus=1), per_node=1).plan

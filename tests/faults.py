@@ -1,0 +1,187 @@
+"""Transports that do one thing wrong, each on top of a real one: what verification must never call ok.
+
+Named on the command line as `refit.method=tests.faults:GlooDropsBlock` and the like.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import torch
+
+from refit.job import Refit
+from refit.plan import Plan
+from refit.transport import blocks, gloo, ipc
+from refit.weights import Weights
+
+
+class _Fault:
+    """Runs the transport below it, then spoils what arrived."""
+
+    shares_source: bool
+
+    def __init__(self, refit: Refit) -> None:
+        super().__init__(refit)  # type: ignore[call-arg]
+        self.calls = 0
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(plan, rank, source, destination)  # type: ignore[misc]
+        self.plan, self.rank, self.destination = plan, rank, destination
+
+    def execute(self) -> dict[str, float]:
+        self.calls += 1
+        phases: dict[str, float] = super().execute()  # type: ignore[misc]
+        if self.destination is not None:
+            self.spoil(self.destination)
+        return phases
+
+    def spoil(self, destination: Weights) -> None:
+        raise AssertionError("a fault says what it spoils")
+
+    def experts(self, destination: Weights) -> list[torch.Tensor]:
+        """The rank's expert fc1 weights of its first layer that has any."""
+        first = next(s for s in destination.shards if "experts.linear_fc1" in s.name)
+        alike = [s for s in destination.shards if s.family == first.family]
+        return [destination.tensors[s.tensor] for s in alike[:2]]
+
+
+class SwapsExperts(_Fault):
+    """Delivers two experts each in the other's place."""
+
+    def spoil(self, destination: Weights) -> None:
+        one, two = self.experts(destination)
+        kept = one.clone()
+        one.copy_(two)
+        two.copy_(kept)
+
+
+class MisordersGateUp(_Fault):
+    """Delivers the up half of one gated fc1 where the gate half belongs."""
+
+    def spoil(self, destination: Weights) -> None:
+        fc1 = self.experts(destination)[0]
+        fc1.copy_(torch.cat(fc1.chunk(2)[::-1]))
+
+
+class DropsBlock(_Fault):
+    """Delivers all but the last block that another rank should have sent."""
+
+    def execute(self) -> dict[str, float]:
+        if self.destination is None:
+            return super().execute()
+        rows = self.plan.to_rank(self.rank)
+        row = int(rows[self.plan.remote[rows]][-1])
+        into = blocks.part(
+            self.plan,
+            int(self.plan.tensor[row]),
+            self.destination.tensors,
+            int(self.plan.destination_start[row]),
+            int(self.plan.length[row]),
+        )
+        before = into.clone()
+        phases = super().execute()
+        into.copy_(before)
+        return phases
+
+    def spoil(self, destination: Weights) -> None:
+        pass
+
+
+class DeliversStale(_Fault):
+    """Delivers what the source held at the first refit, each time."""
+
+    def spoil(self, destination: Weights) -> None:
+        if self.calls == 1:
+            self.first = destination.arena.clone()
+        destination.arena.copy_(self.first)
+
+
+class ScribblesOnSource(_Fault):
+    """Delivers all, and changes one element of the trainer's weights."""
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(plan, rank, source, destination)
+        self.source = source
+
+    def spoil(self, destination: Weights) -> None:
+        pass
+
+    def execute(self) -> dict[str, float]:
+        phases = super().execute()
+        if self.source is not None and self.rank == 0:
+            self.source.arena[0] ^= 1
+        return phases
+
+
+class IpcSwapsExperts(SwapsExperts, ipc.Transport): ...
+
+
+class IpcMisordersGateUp(MisordersGateUp, ipc.Transport): ...
+
+
+class IpcDropsBlock(DropsBlock, ipc.Transport): ...
+
+
+class IpcDeliversStale(DeliversStale, ipc.Transport): ...
+
+
+class IpcScribblesOnSource(ScribblesOnSource, ipc.Transport): ...
+
+
+class GlooSwapsExperts(SwapsExperts, gloo.Transport): ...
+
+
+class GlooMisordersGateUp(MisordersGateUp, gloo.Transport): ...
+
+
+class GlooDropsBlock(DropsBlock, gloo.Transport): ...
+
+
+class GlooDeliversStale(DeliversStale, gloo.Transport): ...
+
+
+class Killed(ipc.Transport):
+    """Its first destination rank dies in the second refit, as under `kill -9`."""
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(plan, rank, source, destination)
+        self.victim = rank == plan.placement.destination.ranks.start
+        self.calls = 0
+
+    def execute(self) -> dict[str, float]:
+        self.calls += 1
+        if self.victim and self.calls == 2:
+            self.strike()
+        return super().execute()
+
+    def strike(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hangs(Killed):
+    """Its first destination rank sleeps past any deadline."""
+
+    def strike(self) -> None:
+        time.sleep(3600)
+
+
+class RunsOutOfMemory(Killed):
+    """Its first destination rank cannot have the memory it asks for."""
+
+    def strike(self) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+
+class Raises(Killed):
+    """Its first destination rank raises."""
+
+    def strike(self) -> None:
+        raise ValueError("the transport's own words")

@@ -1,0 +1,61 @@
+"""Small jobs for tests: a MoE of all that matters (gated experts, shared expert, expert bias, dense first layer)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from refit.job import Bench, Cluster, Degrees, Job, Model, Parallel, Refit
+
+TINY = Model(
+    name="tiny",
+    num_layers=2,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_query_groups=4,
+    ffn_hidden_size=96,
+    gated_linear_unit=True,
+    add_bias_linear=False,
+    normalization="RMSNorm",
+    qk_layernorm=True,
+    vocab_size=500,
+    make_vocab_size_divisible_by=16,
+    share_embeddings_and_output_weights=False,
+    position_embedding_type="rope",
+    seq_length=32,
+    max_position_embeddings=32,
+    num_moe_experts=4,
+    moe_layer_freq=[0, 1],
+    moe_ffn_hidden_size=48,
+    moe_shared_expert_intermediate_size=32,
+    moe_router_score_function="sigmoid",
+    moe_router_enable_expert_bias=True,
+)
+
+
+def job(
+    source: Degrees | None = None,
+    destination: Degrees | None = None,
+    mode: str = "non-collocated",
+    method: str = "ipc",
+    model: Model = TINY,
+    ranks_per_node: int = 4,
+    **rest: Any,
+) -> Job:
+    """A job on `build=shards`; by default TP 2 -> TP 1 on three ranks and one idle."""
+    bench = replace(Bench(iterations=2, deadline_s=60.0), **rest.pop("bench", {}))
+    refit = replace(Refit(name=method, method=method), **rest.pop("refit", {}))
+    return Job(
+        model=model,
+        parallel=Parallel(
+            name="pair",
+            mode=mode,
+            source=source or Degrees(tp=2, etp=1),
+            destination=destination or Degrees(tp=1, etp=1),
+        ),
+        refit=refit,
+        cluster=Cluster(name="local", ranks_per_node=ranks_per_node),
+        bench=bench,
+        build=rest.pop("build", "shards"),
+        **rest,
+    )

@@ -1,0 +1,204 @@
+"""One point through a real agent and real rank processes: right weights are ok, anything else is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from refit.agent import Agent
+from refit.job import Degrees, Job, UserError
+from refit.point import Point, identity
+from refit.record import SCHEMA, Record
+from tests.jobs import TINY, job
+
+CHECKER = jsonschema.Draft202012Validator(
+    json.loads(SCHEMA.read_text()), format_checker=jsonschema.FormatChecker()
+)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    with Agent([job()]) as one:
+        yield one
+
+
+def run(agent: Agent, tmp_path: Path, what: Job) -> dict[str, Any]:
+    """Run a point; its record obeys the schema and is what lies on disk."""
+    point = Point.of(what, tmp_path)
+    record = agent.run(point)
+    CHECKER.validate(record)
+    assert json.loads(point.timing.read_text()) == record
+    return record
+
+
+def children() -> list[int]:
+    """Process ids below this one, from /proc."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")")[1].split()[1])
+            except (OSError, IndexError):
+                continue
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+PAIRS = {
+    "tp down, idle rank": job(),
+    "tp up": job(Degrees(tp=1, etp=1), Degrees(tp=2, etp=1)),
+    "ep up and tp down, collocated": job(
+        Degrees(tp=4, ep=1, etp=1), Degrees(tp=2, ep=2, etp=1), "collocated"
+    ),
+    "etp 2 to 1": job(Degrees(tp=2, ep=1, etp=2), Degrees(tp=1, ep=2, etp=1)),
+    "etp 1 to 2": job(Degrees(tp=1, ep=2, etp=1), Degrees(tp=2, etp=2)),
+    "pp 2 to 1": job(Degrees(pp=2, etp=1), Degrees(tp=2, etp=1)),
+    "pp 1 to 2, replicas": job(
+        Degrees(etp=1, gpus=4), Degrees(pp=2, etp=1, gpus=4), "collocated"
+    ),
+    "cp 2, tied embeddings to pp 2": job(
+        Degrees(cp=2, etp=1),
+        Degrees(pp=2, etp=1),
+        model=replace(TINY, share_embeddings_and_output_weights=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["ipc", "gloo"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_pair_is_bit_exact(agent: Agent, tmp_path: Path, pair: str, method: str) -> None:
+    what = replace(PAIRS[pair], refit=replace(PAIRS[pair].refit, method=method))
+    record = run(agent, tmp_path, what)
+    assert (record["status"], record["reason"]) == ("ok", "")
+    # each destination element was looked at in both generations
+    widths = {"bfloat16": 2, "float32": 4}
+    assert widths["bfloat16"] * record["verification"]["elements"] <= 2 * record["plan"]["bytes"]
+    assert record["verification"]["elements"] >= 2 * record["plan"]["bytes"] / widths["float32"]
+    assert len(record["seconds"]["warm"]) == what.bench.iterations
+    assert record["seconds"]["median"] <= record["seconds"]["max"]
+    assert record["verification"]["stale_checked"]
+
+
+@pytest.mark.parametrize("bucket_mb", [0.001, 0.05])
+def test_gloo_in_small_buckets(agent: Agent, tmp_path: Path, bucket_mb: float) -> None:
+    what = job(
+        Degrees(tp=2, ep=2, etp=1),
+        Degrees(tp=4, ep=1, etp=1),
+        "collocated",
+        "gloo",
+        refit={"bucket_mb": bucket_mb, "in_flight": 2},
+    )
+    record = run(agent, tmp_path, what)
+    assert record["status"] == "ok"
+    # one index of the widest tensor, the whole fc1 row, may exceed the smallest bucket
+    widest = 2 * TINY.hidden_size * 2
+    assert 0 < record["memory"]["staging_bytes"] <= 2 * 2 * max(bucket_mb * 1e6, widest)
+
+
+@pytest.mark.parametrize("base", ["Ipc", "Gloo"])
+@pytest.mark.parametrize("fault", ["SwapsExperts", "MisordersGateUp", "DropsBlock", "DeliversStale"])
+def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, base: str, fault: str) -> None:
+    record = run(agent, tmp_path, job(method=f"tests.faults:{base}{fault}"))
+    assert record["status"] == "invalid"
+    assert record["seconds"] is None and record["throughput"] is None
+    assert 0 < record["verification"]["mismatches"] <= record["verification"]["elements"]
+    if fault in ("SwapsExperts", "MisordersGateUp"):
+        assert "decoder.layers.1.mlp.experts.linear_fc1.weight0" in record["reason"]
+
+
+def test_a_changed_source_is_invalid(agent: Agent, tmp_path: Path) -> None:
+    record = run(agent, tmp_path, job(method="tests.faults:IpcScribblesOnSource"))
+    assert record["status"] == "invalid"
+    assert record["verification"]["source_mismatches"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        ("Killed", "crashed", "rank 2: ended by SIGKILL while 'timed iteration 1/2'"),
+        ("Hangs", "timeout", "rank 2 in 'timed iteration 1/2'"),
+        ("RunsOutOfMemory", "oom", "rank 2: "),
+        ("Raises", "failed", "rank 2: ValueError: the transport's own words"),
+    ],
+)
+def test_a_rank_that_does_not_finish(
+    agent: Agent, tmp_path: Path, fault: str, status: str, words: str
+) -> None:
+    run(agent, tmp_path, job())  # the fork server and its helpers are there now
+    shared, processes = sorted(os.listdir("/dev/shm")), sorted(children())
+    limit = {"deadline_s": 8.0} if fault == "Hangs" else {}
+    started = time.monotonic()
+    record = run(agent, tmp_path, job(method=f"tests.faults:{fault}", bench=limit))
+    assert record["status"] == status
+    assert words in record["reason"]
+    assert f"attempts{os.sep}0{os.sep}rank" in record["reason"]  # the path of a log, and it is there
+    assert Path(record["reason"].rsplit("log: ", 1)[1]).is_file()
+    assert time.monotonic() - started < 30
+    assert sorted(os.listdir("/dev/shm")) == shared
+    assert sorted(children()) == processes
+    assert run(agent, tmp_path, job())["status"] == "ok"  # the agent is none the worse
+
+
+def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
+    point = Point.of(job(), tmp_path)
+    first, second = agent.run(point), agent.run(point)
+    kept = point.directory / "attempts" / "0" / "timing.json"
+    assert json.loads(kept.read_text()) == first
+    assert json.loads(point.timing.read_text()) == second
+    assert Job.from_dict(json.loads(point.config.read_text())) == point.job
+
+
+def test_an_unsupported_method_starts_no_rank(agent: Agent, tmp_path: Path) -> None:
+    record = run(agent, tmp_path, replace(job(ranks_per_node=2), cluster=replace(job().cluster, nodes=2, ranks_per_node=2)))
+    assert record["status"] == "unsupported"
+    assert "needs one node" in record["reason"] and "refit=gloo" in record["reason"]
+    assert not list(tmp_path.rglob("rank*.log"))
+
+
+def test_more_memory_than_there_is(agent: Agent, tmp_path: Path) -> None:
+    huge = replace(TINY, hidden_size=1 << 16, ffn_hidden_size=1 << 18, moe_ffn_hidden_size=1 << 18)
+    record = run(agent, tmp_path, job(model=huge))
+    assert record["status"] == "oom"
+    assert "is available" in record["reason"] and "model.num_layers" in record["reason"]
+
+
+def test_a_folder_that_cannot_be_written(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"hydra\.sweep\.dir"):
+        agent.run(Point.of(job(), tmp_path / "file"))
+
+
+def test_schema_and_record_have_the_same_fields() -> None:
+    schema = json.loads(SCHEMA.read_text())
+    assert set(schema["properties"]) == set(Record.__dataclass_fields__)
+    assert set(schema["required"]) == set(Record.__dataclass_fields__)
+
+
+def test_identity_is_of_what_affects_the_result() -> None:
+    same = replace(
+        job(),
+        model=replace(TINY, name="other"),
+        parallel=replace(job().parallel, name="other", use_case="words"),
+        sweep=replace(job().sweep, mode="force"),
+        bench=replace(job().bench, deadline_s=1.0),
+    )
+    assert identity(same) == identity(job())
+    others = [
+        job(method="gloo"),
+        job(seed=1),
+        job(bench={"iterations": 9}),
+        job(model=replace(TINY, num_layers=4, moe_layer_freq=1)),
+        job(mode="collocated"),
+        job(build="megatron"),
+        job(ranks_per_node=8),
+    ]
+    assert len({identity(j) for j in [job(), *others]}) == 1 + len(others)
