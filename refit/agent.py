@@ -12,13 +12,13 @@ from multiprocessing.util import get_temp_dir
 from typing import Any
 
 from refit import environment, memory, methods, ranks, record
+from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
 from refit.model_build import convention
 from refit.plan import build_plan
 from refit.point import Attempt, Point, read_json, write_atomic
 from refit.record import Record
-from refit.tensors import catalogue
 
 Progress = Callable[[str], None]
 
@@ -72,7 +72,9 @@ class Agent:
             reason = f"{lost}; {final.reason}" if final and final.reason else lost
             return asdict(record.ended(final or begun, "failed", reason))
 
-    def _measure(self, point: Point, attempt: Attempt, begun: Record, progress: Progress) -> Record | None:
+    def _measure(
+        self, point: Point, attempt: Attempt, begun: Record, progress: Progress
+    ) -> Record | None:
         """The record of a point without times, or None where rank 0 has written one."""
         job = point.job
         placement = place(job)
@@ -92,17 +94,24 @@ class Agent:
         return record.ended(begun, ended.status, ended.reason)
 
     def _run_ranks(
-        self, point: Point, attempt: Attempt, placement: Placement, begun: Record, progress: Progress
+        self,
+        point: Point,
+        attempt: Attempt,
+        placement: Placement,
+        begun: Record,
+        progress: Progress,
     ) -> ranks.Ended:
         deadline_s = point.job.bench.deadline_s
         with socket.create_server(("127.0.0.1", 0)) as listener:
+            host, port = listener.getsockname()
             tasks = [
                 ranks.Task(
                     point.job,
                     attempt,
                     rank,
                     placement.world,
-                    *listener.getsockname(),
+                    host,
+                    port,
                     threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
                     begun=begun if rank == 0 else None,
                 )

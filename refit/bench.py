@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from refit import methods, models
+from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
 from refit.logits import compare_logits
@@ -21,7 +22,7 @@ from refit.model_build import convention
 from refit.pattern import Check, Pattern
 from refit.plan import build_plan
 from refit.record import RankReport, Span
-from refit.tensors import Catalogue, catalogue
+from refit.tensors import Catalogue
 from refit.transport import Transport
 from refit.weights import Weights
 
@@ -43,7 +44,9 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
     progress("building models")
     # Source first on every rank: process groups are made in one order.
     built = [
-        models.build(job, placement, side, rank, shared=side == "source" and transport.shares_source)
+        models.build(
+            job, placement, side, rank, shared=side == "source" and transport.shares_source
+        )
         for side in ("source", "destination")
     ]
     source, destination = (b.weights if b else None for b in built)
@@ -85,7 +88,7 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
         if source:
             finite.fill(source)
         _timed(transport.execute)
-        logits = compare_logits(job, placement, rank, *built)
+        logits = compare_logits(job, placement, rank, built[0], built[1])
     staging = transport.staging_bytes
     transport.close()
     progress("measuring the memory copy rate")
@@ -105,7 +108,11 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
         logits=logits,
         host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         staging_bytes=staging,
-        versions={"torch": torch.__version__, "numpy": numpy.__version__, "megatron_core": version("megatron-core")},
+        versions={
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "megatron_core": version("megatron-core"),
+        },
         device="cpu",
     )
 

@@ -45,8 +45,8 @@ def run_one(config: DictConfig) -> None:
             raise UserError(reason)
         point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
         display.begin(job)
-        with Agent([job]) as agent, display.progress() as line:
-            record = agent.run(point, lambda what: line.update(f"  {what}") if line else None)
+        with Agent([job]) as agent, display.progress() as progress:
+            record = agent.run(point, progress)
     except UserError as error:
         _give_up(str(error))  # here, before Hydra adds that a job failed
     display.result(record)

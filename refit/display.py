@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -42,13 +41,22 @@ class Display:
 
     def begin(self, job: Job, count: str = "") -> None:
         """The point's header, as the seed's benchmark prints it."""
-        self.line(f"{count}{job.parallel.name}: {job.parallel.use_case}" if job.parallel.use_case else count)
+        self.line(
+            f"{count}{job.parallel.name}: {job.parallel.use_case}"
+            if job.parallel.use_case
+            else count
+        )
         for line in place(job).header():
             self.line(f"  {line}")
 
-    def progress(self) -> AbstractContextManager[Status | None]:
-        """A live line on a terminal; nothing in a pipe."""
-        return self._console.status("  starting") if self._console.is_terminal else nullcontext()
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """A live line on a terminal; nothing in a pipe. What it yields says what is being done."""
+        if not self._console.is_terminal:
+            yield lambda what: None
+            return
+        with self._console.status("  starting") as line:
+            yield lambda what: line.update(f"  {what}")
 
     def result(self, record: dict[str, Any]) -> None:
         """One line on how a point ended."""
@@ -95,7 +103,11 @@ def cells(record: dict[str, Any]) -> tuple[str, ...]:
         size(record["plan"]["bytes"]) if record["plan"] else "",
         *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
         f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
-        "" if not checked else "bit-exact" if record["status"] == "ok" else f"{checked['mismatches']} wrong",
+        ""
+        if not checked
+        else "bit-exact"
+        if record["status"] == "ok"
+        else f"{checked['mismatches']} wrong",
         record["status"],
     )
 

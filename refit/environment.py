@@ -11,7 +11,13 @@ from typing import Any
 
 from refit import __version__
 
-SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_NODELIST", "SLURM_CLUSTER_NAME")
+SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_CLUSTER_NAME",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -34,7 +40,9 @@ def _commit() -> tuple[str | None, bool | None]:
 
     def git(*args: str) -> str:
         folder = Path(__file__).parent
-        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:

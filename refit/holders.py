@@ -61,7 +61,9 @@ class Holders:
         """[sets, nodes]: a rank of this node is in the set."""
         held = np.zeros((self.count, self._placement.nodes), dtype=bool)
         for first, table in zip(self._first, self._tables, strict=False):
-            held[first + np.arange(len(table))[:, None], table // self._placement.ranks_per_node] = True
+            held[
+                first + np.arange(len(table))[:, None], table // self._placement.ranks_per_node
+            ] = True
         return held
 
     def choose(self, sets: IntArray, destination: IntArray, nbytes: IntArray) -> IntArray:
@@ -79,7 +81,9 @@ class Holders:
         near = self.on_node[sets[rows], node]
         candidates = sets[rows] * (self._placement.nodes + 1) + np.where(near, node + 1, 0)
         # One sort of unique keys: by candidates, then destination, then row.
-        key = (candidates * self._placement.world + destination[rows]) * len(rows) + np.arange(len(rows))
+        key = (candidates * self._placement.world + destination[rows]) * len(rows) + np.arange(
+            len(rows)
+        )
         order = np.sort(key) % len(rows)
         rows, candidates = rows[order], candidates[order]
         starts = np.flatnonzero(np.diff(candidates, prepend=-1))
@@ -97,24 +101,21 @@ class Holders:
     def least_busiest_sender(self, sets: IntArray, nbytes: IntArray) -> int:
         """A lower bound, in bytes, on what the busiest sender sends when each block leaves its set.
 
-        Bytes of a set over its size; sets that contain others count theirs too (Hall's condition on the
-        nested ones). Tied embeddings, which straddle stages, count only in the whole.
+        For each set, and for all source ranks together: the bytes that only its ranks hold, over their
+        number (Hall's condition on these sets); the largest, rounded up.
         """
-        source = self._source
         total = np.bincount(sets, nbytes, self.count)
-        kinds = [total[a:b] for a, b in zip(self._first[:-1], self._first[1:], strict=True)]
-        expert_cut, expert_whole, dense_cut, dense_whole, tied = kinds
-        expert = expert_cut.reshape(-1, source.etp).sum(1) + expert_whole
-        stage = expert.reshape(source.pp, -1).sum(1) + dense_cut.reshape(source.pp, -1).sum(1) + dense_whole
-        loads = [
-            expert_cut / source.edp,
-            expert / (source.edp * source.etp),
-            dense_cut / (source.dp * source.cp),
-            stage / (source.gpus // source.pp),
-            (stage.sum() + tied.sum(keepdims=True)) / source.gpus,
-            tied / self._tables[4].shape[1],
-        ]
-        return int(np.ceil(max(x.max(initial=0) for x in loads)))
+        best = 0.0
+        for outer in [*self._tables, np.asarray(self._source.ranks)[None]]:
+            own = np.full(self._placement.world, -1)
+            own[outer] = np.arange(len(outer))[:, None]
+            inside = np.zeros(len(outer))
+            for first, table in zip(self._first, self._tables, strict=False):
+                ids = own[table]  # [sets of this kind, ranks]: the outer set each rank is in
+                within = np.flatnonzero((ids[:, 0] >= 0) & (ids == ids[:, :1]).all(1))
+                inside += np.bincount(ids[within, 0], total[first + within], len(outer))
+            best = max(best, inside.max() / outer.shape[1])
+        return int(np.ceil(best))
 
     def _is_member(self, sets: IntArray, rank: IntArray) -> NDArray[np.bool_]:
         """[copies]: the rank is in the set."""

@@ -20,7 +20,7 @@ class Model:
     """A model, in the names of Megatron's TransformerConfig and GPTModel, with Megatron's defaults.
 
     Where Megatron derives a missing value (`kv_channels`, `num_query_groups`, `ffn_hidden_size`,
-    `moe_ffn_hidden_size`), `None` means the same here; `refit.tensors` holds the derivation.
+    `moe_ffn_hidden_size`), `None` means the same here; `refit.architecture` holds the derivation.
     """
 
     name: str = MISSING
@@ -148,7 +148,9 @@ class Bench:
 class Sweep:
     """How a sweep treats points that ran before. Not part of a point's identity."""
 
-    mode: str = "retry"  # retry: keep done points, run failed ones again | cached | force | read-only
+    mode: str = (
+        "retry"  # retry: keep done points, run failed ones again | cached | force | read-only
+    )
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ class Job:
     cluster: Cluster = field(default_factory=Cluster)
     bench: Bench = field(default_factory=Bench)
     sweep: Sweep = field(default_factory=Sweep)
-    build: str = "megatron"  # megatron: real GPTModels | shards: the same tensors, plainly allocated
+    build: str = (
+        "megatron"  # megatron: real GPTModels | shards: the same tensors, plainly allocated
+    )
     verify: str = "bits"  # bits | logits: bits, and the forward pass of both models compared
     seed: int = 0
 
@@ -186,19 +190,23 @@ class Job:
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}
+    known = {f.name: f for f in fields(cls)}
     for key in values:
         if key not in known:
             raise UserError(f"unknown field '{path}{key}'; allowed: {', '.join(sorted(known))}")
     built: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, described in known.items():
         where = path + key
         if is_dataclass(hints[key]):
-            built[key] = _build(hints[key], value, where + ".")
-        elif value == MISSING:
+            inner = values.get(key, {})
+            if not isinstance(inner, Mapping):
+                raise UserError(f"'{where}' is {inner!r}, which is not a mapping of fields")
+            built[key] = _build(hints[key], inner, where + ".")
+            continue
+        value = values.get(key, described.default)
+        if value == MISSING:
             raise UserError(f"'{where}' has no value; set it in its YAML file or as {where}=...")
-        else:
-            built[key] = _checked(hints[key], value, where)
+        built[key] = _checked(hints[key], value, where)
     return cls(**built)
 
 

@@ -76,12 +76,16 @@ class Layout:
     @cached_property
     def dense(self) -> IntArray:
         """Global ranks as [pp, dp, cp, tp]."""
-        return np.arange(self.offset, self.offset + self.gpus).reshape(self.pp, self.dp, self.cp, self.tp)
+        return np.arange(self.offset, self.offset + self.gpus).reshape(
+            self.pp, self.dp, self.cp, self.tp
+        )
 
     @cached_property
     def expert(self) -> IntArray:
         """Global ranks as [pp, edp, ep, etp]."""
-        return np.arange(self.offset, self.offset + self.gpus).reshape(self.pp, self.edp, self.ep, self.etp)
+        return np.arange(self.offset, self.offset + self.gpus).reshape(
+            self.pp, self.edp, self.ep, self.etp
+        )
 
     def stage_layers(self, num_layers: int) -> list[range]:
         """Global layer numbers (from 0) of each pipeline stage, as Megatron distributes them.
@@ -205,7 +209,9 @@ def place(job: Job) -> Placement:
         UserError: from `Layout`, with the side named; or an unknown mode.
     """
     if job.mode not in ("collocated", "non-collocated"):
-        raise UserError(f"mode '{job.mode}' is not collocated or non-collocated (auto in refit.mode: the pair's)")
+        raise UserError(
+            f"mode '{job.mode}' is not collocated or non-collocated (auto in refit.mode: the pair's)"
+        )
     source = _side(job, "source", job.parallel.source.tp, 0)
     start = 0 if job.mode == "collocated" else source.gpus
     destination = _side(job, "destination", source.etp, start)

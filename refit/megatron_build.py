@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from refit.architecture import moe_layers, padded_vocab
 from refit.job import Job, UserError
 from refit.layout import IntArray, Layout, Placement
 from refit.model_build import has_transformer_engine
-from refit.tensors import moe_layers, padded_vocab
 
 
 @contextmanager
@@ -169,6 +169,9 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
     values = {f.name: getattr(model, f.name) for f in fields(model) if f.name in known}
     values["moe_layer_freq"] = [int(x) for x in moe_layers(model)]
     values["moe_token_dispatcher_type"] = dispatcher(job)
+    # the overlap is the alltoall dispatcher's, and goes where that goes
+    overlap = model.moe_shared_expert_overlap and dispatcher(job) == "alltoall"
+    values["moe_shared_expert_overlap"] = overlap
     # without Transformer Engine it would be the legacy GroupedMLP: one tensor for all experts
     values["moe_grouped_gemm"] = model.moe_grouped_gemm and has_transformer_engine()
     return kind(

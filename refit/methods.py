@@ -42,7 +42,9 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
         return "ipc", "auto: all ranks are on one node"
     if method not in METHODS and not _importable(method):
         allowed = ", ".join(["auto", *METHODS])
-        raise UserError(f"no refit method '{method}'; there are {allowed}, and any importable package.module:Class")
+        raise UserError(
+            f"no refit method '{method}'; there are {allowed}, and any importable package.module:Class"
+        )
     return method, "asked for"
 
 

@@ -7,8 +7,8 @@ import importlib.util
 import re
 from typing import Any
 
+from refit.architecture import LOCAL_SPEC, PRODUCTION, Convention
 from refit.job import Job, UserError
-from refit.tensors import LOCAL_SPEC, PRODUCTION, Convention
 
 # Transformer Engine fuses a norm into the linear layer that it feeds.
 _FUSED_NORM = {
@@ -29,7 +29,7 @@ def convention(job: Job) -> tuple[Convention, dict[str, Any]]:
     """Which convention the job's build follows, and what the record says of it.
 
     Returns:
-        The convention for `refit.tensors.catalogue`, and a dict: `build`, with megatron also
+        The convention for `refit.architecture.catalogue`, and a dict: `build`, with megatron also
         `megatron_core` (version) and `transformer_engine` (bool), and `differs`: what production
         does otherwise, as far as it concerns this job.
 
@@ -74,6 +74,11 @@ def _differences(job: Job, engine: bool) -> list[str]:
             found.append(
                 "moe_grouped_gemm was asked, experts are built as SequentialMLP; same tensors"
             )
+    if model.is_moe and model.moe_token_dispatcher_type != "allgather":
+        found.append(
+            f"without CUDA the {model.moe_token_dispatcher_type} token dispatcher is built as"
+            " allgather; it has no weights"
+        )
     if max(job.parallel.source.cp, job.parallel.destination.cp) > 1:
         found.append("context-parallel ranks are built as replicas; same tensors")
     return found

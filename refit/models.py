@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 
+from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Layout, Placement
 from refit.model_build import convention, logical_name
-from refit.tensors import Catalogue, catalogue
+from refit.tensors import Catalogue
 from refit.weights import Weights
 
 Side = Literal["source", "destination"]

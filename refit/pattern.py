@@ -35,7 +35,9 @@ class Check:
 
     def __add__(self, other: Check) -> Check:
         return Check(
-            self.elements + other.elements, self.mismatches + other.mismatches, self.first or other.first
+            self.elements + other.elements,
+            self.mismatches + other.mismatches,
+            self.first or other.first,
         )
 
 
@@ -71,7 +73,9 @@ class Pattern:
     def _check(self, shard: Shard, tensor: torch.Tensor) -> Check:
         view, rows, columns = self._parts(shard, tensor)
         step = max(1, _CHUNK_BYTES // (len(columns) * view.element_size()))
-        expected = torch.empty((min(step, len(rows)), len(columns)), dtype=view.dtype, device=view.device)
+        expected = torch.empty(
+            (min(step, len(rows)), len(columns)), dtype=view.dtype, device=view.device
+        )
         wrong = 0
         for start in range(0, len(rows), step):
             actual = view[start : start + step]

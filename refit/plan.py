@@ -106,7 +106,9 @@ class Plan:
         node = self.destination[remote] // self.placement.ranks_per_node
         away = ~self.holders.on_node[sets, node]
         # (tensor, holder set, start in the source shard) names a block; each must reach each node once
-        block = (self.tensor[remote] * self.holders.count + sets) * (1 + self.source_start.max(initial=0))
+        block = (self.tensor[remote] * self.holders.count + sets) * (
+            1 + self.source_start.max(initial=0)
+        )
         block = (block + self.source_start[remote]) * self.placement.nodes + node
         _, first = np.unique(block[away], return_index=True)
         return Bounds(
@@ -118,7 +120,9 @@ class Plan:
 
     def _per_rank(self, rank: IntArray) -> IntArray:
         # bincount weighs in float64, which counts bytes exactly up to 2**53
-        return np.bincount(rank[self.remote], self.nbytes[self.remote], self.placement.world).astype(np.int64)
+        return np.bincount(
+            rank[self.remote], self.nbytes[self.remote], self.placement.world
+        ).astype(np.int64)
 
 
 def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
@@ -134,7 +138,9 @@ def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
         UserError: a tensor does not divide over a layout (`refit.rules` finds that first).
     """
     holders = Holders(placement)
-    tables = [_copies(family, catalogue.num_layers, placement, holders) for family in catalogue.families]
+    tables = [
+        _copies(family, catalogue.num_layers, placement, holders) for family in catalogue.families
+    ]
     tensor, destination, source_start, destination_start, length, nbytes, holder_set = (
         np.concatenate(column) for column in zip(*tables, strict=True)
     )
@@ -154,7 +160,9 @@ def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
     )
 
 
-def _copies(family: Family, num_layers: int, placement: Placement, holders: Holders) -> list[IntArray]:
+def _copies(
+    family: Family, num_layers: int, placement: Placement, holders: Holders
+) -> list[IntArray]:
     """The family's rows without their sources: the product of layers, experts, pieces and replicas."""
     source, destination = placement.source, placement.destination
     index, source_stage, destination_stage = _slots(family, num_layers, placement)
@@ -167,7 +175,9 @@ def _copies(family: Family, num_layers: int, placement: Placement, holders: Hold
     # every array below is [slots, experts, pieces, replicas], or broadcasts to it
     stage = destination_stage[:, None, None]
     if family.grid == "expert" and family.axis is not None:
-        ranks = destination.expert[stage, :, destination_ep[None, :, None], destination_shard[None, None, :]]
+        ranks = destination.expert[
+            stage, :, destination_ep[None, :, None], destination_shard[None, None, :]
+        ]
     elif family.grid == "expert":
         ranks = destination.expert[stage, :, destination_ep[None, :, None], :]
     elif family.axis is not None:
@@ -191,7 +201,9 @@ def _copies(family: Family, num_layers: int, placement: Placement, holders: Hold
     return [np.broadcast_to(c, ranks.shape).ravel() for c in columns]
 
 
-def _slots(family: Family, num_layers: int, placement: Placement) -> tuple[IntArray, IntArray, IntArray]:
+def _slots(
+    family: Family, num_layers: int, placement: Placement
+) -> tuple[IntArray, IntArray, IntArray]:
     """Where the family's tensors live: (index in the family, source stage, destination stage), each [slots]."""
     source, destination = placement.source, placement.destination
     if family.layers:
@@ -201,7 +213,9 @@ def _slots(family: Family, num_layers: int, placement: Placement) -> tuple[IntAr
             for side in (source, destination)
         ]
         return np.arange(len(layers)), stages[0], stages[1]
-    ends = {"first": [0], "last": [destination.pp - 1], "both": sorted({0, destination.pp - 1})}[family.stage]
+    ends = {"first": [0], "last": [destination.pp - 1], "both": sorted({0, destination.pp - 1})}[
+        family.stage
+    ]
     from_stage = source.pp - 1 if family.stage == "last" else 0
     return np.zeros(len(ends), np.int64), np.full(len(ends), from_stage), np.array(ends)
 
@@ -217,5 +231,13 @@ def _pieces(family: Family, source_shards: int, destination_shards: int) -> tupl
                     start = max(d_whole, s_whole)
                     stop = min(d_whole + d_length, s_whole + s_length)
                     if start < stop:
-                        rows.append((s, d, s_local + start - s_whole, d_local + start - d_whole, stop - start))
+                        rows.append(
+                            (
+                                s,
+                                d,
+                                s_local + start - s_whole,
+                                d_local + start - d_whole,
+                                stop - start,
+                            )
+                        )
     return tuple(np.array(rows, dtype=np.int64).T)

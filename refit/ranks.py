@@ -143,11 +143,17 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
     if failed:
         # A rank that died outright explains the others' lost connections; else the first to speak does.
         rank, first = min(failed, key=lambda rf: (_follows(rf[1]), rf[0].ended_at))
-        return Ended(first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}")
+        return Ended(
+            first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}"
+        )
     late = [r for r in ranks if r.running]
     if late:
-        doing = ", ".join(f"rank {r.number} in '{r.doing}'" for r in late[:4]) + (", ..." if late[4:] else "")
-        return Ended("timeout", f"not done after {deadline_s:g} s: {doing}{_tail(attempt, late[0].number)}")
+        doing = ", ".join(f"rank {r.number} in '{r.doing}'" for r in late[:4]) + (
+            ", ..." if late[4:] else ""
+        )
+        return Ended(
+            "timeout", f"not done after {deadline_s:g} s: {doing}{_tail(attempt, late[0].number)}"
+        )
     assert ranks[0].ended is not None
     return ranks[0].ended
 
@@ -156,7 +162,12 @@ def _follows(failure: Ended) -> int:
     """0 for a death, 1 for an error of its own, 2 for an error that a lost peer causes."""
     if failure.status in ("crashed", "oom"):
         return 0
-    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was broken")
+    lost = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "connection was broken",
+    )
     return 2 if any(text in failure.reason for text in lost) else 1
 
 

@@ -55,7 +55,9 @@ class RankReport:
     cold: Span
     warm: list[Span]
     limit: list[Span]
-    phases: dict[str, float] = field(default_factory=dict)  # seconds, median of the timed iterations
+    phases: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds, median of the timed iterations
     elements: int = 0
     mismatches: int = 0
     first_mismatch: str = ""
@@ -116,7 +118,9 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
     )
 
 
-def placed(record: Record, placement: Placement, plan: Plan, method: str, why: str, build: dict[str, Any]) -> Record:
+def placed(
+    record: Record, placement: Placement, plan: Plan, method: str, why: str, build: dict[str, Any]
+) -> Record:
     """With what is known once the job is placed and planned."""
     return replace(
         record,
@@ -147,66 +151,88 @@ def ended(record: Record, status: Status, reason: str) -> Record:
     return replace(record, status=status, reason=reason, finished_at=now())
 
 
-def measured(record: Record, reports: Sequence[RankReport]) -> Record:
-    """The record of a point whose ranks all finished: times only if every element was right."""
-    assert record.plan is not None
-    wrong = sum(r.mismatches + r.source_mismatches for r in reports)
-    logits = next((r.logits for r in reports if r.logits), None)
-    verification = {
+def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
+    """The record of a point whose ranks all finished: times only if every element was right.
+
+    Args:
+        begun: from `placed`.
+        reports: one per rank of the world.
+    """
+    record = replace(
+        begun,
+        verification=_verification(reports),
+        memory={
+            name: max(getattr(r, name) for r in reports)
+            for name in ("host_peak_bytes", "device_peak_bytes", "staging_bytes")
+        },
+        environment={
+            **begun.environment,
+            "versions": reports[0].versions,
+            "device": reports[0].device,
+        },
+    )
+    wrong = _wrong(reports)
+    if wrong:
+        return ended(record, "invalid", wrong)
+    assert begun.plan is not None
+    seconds, throughput = _times([r for r in reports if r.active], begun.plan["bytes"])
+    done = replace(record, seconds=seconds, throughput=throughput)
+    return ended(done, "ok", "")
+
+
+def _verification(reports: Sequence[RankReport]) -> dict[str, Any]:
+    return {
         "elements": sum(r.elements for r in reports),
         "mismatches": sum(r.mismatches for r in reports),
         "source_mismatches": sum(r.source_mismatches for r in reports),
         "first_mismatch": next((r.first_mismatch for r in reports if r.first_mismatch), None),
         "stale_checked": True,
-        "logits": logits,
+        "logits": next((r.logits for r in reports if r.logits), None),
     }
-    record = replace(
-        record,
-        verification=verification,
-        memory={
-            "host_peak_bytes": max(r.host_peak_bytes for r in reports),
-            "device_peak_bytes": max(r.device_peak_bytes for r in reports),
-            "staging_bytes": max(r.staging_bytes for r in reports),
-        },
-        environment={**record.environment, **_software(reports)},
-    )
-    if wrong:
-        where = verification["first_mismatch"] or "the source"
-        return ended(
-            record, "invalid", f"{wrong} of {verification['elements']} elements are wrong, first in {where}"
-        )
+
+
+def _wrong(reports: Sequence[RankReport]) -> str:
+    """What verification found wrong; empty if nothing."""
+    found = _verification(reports)
+    if found["mismatches"]:
+        where = found["first_mismatch"]
+        return f"{found['mismatches']} of {found['elements']} elements are wrong, first in {where}"
+    if found["source_mismatches"]:
+        return f"the refits changed {found['source_mismatches']} elements of the source"
+    logits = found["logits"]
     if logits and not logits["ok"]:
-        text = f"logits differ by {logits['max_abs_diff']:.3g}, tolerance {logits['tolerance']:.3g}"
-        return ended(record, "invalid", text)
-    active = [r for r in reports if r.active]
+        relative = logits["max_abs_diff"] / max(logits["max_abs_logit"], 1e-300)
+        return (
+            f"logits differ by {relative:.3g} of the largest, tolerance {logits['tolerance']:.3g}"
+        )
+    return ""
+
+
+def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`seconds` and `throughput` from the ranks that hold weights."""
     cold = _slowest(active, [r.cold for r in active])
-    warm, limits = ([_slowest(active, spans) for spans in zip(*every, strict=True)] for every in (
-        [r.warm for r in active], [r.limit for r in active]
-    ))
+    warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
+    limits = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     median = statistics.median(warm)
-    limit = record.plan["bytes"] / statistics.median(limits) / 1e9
-    gbps = record.plan["bytes"] / median / 1e9
-    return replace(
-        record,
-        status="ok",
-        reason="",
-        seconds={
-            "cold": cold,
-            "warm": warm,
-            "median": median,
-            "p90": sorted(warm)[-(-9 * len(warm) // 10) - 1],
-            "max": max(warm),
-            "phases": _largest([r.phases for r in active]),
-            "per_rank": {str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
+    gbps, limit = (nbytes / s / 1e9 for s in (median, statistics.median(limits)))
+    seconds = {
+        "cold": cold,
+        "warm": warm,
+        "median": median,
+        "p90": sorted(warm)[-(-9 * len(warm) // 10) - 1],
+        "max": max(warm),
+        "phases": _largest([r.phases for r in active]),
+        "per_rank": {
+            str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active
         },
-        throughput={
-            "gbps": gbps,
-            "limit_gbps": limit,
-            "limit": "memory copy by the destination ranks, measured in this run",
-            "fraction": gbps / limit,
-        },
-        finished_at=now(),
-    )
+    }
+    throughput = {
+        "gbps": gbps,
+        "limit_gbps": limit,
+        "limit": "memory copy by the destination ranks, measured in this run",
+        "fraction": gbps / limit,
+    }
+    return seconds, throughput
 
 
 def write(path: Path, record: Record) -> None:
@@ -219,8 +245,13 @@ def write(path: Path, record: Record) -> None:
 
 
 def _layout(layout: Layout) -> dict[str, Any]:
-    degrees = {name: getattr(layout, name) for name in ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")}
-    stages = {"first_stage_layers": layout.first_stage_layers, "last_stage_layers": layout.last_stage_layers}
+    degrees = {
+        name: getattr(layout, name) for name in ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")
+    }
+    stages = {
+        "first_stage_layers": layout.first_stage_layers,
+        "last_stage_layers": layout.last_stage_layers,
+    }
     return {"ranks": list(layout.ranks), **degrees, **stages}
 
 
@@ -234,8 +265,7 @@ def _slowest(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:
 
 def _largest(phases: Sequence[dict[str, float]]) -> dict[str, float]:
     """Of each phase, the rank that spent longest in it."""
-    return {name: max(p.get(name, 0.0) for p in phases) for name in dict.fromkeys(n for p in phases for n in p)}
-
-
-def _software(reports: Sequence[RankReport]) -> dict[str, Any]:
-    return {"versions": reports[0].versions, "device": reports[0].device}
+    return {
+        name: max(p.get(name, 0.0) for p in phases)
+        for name in dict.fromkeys(n for p in phases for n in p)
+    }

@@ -10,11 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from refit.job import Job, UserError
-from refit.layout import Layout, Placement, place
-from refit.rules_model import MODEL
-from refit.rules_values import VALUES
-from refit.tensors import (
+from refit.architecture import (
     catalogue,
     expert_ffn_size,
     ffn_size,
@@ -23,6 +19,10 @@ from refit.tensors import (
     padded_vocab,
     query_groups,
 )
+from refit.job import Job, UserError
+from refit.layout import Layout, Placement, place
+from refit.rules_model import MODEL
+from refit.rules_values import VALUES
 
 Rule = Callable[[Job, Placement], str | None]
 

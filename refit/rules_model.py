@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from refit.architecture import moe_layers
 from refit.job import Job
 from refit.rules_values import AUX_LOSSES, JobRule
-from refit.tensors import moe_layers
 
 
 def logits_need_models(job: Job) -> str | None:

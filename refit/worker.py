@@ -50,8 +50,10 @@ def _run(task: Task, agent: Connection, listener: socket.socket | None) -> tuple
         agent.send(("progress", what))
 
     progress("joining")
-    timeout = timedelta(seconds=task.job.bench.deadline_s)  # the agent ends it first, and knows more
-    store = dist.TCPStore(
+    timeout = timedelta(
+        seconds=task.job.bench.deadline_s
+    )  # the agent ends it first, and knows more
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
         task.host,
         task.port,
         task.world,
@@ -59,7 +61,9 @@ def _run(task: Task, agent: Connection, listener: socket.socket | None) -> tuple
         timeout=timeout,
         master_listen_fd=listener.detach() if listener else None,
     )
-    dist.init_process_group("gloo", store=store, rank=task.rank, world_size=task.world, timeout=timeout)
+    dist.init_process_group(
+        "gloo", store=store, rank=task.rank, world_size=task.world, timeout=timeout
+    )
     report = bench.run(task.job, task.rank, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
     reports: list[RankReport | None] | None = [None] * task.world if task.rank == 0 else None
@@ -88,11 +92,15 @@ def _die_with(agent: Connection) -> None:
 
 
 def _status_of(error: Exception) -> str:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(
+        error
+    ):
         return "oom"
     return "failed"
 
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+    return (
+        text if isinstance(error, UserError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+    )

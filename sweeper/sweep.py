@@ -11,7 +11,7 @@ from refit import environment, record
 from refit.agent import Agent
 from refit.display import Display
 from refit.job import Job, UserError
-from refit.point import Point, read_json, write_atomic
+from refit.point import Point, read_json
 from refit.rules import impossible
 
 Compose = Callable[[Sequence[str]], Job]
@@ -51,7 +51,9 @@ def plan(batch: Sequence[Sequence[str]], compose: Compose, root: Path) -> list[P
             found[point.id] = Planned(point, kept=earlier)
         else:
             found[point.id] = Planned(point, skip=reason)
-    missing = [p.point.name for p in found.values() if p.point.job.sweep.mode == "read-only" and not p.kept]
+    missing = [
+        p.point.name for p in found.values() if p.point.job.sweep.mode == "read-only" and not p.kept
+    ]
     if missing:
         raise UserError(
             f"sweep.mode=read-only, and {len(missing)} of {len(found)} points have no record in {root}:"
@@ -77,15 +79,17 @@ def run(planned: Sequence[Planned], display: Display) -> list[dict[str, Any]]:
             point = each.point
             count = f"[{number}/{len(planned)}] "
             if each.kept:
-                display.line(f"{count}{point.job.parallel.name}: kept from {each.kept['finished_at']}")
+                display.line(
+                    f"{count}{point.job.parallel.name}: kept from {each.kept['finished_at']}"
+                )
                 records.append(each.kept)
             elif each.skip:
                 display.line(f"{count}{point.job.parallel.name}: skipped: {each.skip}")
                 records.append(_skipped(point, each.skip))
             else:
                 display.begin(point.job, count)
-                with display.progress() as line:
-                    records.append(agent.run(point, lambda what, line=line: line.update(f"  {what}") if line else None))
+                with display.progress() as progress:
+                    records.append(agent.run(point, progress))
                 display.result(records[-1])
     return records
 
@@ -101,15 +105,27 @@ def _skipped(point: Point, reason: str) -> dict[str, Any]:
     return asdict(final)
 
 
-def summary(records: Sequence[dict[str, Any]], planned: Sequence[Planned], display: Display) -> bool:
+def summary(
+    records: Sequence[dict[str, Any]], planned: Sequence[Planned], display: Display
+) -> bool:
     """Print the table and each failure; True when every point is ok or skipped."""
     display.line("")
     display.table(records)
-    bad = [(r, p) for r, p in zip(records, planned, strict=True) if r["status"] not in ("ok", "skipped")]
+    bad = [
+        (r, p)
+        for r, p in zip(records, planned, strict=True)
+        if r["status"] not in ("ok", "skipped")
+    ]
     for failed, each in bad:
-        display.line(f"\n{failed['status']}: {each.point.name}\n  {failed['reason']}\n  record: {each.point.timing}")
-    counts = [f"{n} {s}" for s in dict.fromkeys(r["status"] for r in records) if (n := _count(records, s))]
-    display.line(f"\n{len(records)} points: {', '.join(counts)}; records below {planned[0].point.directory.parent}")
+        display.line(
+            f"\n{failed['status']}: {each.point.name}\n  {failed['reason']}\n  record: {each.point.timing}"
+        )
+    counts = [
+        f"{n} {s}" for s in dict.fromkeys(r["status"] for r in records) if (n := _count(records, s))
+    ]
+    display.line(
+        f"\n{len(records)} points: {', '.join(counts)}; records below {planned[0].point.directory.parent}"
+    )
     return not bad
 
 

@@ -22,7 +22,12 @@ STORE.store(
     node={"_target_": f"{__name__}.RefitSweeper", "max_batch_size": None, "params": None},
     provider="refit",
 )
-STORE.store(group="hydra/launcher", name="refit", node={"_target_": f"{__name__}.RefitLauncher"}, provider="refit")
+STORE.store(
+    group="hydra/launcher",
+    name="refit",
+    node={"_target_": f"{__name__}.RefitLauncher"},
+    provider="refit",
+)
 
 
 class RefitSweeper(BasicSweeper):
@@ -37,7 +42,9 @@ class RefitSweeper(BasicSweeper):
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        batch = [point for part in self.split_arguments(overrides, self.max_batch_size) for point in part]
+        batch = [
+            point for part in self.split_arguments(overrides, self.max_batch_size) for point in part
+        ]
         if not batch:
             raise UserError(f"the sweep has no point: nothing matches {' '.join(arguments)}")
         results = self.launcher.launch(batch, initial_job_idx=0)
@@ -49,11 +56,15 @@ class RefitSweeper(BasicSweeper):
 class RefitLauncher(Launcher):
     """Composes each point once and hands all of them to `sweeper`, which reads each one's own cluster."""
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         self.config = config
         self.hydra_context = hydra_context
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         from refit.cli import job_of
         from refit.display import Display
         from sweeper import sweep
@@ -70,7 +81,9 @@ class RefitLauncher(Launcher):
         return [
             JobReturn(
                 overrides=list(each.point.overrides),
-                status=JobStatus.COMPLETED if found["status"] in ("ok", "skipped") else JobStatus.FAILED,
+                status=JobStatus.COMPLETED
+                if found["status"] in ("ok", "skipped")
+                else JobStatus.FAILED,
                 _return_value=found,
             )
             for each, found in zip(planned, records, strict=True)

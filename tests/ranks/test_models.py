@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from refit.architecture import PRODUCTION, Convention, catalogue
 from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.layout import Layout, place
 from refit.models import Built, Side, build
-from refit.tensors import PRODUCTION, Convention, Shard, catalogue
+from refit.tensors import Shard
 from refit.weights import ALIGNMENT, Weights, offsets
 
 WORLD = 4

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from refit.agent import Agent
 from refit.job import Degrees, Job, UserError
 from refit.point import Point, identity
@@ -44,7 +45,9 @@ def children() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")")[1].split()[1])
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rsplit(")")[1].split()[1]
+                )
             except (OSError, IndexError):
                 continue
     found = [os.getpid()]
@@ -62,9 +65,7 @@ PAIRS = {
     "etp 2 to 1": job(Degrees(tp=2, ep=1, etp=2), Degrees(tp=1, ep=2, etp=1)),
     "etp 1 to 2": job(Degrees(tp=1, ep=2, etp=1), Degrees(tp=2, etp=2)),
     "pp 2 to 1": job(Degrees(pp=2, etp=1), Degrees(tp=2, etp=1)),
-    "pp 1 to 2, replicas": job(
-        Degrees(etp=1, gpus=4), Degrees(pp=2, etp=1, gpus=4), "collocated"
-    ),
+    "pp 1 to 2, replicas": job(Degrees(etp=1, gpus=4), Degrees(pp=2, etp=1, gpus=4), "collocated"),
     "cp 2, tied embeddings to pp 2": job(
         Degrees(cp=2, etp=1),
         Degrees(pp=2, etp=1),
@@ -105,7 +106,9 @@ def test_gloo_in_small_buckets(agent: Agent, tmp_path: Path, bucket_mb: float) -
 
 
 @pytest.mark.parametrize("base", ["Ipc", "Gloo"])
-@pytest.mark.parametrize("fault", ["SwapsExperts", "MisordersGateUp", "DropsBlock", "DeliversStale"])
+@pytest.mark.parametrize(
+    "fault", ["SwapsExperts", "MisordersGateUp", "DropsBlock", "DeliversStale"]
+)
 def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, base: str, fault: str) -> None:
     record = run(agent, tmp_path, job(method=f"tests.faults:{base}{fault}"))
     assert record["status"] == "invalid"
@@ -119,6 +122,7 @@ def test_a_changed_source_is_invalid(agent: Agent, tmp_path: Path) -> None:
     record = run(agent, tmp_path, job(method="tests.faults:IpcScribblesOnSource"))
     assert record["status"] == "invalid"
     assert record["verification"]["source_mismatches"] == 1
+    assert "changed 1 elements of the source" in record["reason"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,9 @@ def test_a_rank_that_does_not_finish(
     record = run(agent, tmp_path, job(method=f"tests.faults:{fault}", bench=limit))
     assert record["status"] == status
     assert words in record["reason"]
-    assert f"attempts{os.sep}0{os.sep}rank" in record["reason"]  # the path of a log, and it is there
+    assert (
+        f"attempts{os.sep}0{os.sep}rank" in record["reason"]
+    )  # the path of a log, and it is there
     assert Path(record["reason"].rsplit("log: ", 1)[1]).is_file()
     assert time.monotonic() - started < 30
     assert sorted(os.listdir("/dev/shm")) == shared
@@ -158,7 +164,11 @@ def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
 
 
 def test_an_unsupported_method_starts_no_rank(agent: Agent, tmp_path: Path) -> None:
-    record = run(agent, tmp_path, replace(job(ranks_per_node=2), cluster=replace(job().cluster, nodes=2, ranks_per_node=2)))
+    record = run(
+        agent,
+        tmp_path,
+        replace(job(ranks_per_node=2), cluster=replace(job().cluster, nodes=2, ranks_per_node=2)),
+    )
     assert record["status"] == "unsupported"
     assert "needs one node" in record["reason"] and "refit=gloo" in record["reason"]
     assert not list(tmp_path.rglob("rank*.log"))

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from refit.architecture import LOCAL_SPEC, PRODUCTION
 from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.model_build import convention, logical_name, no_logits
-from refit.tensors import LOCAL_SPEC, PRODUCTION
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from refit.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from refit.job import Cluster, Degrees, Job, Model, Parallel
 from refit.layout import Placement, place
 from refit.plan import Plan, build_plan
-from refit.tensors import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from tests.unit import oracle
 from tests.unit.oracle import Array
 
@@ -571,9 +571,9 @@ def test_node_locality_beats_load() -> None:
 
 
 def test_what_several_stages_hold_comes_from_the_less_loaded_one() -> None:
-    # Tied, source stages of 1 and 3 layers (ranks 0 and 1), four receivers of everything. A layer is
-    # 24*8 + 8*8 + 16*8 + 8*8 + 2*8 = 464 elements and the embedding 928, two layers' worth, so the
-    # stages are level when all four embeddings come from rank 0: 4*1 + 4*2 = 4*3 layers.
+    # Tied, source stages of 1 and 3 layers (ranks 0 and 1), four receivers of everything. A layer
+    # is 24*8 + 8*8 + 16*8 + 8*8 + 2*8 = 464 elements and the embedding 928, two layers' worth, so
+    # the stages are level when all embeddings come from rank 0: 4*1 + 4*2 = 4*3 layers.
     model = replace(SMALL, num_layers=4, vocab_size=116, share_embeddings_and_output_weights=True)
     source = Degrees(pp=2, num_layers_in_first_pipeline_stage=1)
     plan = case(model, source, Degrees(gpus=4)).plan

@@ -29,10 +29,10 @@ from megatron.core.resharding.utils import (
     assign_resolved_name_inplace,
 )
 
+from refit.architecture import catalogue
 from refit.job import Cluster, Degrees, Job, Model, Parallel
 from refit.layout import Layout, Placement, place
 from refit.plan import Plan, build_plan
-from refit.tensors import catalogue
 from tests.unit import oracle
 
 DENSE = Model(

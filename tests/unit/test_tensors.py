@@ -8,18 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit.job import Model, UserError
-from refit.layout import Layout
-from refit.tensors import (
+from refit.architecture import (
     LOCAL_SPEC,
     PRODUCTION,
-    Catalogue,
     Convention,
-    Family,
     catalogue,
     moe_layers,
     padded_vocab,
 )
+from refit.job import Model, UserError
+from refit.layout import Layout
+from refit.tensors import Catalogue, Family
 from tests.unit import oracle
 
 # ---- the public models

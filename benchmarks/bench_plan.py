@@ -15,10 +15,11 @@ import gc
 import time
 import tracemalloc
 
+from refit.architecture import catalogue
 from refit.job import Model
 from refit.layout import Layout, Placement
 from refit.plan import Plan, build_plan
-from refit.tensors import Catalogue, catalogue
+from refit.tensors import Catalogue
 
 SIZES = (128, 256, 512, 1024, 2048)
 REPEATS = 3

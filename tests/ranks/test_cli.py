@@ -1,0 +1,297 @@
+"""The program as a user runs it: exit codes, what it prints, and that one bad point does not cost another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["model=moe_8e", "build=shards", "bench.iterations=1"]
+ROW_4 = "noncollocated_4_tp2ep1_to_tp1ep1"
+
+
+def refit(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m refit.run` with its results in `folder`."""
+    where = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+    return subprocess.run(
+        [sys.executable, "-m", "refit.run", *arguments, *where],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every timing.json below a results folder, by point name."""
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/timing.json")}
+
+
+def alive(marker: str) -> list[str]:
+    """Command lines of this user's processes whose environment names `marker`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and marker.encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(true: Any, limit_s: float = 20.0) -> bool:
+    """Poll a condition."""
+    until = time.monotonic() + limit_s
+    while not (now := true()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return bool(now)
+
+
+def test_one_run_is_the_minimal_row(tmp_path: Path) -> None:
+    done = refit(*SMALL, "build=megatron", "verify=logits", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in (
+        "World size: 8 (using 3 GPUs)",
+        "Source ranks: 0-1 (TP=2, PP=1, EP=1)",
+        "Destination ranks: 2 (TP=1, PP=1, EP=1)",
+        "Idle ranks: 3-7 (not participating)",
+    ):
+        assert line in done.stdout
+    (record,) = records(tmp_path).values()
+    assert record["status"] == "ok"
+    assert record["model_build"]["build"] == "megatron"
+    assert record["verification"]["logits"]["ok"]
+    assert record["config"]["parallel"]["name"] == ROW_4
+    assert record["overrides"][:2] == SMALL[:2]
+
+
+def test_overrides_reach_the_point(tmp_path: Path) -> None:
+    done = refit(
+        "parallel=collocated_4_tp2ep2_to_tp2ep1",
+        "model=moe_8e",
+        "model.num_layers=1",
+        "model.moe_z_loss_coeff=1e-3",
+        "bench.iterations=5",
+        "refit=gloo",
+        "refit.mode=non-collocated",
+        "build=shards",
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path).values()
+    assert (record["mode"], record["method"]) == ("non-collocated", "gloo")
+    assert record["config"]["model"]["num_layers"] == 1
+    assert record["config"]["model"]["moe_z_loss_coeff"] == 1e-3
+    assert len(record["seconds"]["warm"]) == 5
+    assert record["layout"]["destination"]["ranks"] == [4, 5]
+
+
+def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
+    shared = sorted(os.listdir("/dev/shm"))
+    methods = "ipc,tests.faults:Killed,tests.faults:Hangs,tests.faults:IpcSwapsExperts,gloo"
+    sweep = [
+        "-m",
+        f"parallel={ROW_4},pitfall_12gpus_tp8_to_tp4",
+        f"refit.method={methods}",
+        *SMALL,
+        "bench.deadline_s=15",
+    ]
+    done = refit(*sweep, folder=tmp_path, REFIT_TEST_MARK=str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    found = records(tmp_path).values()
+    status = {
+        (r["config"]["parallel"]["name"], r["config"]["refit"]["method"]): r["status"]
+        for r in found
+    }
+    row = {method: s for (name, method), s in status.items() if name == ROW_4}
+    assert row == {
+        "ipc": "ok",
+        "tests.faults:Killed": "crashed",
+        "tests.faults:Hangs": "timeout",
+        "tests.faults:IpcSwapsExperts": "invalid",
+        "gloo": "ok",
+    }
+    skipped = [r for r in found if r["config"]["parallel"]["name"] != ROW_4]
+    assert [r["status"] for r in skipped] == ["skipped"] * 5
+    assert all("needs 12 GPUs (source 8 + destination 4)" in r["reason"] for r in skipped)
+    assert "10 points: 2 ok, 1 crashed, 1 timeout, 1 invalid, 5 skipped" in done.stdout
+    assert "ended by SIGKILL" in done.stdout and "log: " in done.stdout
+    assert wait_until(lambda: not alive(str(tmp_path)))
+    assert sorted(os.listdir("/dev/shm")) == shared
+
+    again = refit(*sweep, "sweep.mode=cached", folder=tmp_path)
+    assert again.returncode == 1
+    assert again.stdout.count("kept from") == 10
+    assert {r["finished_at"] for r in records(tmp_path).values()} == {
+        r["finished_at"] for r in found
+    }
+
+
+def test_retry_keeps_what_is_done(tmp_path: Path) -> None:
+    sweep = ["-m", f"parallel={ROW_4},{ROW_4}", "refit=ipc", *SMALL]
+    first = refit(*sweep, folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "1 points: 1 ok" in first.stdout  # the same job twice is one point
+    (before,) = records(tmp_path).values()
+    assert "kept from" in refit(*sweep, folder=tmp_path).stdout
+    assert list(records(tmp_path).values()) == [before]
+    forced = refit(*sweep, "sweep.mode=force", folder=tmp_path)
+    assert forced.returncode == 0
+    (after,) = records(tmp_path).values()
+    assert after["finished_at"] > before["finished_at"]
+    missing = refit(*sweep, "sweep.mode=read-only", "seed=7", folder=tmp_path)
+    assert missing.returncode == 2
+    assert "1 of 1 points have no record" in missing.stderr
+
+
+BAD = {
+    "an unknown option": (["parallel=nope"], "Could not find 'parallel/nope'"),
+    "a typo": (["bench.iteratons=3"], "Key 'iteratons' not in 'Bench'"),
+    "a wrong type": (["bench.iterations=abc"], "could not be converted to Integer"),
+    "a zero degree": (["parallel.source.tp=0"], "tp=0: a parallel degree must be 1 or more"),
+    "a negative degree": (["parallel.destination.ep=-2"], "parallel.destination: ep=-2"),
+    "too many GPUs": (
+        ["parallel=pitfall_12gpus_tp8_to_tp4"],
+        "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8",
+    ),
+    "no such method": (["refit.method=pigeon"], "there are auto, ipc, gloo"),
+    "a file for a folder": (["hydra.run.dir=LICENSE/x"], "LICENSE/x"),
+    "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_message(case: str, tmp_path: Path) -> None:
+    arguments, words = BAD[case]
+    folder = [] if any("dir=" in a for a in arguments) else [f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "refit.run", *arguments, *folder, f"hydra.sweep.dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+    assert not records(tmp_path)
+
+
+def test_malformed_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "broken.yaml").write_text("name: broken\n  num_layers: [3\n")
+    for mode in ([], ["-m"]):
+        done = refit(*mode, f"--config-dir={tmp_path}", "model=broken", folder=tmp_path / "out")
+        assert done.returncode == 2
+        assert "malformed YAML" in done.stderr and "broken.yaml" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_unknown_field_in_a_model_file(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "extra.yaml").write_text("name: extra\nnum_layerz: 3\n")
+    done = refit(f"--config-dir={tmp_path}", "model=extra", folder=tmp_path / "out")
+    assert done.returncode == 2
+    assert "num_layerz" in done.stderr and "model/extra" in done.stderr
+
+
+def test_help_does_not_import_torch() -> None:
+    for option in (["--help"], ["--cfg", "job"]):
+        code = (
+            "import runpy, sys\n"
+            f"sys.argv = ['refit.run', {', '.join(map(repr, option))}]\n"
+            "try: runpy.run_module('refit.run', run_name='__main__', alter_sys=True)\n"
+            "except SystemExit as end: assert not end.code, end\n"
+            "assert 'torch' not in sys.modules and 'megatron' not in sys.modules\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "num_moe_experts: 16" in done.stdout
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_rank_outlives_its_controller(end: signal.Signals, tmp_path: Path) -> None:
+    shared = sorted(os.listdir("/dev/shm"))
+    mark = f"{tmp_path}-{end.name}"
+    controller = subprocess.Popen(
+        [
+            sys.executable, "-m", "refit.run", *SMALL, "refit.method=tests.faults:Hangs",
+            f"hydra.run.dir={tmp_path}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "REFIT_TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    log = "attempts/0/rank2.log"
+    assert wait_until(lambda: any("timed" in p.read_text() for p in tmp_path.glob(f"*/{log}")), 60)
+    if end is signal.SIGINT:
+        os.killpg(controller.pid, end)  # as a terminal does: to every process of the group
+    else:
+        controller.send_signal(end)
+    _, stderr = controller.communicate(timeout=30)
+    assert controller.returncode == (130 if end is signal.SIGINT else -end)
+    if end is signal.SIGINT:
+        assert "interrupted" in stderr and "Traceback" not in stderr
+    assert wait_until(lambda: not alive(mark)), alive(mark)
+    assert sorted(os.listdir("/dev/shm")) == shared
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(
+            "a small file system to fill cannot be mounted here; run as root to test a full disk"
+        )
+    try:
+        assert refit(*SMALL, folder=disk).returncode == 0
+        (kept,) = records(disk).values()
+        filler = disk / "filler"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        done = refit("-m", f"parallel={ROW_4}", "seed=0,1", "sweep.mode=force", *SMALL, folder=disk)
+        assert done.returncode in (1, 2)
+        assert "No space left on device" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(records(disk).values()) == [kept]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_dev_shm_does_not_matter(tmp_path: Path) -> None:
+    # shared weights have no name in /dev/shm, so its size, 64 MB in many a container, is no limit
+    script = (
+        "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full"
+        f" && exec {sys.executable} -m refit.run {' '.join(SMALL)} refit=ipc hydra.run.dir={tmp_path}"
+    )
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("cannot make a mount namespace here; run as root to test a full /dev/shm")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = records(tmp_path).values()
+    assert (record["status"], record["method"]) == ("ok", "ipc")
