@@ -1,3 +1,3 @@
-"""One refit: move a model's weights from its training layout to its inference layout, verify, time."""
+"""One refit: move a model's weights from training layout to inference layout, verify, time."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""One per node: starts a point's ranks, watches them against a deadline, says how they ended. Torch-free."""
+"""One per node, torch-free: starts a point's ranks, watches a deadline, says how they ended."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ class Agent:
     def __init__(self, jobs: Iterable[Job]) -> None:
         """
         Args:
-            jobs: what will run: megatron-core is imported ahead only where one of them builds with it.
+            jobs: what will run: megatron-core is imported ahead only where one of them builds
+                with it.
         """
         self._context = multiprocessing.get_context("forkserver")
         megatron = any(job.build == "megatron" for job in jobs)
         self._context.set_forkserver_preload(["refit.worker", *["refit.megatron_build"] * megatron])
-        get_temp_dir()  # made here, the children's sockets go below it, and it goes with this process
+        # made here, the children's sockets go below it, and it goes with this process
+        get_temp_dir()
         self._environment = environment.describe()
 
     def __enter__(self) -> Agent:
@@ -53,7 +55,8 @@ class Agent:
         """Run one point; returns its timing.json, read back from the disk.
 
         The job must be possible (`refit.rules`). Whatever happens to its ranks is a status in the
-        record, not an exception. A record that the disk refuses is returned all the same, as failed.
+        record, not an exception. A record that the disk refuses is returned all the same, as
+        failed.
 
         Raises:
             UserError: the point's folder cannot be made.

@@ -11,7 +11,7 @@ from refit.tensors import Catalogue, Family
 
 @dataclass(frozen=True)
 class Convention:
-    """How a build differs from production's tensors (Transformer Engine's), in the ways that matter here."""
+    """How a build differs from production's tensors (Transformer Engine's), where it matters."""
 
     norms_dtype: str = "bfloat16"
     mla_down_sharded: bool = False  # production replicates MLA's down-projections over TP
@@ -26,8 +26,8 @@ down-projections are plain column-parallel layers."""
 def moe_layers(model: Model) -> list[bool]:
     """For each layer, whether it has experts.
 
-    `moe_layer_freq` is Megatron's: N means every Nth layer from the first; a list says it per layer;
-    a string is such a list written as "([0]*1+[1]*60)".
+    `moe_layer_freq` is Megatron's: N means every Nth layer from the first; a list says it per
+    layer; a string is such a list written as "([0]*1+[1]*60)".
 
     Raises:
         UserError: the value is none of these, or the list is not num_layers long.
@@ -46,8 +46,8 @@ def moe_layers(model: Model) -> list[bool]:
             )
         return [bool(x) for x in freq]
     raise UserError(
-        f"moe_layer_freq={model.moe_layer_freq!r}: give a positive int, a list of 0 and 1, or a string"
-        " such as '([0]*1+[1]*60)'"
+        f"moe_layer_freq={model.moe_layer_freq!r}: give a positive int, a list of 0 and 1, or"
+        " a string such as '([0]*1+[1]*60)'"
     )
 
 
@@ -77,7 +77,7 @@ def _list_expression(text: str) -> object:
 
 
 def padded_vocab(model: Model, source_tp: int) -> int:
-    """Vocabulary rows after Megatron's padding to a multiple of make_vocab_size_divisible_by * source TP."""
+    """Vocabulary rows, padded as Megatron does by make_vocab_size_divisible_by * source TP."""
     multiple = model.make_vocab_size_divisible_by * source_tp
     return -(-model.vocab_size // multiple) * multiple
 
@@ -156,7 +156,10 @@ def _linear(
     layers: tuple[int, ...],
     chunks: int = 1,
 ) -> list[Family]:
-    """A [out, in] weight, and its bias [out] where asked: cut like the rows, whole where columns are cut."""
+    """A [out, in] weight, and its bias [out] where asked.
+
+    The bias is cut like the rows, and whole where columns are cut.
+    """
     families = [
         Family(
             f"decoder.layers.{{layer}}.{name}.weight",

@@ -1,4 +1,4 @@
-"""One rank of one point: cold refit, warm-up, timed iterations, and the checks that make a time worth having."""
+"""One rank of one point: cold refit, warm-up, timed iterations, and the checks on the result."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from refit.tensors import Catalogue
 from refit.transport import Transport
 from refit.weights import Weights
 
-LIMIT_BUFFER_BYTES = 64 << 20  # beyond a core's share of cache, small beside the weights
+LIMIT_BUFFER_BYTES = 32 << 20  # beyond a core's share of cache, small beside the weights
 
 
 def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
-    """Measure one point on this rank. torch.distributed is up, and every rank of the world calls this.
+    """Measure one point on this rank.
+
+    torch.distributed is up, and every rank of the world calls this.
 
     Args:
         job: possible (`refit.rules`) and supported (`refit.methods`).
@@ -135,12 +137,13 @@ def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]
     start = time.perf_counter()
     phases = work()
     span = Span(start, time.perf_counter())
-    dist.barrier()  # a source that nobody waits for must not change its weights while others still read
+    # a source that nobody waits for must not change its weights while others still read
+    dist.barrier()
     return span, phases
 
 
 def _copy_times(nbytes: int, count: int) -> list[Span]:
-    """Copy `nbytes` between two private buffers, `count` times: what this machine's memory can do."""
+    """Copy `nbytes` between two private buffers, `count` times: what this memory can do."""
     size = min(nbytes, LIMIT_BUFFER_BYTES)
     into, out_of = (torch.ones(size, dtype=torch.uint8) for _ in range(2))
 

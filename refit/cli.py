@@ -1,4 +1,4 @@
-"""One point from the command line: config in, exit code out; and users' mistakes without tracebacks."""
+"""One point from the command line: config in, exit code out; mistakes without tracebacks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         sys.exit(0)
-    # Hydra itself prints a traceback for malformed YAML and exits 1; this makes it hand errors over.
+    # Hydra itself prints a traceback for malformed YAML and exits 1; this makes it hand errors
+    # over.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()

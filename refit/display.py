@@ -1,4 +1,4 @@
-"""What a person sees: a header and a result line per point, one table at the end. rich on a terminal."""
+"""What a person sees: a header and a result line per point, and a table; rich on a terminal."""
 
 from __future__ import annotations
 
@@ -83,10 +83,11 @@ def outcome(record: dict[str, Any]) -> str:
         return f"{record['status']}: {record['reason']}"
     seconds, throughput = record["seconds"], record["throughput"]
     return (
-        f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s (slowest rank, median"
-        f" of {len(seconds['warm'])}; cold {seconds['cold']:.3f} s), {throughput['gbps']:.2f} GB/s,"
-        f" {throughput['fraction']:.0%} of this machine's memory copy; {record['verification']['elements']} elements"
-        " verified bit for bit"
+        f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s"
+        f" (slowest rank, median of {len(seconds['warm'])}; cold {seconds['cold']:.3f} s),"
+        f" {throughput['gbps']:.2f} GB/s,"
+        f" {throughput['fraction']:.0%} of this machine's memory copy;"
+        f" {record['verification']['elements']} elements verified bit for bit"
     )
 
 

@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit this package was imported from and whether files differ from it; None outside git."""
+    """The commit this package is imported from and whether files differ; None outside git."""
 
     def git(*args: str) -> str:
         folder = Path(__file__).parent

@@ -15,8 +15,8 @@ class Holders:
     """The sets of source ranks that hold the same shard, numbered.
 
     A layout has five kinds of set, from small and heavy to large and light: experts cut over ETP,
-    experts whole, dense cut over TP, dense whole, and tied embeddings (first and last stage). Within a
-    kind all sets are of one size, and a rank is in at most one.
+    experts whole, dense cut over TP, dense whole, and tied embeddings (first and last stage).
+    Within a kind all sets are of one size, and a rank is in at most one.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -44,7 +44,7 @@ class Holders:
         return np.sort(self._tables[kind][set_id - self._first[kind]])
 
     def set_id(self, family: Family, stage: IntArray, ep: IntArray, shard: IntArray) -> IntArray:
-        """The set that holds a family's shard at these (broadcast) coordinates of the source layout."""
+        """The set that holds a family's shard at these (broadcast) source coordinates."""
         source = self._source
         if family.grid == "expert":
             if family.axis is not None:
@@ -101,8 +101,8 @@ class Holders:
     def least_busiest_sender(self, sets: IntArray, nbytes: IntArray) -> int:
         """A lower bound, in bytes, on what the busiest sender sends when each block leaves its set.
 
-        For each set, and for all source ranks together: the bytes that only its ranks hold, over their
-        number (Hall's condition on these sets); the largest, rounded up.
+        For each set, and for all source ranks together: the bytes that only its ranks hold, over
+        their number (Hall's condition on these sets); the largest, rounded up.
         """
         total = np.bincount(sets, nbytes, self.count)
         best = 0.0

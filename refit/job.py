@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Optional, get_type_hints
 
-# `Optional[...]` and not `... | None` below: OmegaConf 2.3 reads these hints as the config's schema.
+# `Optional[...]` and not `... | None` below: OmegaConf 2.3 reads these hints as the schema.
 
 MISSING: Any = "???"  # what OmegaConf calls a mandatory value, said without importing it
 
@@ -91,7 +91,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Degrees:
-    """The parallel degrees of one side, as a user writes them; `refit.layout.Layout` resolves them."""
+    """One side's parallel degrees, as a user writes them; `refit.layout.Layout` resolves them."""
 
     tp: int = 1
     cp: int = 1

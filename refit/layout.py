@@ -1,4 +1,4 @@
-"""Parallel degrees -> rank grids, in Megatron's rank order; and where both layouts stand in the world."""
+"""Parallel degrees -> rank grids, in Megatron's rank order; and where both layouts stand."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Layout:
             value = getattr(self, name)
             if value is not None and (value < 1 or self.pp == 1):
                 raise UserError(
-                    f"num_layers_in_{name.split('_')[0]}_pipeline_stage={value} needs pp of 2 or more"
-                    f" and a count of 1 or more; here pp={self.pp}"
+                    f"num_layers_in_{name.split('_')[0]}_pipeline_stage={value} needs pp of 2 or"
+                    f" more and a count of 1 or more; here pp={self.pp}"
                 )
         if self.gpus == 0:
             object.__setattr__(self, "gpus", self.tp * self.cp * self.pp * self.ep)
@@ -53,8 +53,9 @@ class Layout:
         smallest = self.pp * lcm(self.tp * self.cp, self.etp * self.ep)
         if self.gpus < 1 or self.gpus % dense or self.gpus % expert:
             raise UserError(
-                f"gpus={self.gpus} must be a positive multiple of tp*cp*pp = {self.tp}*{self.cp}*{self.pp}"
-                f" = {dense} and of etp*ep*pp = {self.etp}*{self.ep}*{self.pp} = {expert};"
+                f"gpus={self.gpus} must be a positive multiple of"
+                f" tp*cp*pp = {self.tp}*{self.cp}*{self.pp} = {dense}"
+                f" and of etp*ep*pp = {self.etp}*{self.ep}*{self.pp} = {expert};"
                 f" the smallest that works is {smallest}"
             )
 
@@ -105,8 +106,8 @@ class Layout:
         if left != even * open_stages or (open_stages and even < 1):
             how = f" after {fixed} in the fixed first/last stages" if fixed else ""
             raise UserError(
-                f"{left} layers{how} do not divide among {open_stages} pipeline stages (pp={self.pp},"
-                f" num_layers={num_layers}); choose pp that divides, or set"
+                f"{left} layers{how} do not divide among {open_stages} pipeline stages"
+                f" (pp={self.pp}, num_layers={num_layers}); choose pp that divides, or set"
                 " num_layers_in_first_pipeline_stage / num_layers_in_last_pipeline_stage"
             )
         stages, start = [], 0
@@ -128,7 +129,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Placement:
-    """Both layouts in the world: whole nodes of `ranks_per_node` ranks; the ranks left over are idle."""
+    """Both layouts in the world: whole nodes of `ranks_per_node` ranks; spare ranks are idle."""
 
     source: Layout
     destination: Layout
@@ -210,7 +211,8 @@ def place(job: Job) -> Placement:
     """
     if job.mode not in ("collocated", "non-collocated"):
         raise UserError(
-            f"mode '{job.mode}' is not collocated or non-collocated (auto in refit.mode: the pair's)"
+            f"mode '{job.mode}' is not collocated or non-collocated"
+            " (auto in refit.mode: the pair's)"
         )
     source = _side(job, "source", job.parallel.source.tp, 0)
     start = 0 if job.mode == "collocated" else source.gpus

@@ -22,9 +22,10 @@ def shortage(catalogue: Catalogue, placement: Placement, node: int) -> str | Non
     free = available()
     if free is not None and source + destination > free:
         return (
-            f"needs {(source + destination) / 1e9:.2f} GB of memory (source {source / 1e9:.2f} + destination"
-            f" {destination / 1e9:.2f}), {free / 1e9:.2f} GB is available; use a smaller model"
-            " (model.num_layers=...) or a machine with more"
+            f"needs {(source + destination) / 1e9:.2f} GB of memory"
+            f" (source {source / 1e9:.2f} + destination {destination / 1e9:.2f}),"
+            f" {free / 1e9:.2f} GB is available;"
+            " use a smaller model (model.num_layers=...) or a machine with more"
         )
     return None
 
@@ -36,7 +37,7 @@ def available() -> int | None:
 
 
 def oom_kills() -> int:
-    """How many processes this kernel has killed for memory since it started; 0 where it does not say."""
+    """How many processes this kernel has killed for memory since boot; 0 where it does not say."""
     return _field(Path("/proc/vmstat"), "oom_kill") or 0
 
 

@@ -12,8 +12,8 @@ from refit.layout import Placement
 def _ipc(job: Job, placement: Placement) -> str | None:
     if placement.nodes > 1:
         return (
-            f"ipc reads its peers' memory and so needs one node; this point spans {placement.nodes};"
-            " use refit=gloo"
+            "ipc reads its peers' memory and so needs one node;"
+            f" this point spans {placement.nodes}; use refit=gloo"
         )
     return None
 
@@ -23,7 +23,7 @@ def _gloo(job: Job, placement: Placement) -> str | None:
 
 
 METHODS: dict[str, Callable[[Job, Placement], str | None]] = {"ipc": _ipc, "gloo": _gloo}
-"""Each method's file is refit/transport/<name>.py; the function says why it cannot run here, or None."""
+"""Each method's file is refit/transport/<name>.py; the function says why it cannot run, or None."""
 
 
 def choose(job: Job, placement: Placement) -> tuple[str, str]:
@@ -43,7 +43,8 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
     if method not in METHODS and not _importable(method):
         allowed = ", ".join(["auto", *METHODS])
         raise UserError(
-            f"no refit method '{method}'; there are {allowed}, and any importable package.module:Class"
+            f"no refit method '{method}'; there are {allowed},"
+            " and any importable package.module:Class"
         )
     return method, "asked for"
 
@@ -55,7 +56,7 @@ def unsupported(method: str, job: Job, placement: Placement) -> str | None:
 
 
 def locate(method: str) -> tuple[str, str]:
-    """The module and class of a method's transport: `refit.transport.ipc`, `Transport`; or as written."""
+    """Module and class of a transport: `refit.transport.ipc`, `Transport`; or as written."""
     if method in METHODS:
         return f"refit.transport.{method}", "Transport"
     module, _, name = method.partition(":")

@@ -1,9 +1,9 @@
 """The value every element must have, in bits: a function of (tensor, global index, generation).
 
-Element (i, j) of a tensor is row_hash(i) XOR column_hash(j), so a whole shard is written or checked in
-one pass over memory, and each rank can check its own destination without asking anyone. Rows and
-columns are numbered in the whole tensor, so a shard of another layout has the same values. The hash is
-splitmix64 (Steele, Lea and Flood, OOPSLA 2014), keyed by the tensor's name, generation and side.
+Element (i, j) of a tensor is row_hash(i) XOR column_hash(j), so a whole shard is written or checked
+in one pass over memory, and each rank can check its own destination without asking anyone. Rows and
+columns are numbered in the whole tensor, so a shard of another layout has the same values. The hash
+is splitmix64 (Steele, Lea and Flood, OOPSLA 2014), keyed by the tensor's name, generation and side.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Pattern:
             torch.bitwise_xor(rows[:, None], columns, out=view)
 
     def poison(self, weights: Weights) -> None:
-        """Write the complement of every expected value: wrong at each element, whatever is dropped."""
+        """Write the complement of every expected value, so a dropped element is always wrong."""
         for shard in weights.shards:
             view, rows, columns = self._parts(shard, weights.tensors[shard.tensor])
             torch.bitwise_xor(~rows[:, None], columns, out=view)

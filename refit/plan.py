@@ -19,8 +19,8 @@ class Bounds:
 
     Attributes:
         move: bytes that must change ranks.
-        send: the busiest sender sends at least this: over nested sets of source ranks, the bytes that
-            only they hold divided by their number, rounded up; the largest of these.
+        send: the busiest sender sends at least this: over nested sets of source ranks, the bytes
+            that only they hold divided by their number, rounded up; the largest of these.
         recv: the busiest receiver receives exactly this, whatever the choice.
         cross_node: blocks that no rank of the destination's node holds, counted once per node.
     """
@@ -33,7 +33,9 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Plan:
-    """Block copies, one per row. A block is `length` indices of a tensor's cut axis, whole in the others.
+    """Block copies, one per row.
+
+    A block is `length` indices of a tensor's cut axis, whole in the others.
 
     Columns, each [copies] of int64:
         tensor: id in the catalogue.
@@ -105,7 +107,8 @@ class Plan:
         sets, nbytes = self.holder_set[remote], self.nbytes[remote]
         node = self.destination[remote] // self.placement.ranks_per_node
         away = ~self.holders.on_node[sets, node]
-        # (tensor, holder set, start in the source shard) names a block; each must reach each node once
+        # (tensor, holder set, start in the source shard) names a block; each must reach each node
+        # once
         block = (self.tensor[remote] * self.holders.count + sets) * (
             1 + self.source_start.max(initial=0)
         )
@@ -126,13 +129,14 @@ class Plan:
 
 
 def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
-    """Every block copy, each with exactly one source, ordered by family, layer, expert, piece, replica.
+    """Every block copy, each with exactly one source.
 
-    The source of a block is its destination itself if it has it, else a replica on its node, else any
-    replica. Among several, sets of holders are filled one after another, experts first, each to a
-    level in bytes: the least loaded replica gets the next blocks, in runs of neighbouring
-    destinations, so that each rank talks to few peers. The level is met within one block per replica;
-    equal loads go to the lower rank.
+    Rows are ordered by family, layer, expert, piece, replica. The source of a block is its
+    destination itself if it has it, else a replica on its node, else any replica. Among several,
+    sets of holders are filled one after another, experts first, each to a level in bytes: the least
+    loaded replica gets the next blocks, in runs of neighbouring destinations, so that each rank
+    talks to few peers. The level is met within one block per replica; equal loads go to the lower
+    rank.
 
     Raises:
         UserError: a tensor does not divide over a layout (`refit.rules` finds that first).
@@ -163,7 +167,7 @@ def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
 def _copies(
     family: Family, num_layers: int, placement: Placement, holders: Holders
 ) -> list[IntArray]:
-    """The family's rows without their sources: the product of layers, experts, pieces and replicas."""
+    """The family's rows without their sources: layers x experts x pieces x replicas."""
     source, destination = placement.source, placement.destination
     index, source_stage, destination_stage = _slots(family, num_layers, placement)
     expert = np.arange(max(1, family.num_experts))
@@ -204,7 +208,11 @@ def _copies(
 def _slots(
     family: Family, num_layers: int, placement: Placement
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Where the family's tensors live: (index in the family, source stage, destination stage), each [slots]."""
+    """Where the family's tensors live.
+
+    Returns:
+        index in the family, source stage, destination stage, each [slots].
+    """
     source, destination = placement.source, placement.destination
     if family.layers:
         layers = np.array(family.layers)

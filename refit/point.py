@@ -63,8 +63,9 @@ class Point:
             write_atomic(self.config, json.dumps(self.job.to_dict(), indent=2))
         except OSError as error:
             raise UserError(
-                f"cannot write results to {self.directory}: {error.strerror}; choose another folder with"
-                " hydra.run.dir=... (one run) or hydra.sweep.dir=... (a sweep)"
+                f"cannot write results to {self.directory}: {error.strerror};"
+                " choose another folder with hydra.run.dir=... (one run)"
+                " or hydra.sweep.dir=... (a sweep)"
             ) from None
         return Attempt(folder)
 
@@ -87,7 +88,7 @@ class Attempt:
 
 
 def identity(job: Job) -> str:
-    """Ten hex digits over what affects a result: not names, texts, deadlines, or how a sweep is run."""
+    """Ten hex digits over what affects a result: not names, texts, deadlines or sweep settings."""
     config = asdict(job)
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]

@@ -1,4 +1,4 @@
-"""The rank processes of one point: start, watch against a deadline, end, and say what went wrong. Torch-free."""
+"""The rank processes of one point, torch-free: start, watch, end, and say what went wrong."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def run(
     deadline_s: float,
     progress: Callable[[str], None],
 ) -> Ended:
-    """Run ranks until all have ended, one has failed, or the deadline has passed; then none is left.
+    """Run ranks until all have ended, one has failed, or the deadline is past; none is left.
 
     Args:
         listener: a bound, listening socket for rank 0's store, where rank 0 is among the tasks.
@@ -114,9 +114,13 @@ def run(
             theirs.close()
             ranks.append(_Rank(task.rank, process, ours))
         until = deadline
-        while any(r.running for r in ranks) and (left := until - time.monotonic()) > 0:
-            waiting = [r.process.sentinel for r in ranks if r.running]
-            wait([*waiting, *(r.pipe for r in ranks if r.listening)], left)
+        # Asked once a turn: who asks takes the news of an exit, and the sentinel is silent then.
+        while running := [r for r in ranks if r.running]:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            sentinels = [r.process.sentinel for r in running]
+            wait([*sentinels, *(r.pipe for r in ranks if r.listening)], left)
             for rank in ranks:
                 rank.hear(progress)
             if until == deadline and any(r.failure(before) for r in ranks):
@@ -141,7 +145,8 @@ def _enter(task: Task, agent: Connection, listener: socket.socket | None) -> Non
 def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Attempt) -> Ended:
     failed = [(r, f) for r in ranks if (f := r.failure(oom_kills))]
     if failed:
-        # A rank that died outright explains the others' lost connections; else the first to speak does.
+        # A rank that died outright explains the others' lost connections; else the first to speak
+        # does.
         rank, first = min(failed, key=lambda rf: (_follows(rf[1]), rf[0].ended_at))
         return Ended(
             first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}"

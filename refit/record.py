@@ -29,11 +29,13 @@ Status = Literal[
 ]
 
 CLOCK = {
-    "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank leaves it; a rank's"
-    " time ends when its own destination weights are written and synchronised; the slowest rank counts",
-    "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first transfer; models are"
-    " built before",
-    "limit": "the destination ranks copy as many bytes between two private buffers of their own, as often, same clock; the median",
+    "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank"
+    " leaves it; a rank's time ends when its own destination weights are written and synchronised;"
+    " the slowest rank counts",
+    "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
+    " transfer; models are built before",
+    "limit": "the destination ranks copy as many bytes between two private buffers of their own,"
+    " as often, same clock; the median",
 }
 
 
@@ -47,7 +49,7 @@ class Span:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank measured. Idle ranks pass the same barriers, and their spans are not counted."""
+    """What one rank measured. Idle ranks pass the same barriers; their spans are not counted."""
 
     rank: int
     node: int

@@ -1,8 +1,8 @@
-"""Logical tensors: names, whole shapes, dtypes, how each is sharded, who holds what. Pure, no torch.
+"""Logical tensors: names, whole shapes, dtypes, how each is sharded, who holds what. No torch.
 
 A logical tensor is one weight of the whole model, under its global layer and expert number, however
-ranks share it. A `Family` is the set of tensors that differ only in those two numbers, so a model of
-70 000 tensors is some thirty families. Which families a model has is in `refit.architecture`.
+ranks share it. A `Family` is the set of tensors that differ only in those two numbers, so a model
+of 70 000 tensors is some thirty families. Which families a model has is in `refit.architecture`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class Family:
         name: with `{layer}` and `{expert}` where they vary.
         shape: of the whole tensor, before any sharding.
         dtype: `bfloat16` or `float32`.
-        axis: the dimension cut over TP (over ETP for experts), or None where every rank has it whole.
+        axis: the dimension cut over TP (over ETP for experts), or None where every rank has it
+            whole.
         chunks: equal parts of `axis` that are each cut on their own: 2 for gate and up (Megatron's
             partition_stride).
         grid: `dense` or `expert`: which of the layout's two rank grids shards it.
         layers: global layer numbers, from 0; empty for what lies outside the layers.
-        stage: the pipeline stage outside the layers: `first`, `last`, or `both` for tied embeddings,
-            of which a last stage that is not the first keeps its own copy.
+        stage: the pipeline stage outside the layers: `first`, `last`, or `both` for tied
+            embeddings, of which a last stage that is not the first keeps its own copy.
         num_experts: 0 where there are none.
         is_buffer: a persistent buffer, not a parameter.
         base: id of its first tensor; ids go by layer, then expert.

@@ -1,7 +1,8 @@
-"""What a rank process does around the measurement: log, rendezvous, watch its agent, report how it ended."""
+"""A rank process around the measurement: log, rendezvous, watch its agent, report its end."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -25,11 +26,12 @@ from refit.record import RankReport
 
 
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
-    """Run one rank to its end. The exit code is 0 only if it sent ("end", "ok" or "invalid", ...)."""
+    """Run one rank to its end. It exits 0 only if it sent ("end", "ok" or "invalid", ...)."""
     _log_to(task.attempt.rank_log(task.rank))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     threading.Thread(target=_die_with, args=(agent,), daemon=True).start()
     torch.set_num_threads(task.threads)
+    gc.freeze()  # what the fork server imported is never garbage; scanning it would copy its pages
     try:
         status, reason = _run(task, agent, listener)
         agent.send(("end", status, reason))
@@ -46,7 +48,10 @@ def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
 
 def _run(task: Task, agent: Connection, listener: socket.socket | None) -> tuple[str, str]:
     def progress(what: str) -> None:
-        print(f"[{time.strftime('%H:%M:%S')}] {what}", flush=True)
+        print(
+            f"[{time.strftime('%H:%M:%S') + f'.{time.time_ns() // 10**7 % 100:02d}'}] {what}",
+            flush=True,
+        )
         agent.send(("progress", what))
 
     progress("joining")

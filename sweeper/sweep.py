@@ -1,4 +1,4 @@
-"""Overrides -> points -> records: rules, duplicates, what is done already, and what is left to run."""
+"""Overrides -> points -> records: rules, duplicates, what is done and what is left to run."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def plan(batch: Sequence[Sequence[str]], compose: Compose, root: Path) -> list[P
     ]
     if missing:
         raise UserError(
-            f"sweep.mode=read-only, and {len(missing)} of {len(found)} points have no record in {root}:"
-            f" {', '.join(missing[:3])}{', ...' if missing[3:] else ''}; run them with sweep.mode=retry"
+            f"sweep.mode=read-only, and {len(missing)} of {len(found)} points have no record"
+            f" in {root}: {', '.join(missing[:3])}{', ...' if missing[3:] else ''};"
+            " run them with sweep.mode=retry"
         )
     return list(found.values())
 
@@ -72,7 +73,7 @@ def _earlier(point: Point) -> dict[str, Any] | None:
 
 
 def run(planned: Sequence[Planned], display: Display) -> list[dict[str, Any]]:
-    """Run what is to be run, one point after another on this machine; the record of every point, in order."""
+    """Run what is to be run, one point after another on this machine; every point's record."""
     records = []
     with Agent(p.point.job for p in planned) as agent:
         for number, each in enumerate(planned, 1):
@@ -95,7 +96,7 @@ def run(planned: Sequence[Planned], display: Display) -> list[dict[str, Any]]:
 
 
 def _skipped(point: Point, reason: str) -> dict[str, Any]:
-    """A record for a point that cannot run; an earlier measured one stays in its attempt's folder."""
+    """A record for a point that cannot run; an earlier one stays in its attempt's folder."""
     final = record.ended(record.begin(point, environment.describe()), "skipped", reason)
     try:
         point.directory.mkdir(parents=True, exist_ok=True)
@@ -118,13 +119,15 @@ def summary(
     ]
     for failed, each in bad:
         display.line(
-            f"\n{failed['status']}: {each.point.name}\n  {failed['reason']}\n  record: {each.point.timing}"
+            f"\n{failed['status']}: {each.point.name}\n  {failed['reason']}"
+            f"\n  record: {each.point.timing}"
         )
     counts = [
         f"{n} {s}" for s in dict.fromkeys(r["status"] for r in records) if (n := _count(records, s))
     ]
     display.line(
-        f"\n{len(records)} points: {', '.join(counts)}; records below {planned[0].point.directory.parent}"
+        f"\n{len(records)} points: {', '.join(counts)};"
+        f" records below {planned[0].point.directory.parent}"
     )
     return not bad
 

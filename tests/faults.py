@@ -1,4 +1,4 @@
-"""Transports that do one thing wrong, each on top of a real one: what verification must never call ok.
+"""Transports that do one thing wrong, on top of a real one: verification must never call them ok.
 
 Named on the command line as `refit.method=tests.faults:GlooDropsBlock` and the like.
 """
@@ -10,6 +10,7 @@ import signal
 import time
 
 import torch
+import torch.distributed as dist
 
 from refit.job import Refit
 from refit.plan import Plan
@@ -101,7 +102,7 @@ class DeliversStale(_Fault):
 
 
 class ScribblesOnSource(_Fault):
-    """Delivers all, and changes one element of the trainer's weights."""
+    """Delivers all, and changes one element of the trainer's weights after the last refit."""
 
     def prepare(
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
@@ -114,7 +115,8 @@ class ScribblesOnSource(_Fault):
 
     def execute(self) -> dict[str, float]:
         phases = super().execute()
-        if self.source is not None and self.rank == 0:
+        dist.barrier()  # nobody reads any more
+        if self.source is not None and self.rank == 0 and self.calls == 4:
             self.source.arena[0] ^= 1
         return phases
 

@@ -1,4 +1,4 @@
-"""Small jobs for tests: a MoE of all that matters (gated experts, shared expert, expert bias, dense first layer)."""
+"""Small jobs for tests: a MoE of gated experts, shared expert, expert bias, dense first layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hydra's door to `sweeper`: thin subclasses only, because Hydra refuses plugins from any other package."""
+"""Hydra's door to `sweeper`: thin subclasses, as Hydra refuses plugins from any other package."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ STORE.store(
 
 
 class RefitSweeper(BasicSweeper):
-    """Expands like Hydra's own sweeper (comma lists, glob, range, hydra.sweeper.params), as one batch.
+    """Expands like Hydra's own sweeper, as one batch.
 
-    The process exits 0 only if every point is ok or skipped.
+    Takes comma lists, glob, range and hydra.sweeper.params. The process exits 0 only if every
+    point is ok or skipped.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -54,7 +55,7 @@ class RefitSweeper(BasicSweeper):
 
 
 class RefitLauncher(Launcher):
-    """Composes each point once and hands all of them to `sweeper`, which reads each one's own cluster."""
+    """Composes each point once and hands all to `sweeper`, which reads each one's own cluster."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

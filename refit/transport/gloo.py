@@ -19,8 +19,8 @@ from refit.weights import Weights
 class Transport:
     """See `refit.transport.Transport`.
 
-    At most `in_flight` messages of each direction are under way, each in a staging buffer of its own,
-    so staging is at most 2 * in_flight * bucket. Packing and unpacking overlap with the wire.
+    At most `in_flight` messages of each direction are under way, each in a staging buffer of its
+    own, so staging is at most 2 * in_flight * bucket. Packing and unpacking overlap with the wire.
     """
 
     shares_source = False

@@ -1,4 +1,4 @@
-"""A rank's messages: blocks packed per peer into buckets, in an order that cannot deadlock. Pure."""
+"""A rank's messages: blocks packed per peer into buckets, in an order that cannot deadlock."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Message:
     """One bucket to or from a peer.
 
     Attributes:
-        order: (destination - source) mod world, then the number of the bucket in the pair. All ranks
-            post in this order and wait only for earlier messages, so the least message not yet done is
-            always posted at both its ends: no cycle of waits can form.
+        order: (destination - source) mod world, then the number of the bucket in the pair. All
+            ranks post in this order and wait only for earlier messages, so the least message not
+            yet done is always posted at both its ends: no cycle of waits can form.
     """
 
     order: tuple[int, int]
@@ -58,7 +58,7 @@ def messages(plan: Plan, rank: int, bucket_bytes: int) -> list[Message]:
 
 
 def _buckets(plan: Plan, rows: list[int], starts: list[int], limit: int) -> list[list[Block]]:
-    """Pack rows, cut along their axis where they are too large, into buckets of at most `limit` bytes."""
+    """Pack rows, cut along their axis where too large, into buckets of at most `limit` bytes."""
     buckets: list[list[Block]] = [[]]
     used = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""One point through a real agent and real rank processes: right weights are ok, anything else is not."""
+"""One point through a real agent and real ranks: right weights are ok, anything else is not."""
 
 from __future__ import annotations
 

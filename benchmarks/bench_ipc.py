@@ -1,0 +1,28 @@
+"""ipc against the copy rate of the same processes on private memory, collocated TP<->EP swap.
+
+Target: 0.85 or more. Both are measured in one run by the same ranks, as many bytes, as often; the
+slowest rank counts for both. Run: python -m benchmarks.bench_ipc
+"""
+
+from __future__ import annotations
+
+from benchmarks.common import job, run
+
+
+def main() -> None:
+    """Print one line per repetition, and the median."""
+    swap = ["parallel=collocated_1_tp4ep2_to_tp2ep4", "refit=ipc", "bench.iterations=10"]
+    ratios = []
+    print("ipc, collocated TP4 EP2 -> TP2 EP4, moe_16e, 8 ranks")
+    for record in run([job(*swap)] * 3):
+        rate = record["throughput"]
+        ratios.append(rate["fraction"])
+        print(
+            f"  refit {rate['gbps']:.2f} GB/s, private copy {rate['limit_gbps']:.2f} GB/s:"
+            f" ratio {rate['fraction']:.2f}"
+        )
+    print(f"  median ratio {sorted(ratios)[1]:.2f} (target >= 0.85)")
+
+
+if __name__ == "__main__":
+    main()

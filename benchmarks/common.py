@@ -1,0 +1,35 @@
+"""What the benchmarks share: a job as the command line composes it, run through a real agent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from refit import schema
+from refit.agent import Agent
+from refit.cli import job_of
+from refit.job import Job
+from refit.point import Point
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def job(*overrides: str) -> Job:
+    """The job of some command-line overrides."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return job_of(compose("config", list(overrides)))
+
+
+def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Run jobs one after another through one agent; every record must be ok."""
+    with tempfile.TemporaryDirectory() as folder, Agent(jobs) as agent:
+        records = [agent.run(Point.of(j, Path(folder))) for j in jobs]
+    for record in records:
+        if record["status"] != "ok":
+            raise SystemExit(f"{record['name']}: {record['status']}: {record['reason']}")
+    return records
