@@ -1,4 +1,4 @@
-"""ipc against the copy rate of the same processes on private memory, collocated TP<->EP swap.
+"""ipc against the copy rate of the same processes within their own memory, collocated TP<->EP swap.
 
 Target: 0.85 or more. Both are measured in one run by the same ranks, as many bytes, as often; the
 slowest rank counts for both. Run: python -m benchmarks.bench_ipc
@@ -18,7 +18,7 @@ def main() -> None:
         rate = record["throughput"]
         ratios.append(rate["fraction"])
         print(
-            f"  refit {rate['gbps']:.2f} GB/s, private copy {rate['limit_gbps']:.2f} GB/s:"
+            f"  refit {rate['gbps']:.2f} GB/s, own copy {rate['limit_gbps']:.2f} GB/s:"
             f" ratio {rate['fraction']:.2f}"
         )
     print(f"  median ratio {sorted(ratios)[1]:.2f} (target >= 0.85)")

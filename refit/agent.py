@@ -19,6 +19,8 @@ from refit.model_build import convention
 from refit.plan import build_plan
 from refit.point import Attempt, Point, read_json, write_atomic
 from refit.record import Record
+from refit.slab import Slab
+from refit.tensors import Catalogue
 
 Progress = Callable[[str], None]
 
@@ -42,6 +44,7 @@ class Agent:
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
         self._environment = environment.describe()
+        self._memory: memory.Slabs = {}
 
     def __enter__(self) -> Agent:
         return self
@@ -50,6 +53,8 @@ class Agent:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
+        for slab in self._all_slabs():
+            slab.close()
 
     def run(self, point: Point, progress: Progress = lambda _: None) -> dict[str, Any]:
         """Run one point; returns its timing.json, read back from the disk.
@@ -88,7 +93,7 @@ class Agent:
         reason = methods.unsupported(method, job, placement)
         if reason:
             return record.ended(begun, "unsupported", reason)
-        reason = memory.shortage(tensors, placement, node=0)
+        reason = self._shortage(tensors, placement)
         if reason:
             return record.ended(begun, "oom", reason)
         ended = self._run_ranks(point, attempt, placement, begun, progress)
@@ -116,8 +121,27 @@ class Agent:
                     host,
                     port,
                     threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
+                    slabs=self._slabs(rank),
                     begun=begun if rank == 0 else None,
                 )
                 for rank in range(placement.world)
             ]
             return ranks.run(self._context, tasks, listener, deadline_s, progress)
+
+    def _shortage(self, tensors: Catalogue, placement: Placement) -> str | None:
+        """As `memory.shortage`; what earlier points left is given back before it says no."""
+        here = range(placement.ranks_per_node)
+        reason = memory.shortage(tensors, placement, here, self._memory)
+        if reason:
+            for slab in self._all_slabs():
+                slab.clear()
+            reason = memory.shortage(tensors, placement, here)
+        return reason
+
+    def _slabs(self, rank: int) -> dict[str, Slab]:
+        if rank not in self._memory:
+            self._memory[rank] = {"source": Slab(), "destination": Slab()}
+        return self._memory[rank]
+
+    def _all_slabs(self) -> list[Slab]:
+        return [slab for sides in self._memory.values() for slab in sides.values()]

@@ -6,7 +6,7 @@ import importlib
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import numpy
@@ -22,14 +22,15 @@ from refit.model_build import convention
 from refit.pattern import Check, Pattern
 from refit.plan import build_plan
 from refit.record import RankReport, Span
+from refit.slab import Slab
 from refit.tensors import Catalogue
 from refit.transport import Transport
 from refit.weights import Weights
 
-LIMIT_BUFFER_BYTES = 32 << 20  # beyond a core's share of cache, small beside the weights
 
-
-def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
+def run(
+    job: Job, rank: int, slabs: Mapping[str, Slab], progress: Callable[[str], None]
+) -> RankReport:
     """Measure one point on this rank.
 
     torch.distributed is up, and every rank of the world calls this.
@@ -37,6 +38,7 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
     Args:
         job: possible (`refit.rules`) and supported (`refit.methods`).
         rank: this rank.
+        slabs: memory for this rank's `source` and `destination`.
         progress: told what the rank is about to do.
     """
     placement = place(job)
@@ -44,13 +46,11 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
     module, name = methods.locate(method)
     transport: Transport = getattr(importlib.import_module(module), name)(job.refit)
     progress("building models")
-    # Source first on every rank: process groups are made in one order.
-    built = [
-        models.build(
-            job, placement, side, rank, shared=side == "source" and transport.shares_source
-        )
-        for side in ("source", "destination")
-    ]
+    # source first on every rank: process groups are made in one order
+    built = (
+        models.build(job, placement, "source", rank, slabs["source"]),
+        models.build(job, placement, "destination", rank, slabs["destination"]),
+    )
     source, destination = (b.weights if b else None for b in built)
     form, _ = convention(job)
     tensors = catalogue(job.model, placement.source.tp, form)
@@ -94,7 +94,7 @@ def run(job: Job, rank: int, progress: Callable[[str], None]) -> RankReport:
     staging = transport.staging_bytes
     transport.close()
     progress("measuring the memory copy rate")
-    limit = _copy_times(destination.arena.numel() if destination else 0, job.bench.iterations)
+    limit = _copy_times(destination.arena if destination else None, job.bench.iterations)
     return RankReport(
         rank=rank,
         node=rank // placement.ranks_per_node,
@@ -142,15 +142,18 @@ def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]
     return span, phases
 
 
-def _copy_times(nbytes: int, count: int) -> list[Span]:
-    """Copy `nbytes` between two private buffers, `count` times: what this memory can do."""
-    size = min(nbytes, LIMIT_BUFFER_BYTES)
-    into, out_of = (torch.ones(size, dtype=torch.uint8) for _ in range(2))
+def _copy_times(arena: torch.Tensor | None, count: int) -> list[Span]:
+    """Copy as many bytes as the arena has from its one half to its other, `count` times.
+
+    That is what this machine's memory can do for this rank, on the very pages that a refit writes.
+    The weights in them are gone then.
+    """
 
     def copy() -> dict[str, float]:
-        for done in range(0, nbytes, max(size, 1)):
-            part = min(size, nbytes - done)
-            into[:part].copy_(out_of[:part])
+        if arena is not None:
+            half = arena.numel() // 2
+            for _ in range(2):
+                arena[:half].copy_(arena[half : 2 * half])
         return {}
 
     return [_timed(copy)[0] for _ in range(count)]

@@ -5,29 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 from refit.layout import Layout, Placement
+from refit.slab import Slab
 from refit.tensors import Catalogue
 
-
-def weight_bytes(catalogue: Catalogue, layout: Layout, ranks: range) -> int:
-    """Bytes of the weights that some ranks hold of one side."""
-    return sum(s.nbytes for rank in ranks for s in catalogue.held_by(layout, rank))
+Slabs = dict[int, dict[str, Slab]]
 
 
-def shortage(catalogue: Catalogue, placement: Placement, node: int) -> str | None:
-    """Why the weights of one node's CPU ranks do not fit its memory, or None."""
-    per_node = placement.ranks_per_node
-    ranks = range(node * per_node, (node + 1) * per_node)
-    source = weight_bytes(catalogue, placement.source, ranks)
-    destination = weight_bytes(catalogue, placement.destination, ranks)
-    free = available()
-    if free is not None and source + destination > free:
-        return (
-            f"needs {(source + destination) / 1e9:.2f} GB of memory"
-            f" (source {source / 1e9:.2f} + destination {destination / 1e9:.2f}),"
-            f" {free / 1e9:.2f} GB is available;"
-            " use a smaller model (model.num_layers=...) or a machine with more"
-        )
-    return None
+def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
+    """Bytes of the weights that a rank holds of one side."""
+    return sum(s.nbytes for s in catalogue.held_by(layout, rank))
+
+
+def shortage(
+    catalogue: Catalogue, placement: Placement, ranks: range, slabs: Slabs | None = None
+) -> str | None:
+    """Why the weights of one node's CPU ranks do not fit its memory, or None.
+
+    Args:
+        ranks: the node's.
+        slabs: memory that earlier points left, by rank and side; it is used again.
+    """
+    needs, reused = {"source": 0, "destination": 0}, 0
+    for rank in ranks:
+        for side in needs:
+            nbytes = weight_bytes(catalogue, getattr(placement, side), rank)
+            needs[side] += nbytes
+            if slabs and rank in slabs:
+                reused += min(nbytes, slabs[rank][side].nbytes)
+    free, total = available(), sum(needs.values())
+    if free is None or total - reused <= free:
+        return None
+    return (
+        f"needs {total / 1e9:.2f} GB of memory (source {needs['source'] / 1e9:.2f} + destination"
+        f" {needs['destination'] / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available; use a"
+        " smaller model (model.num_layers=...) or a machine with more"
+    )
 
 
 def available() -> int | None:

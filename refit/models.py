@@ -12,6 +12,7 @@ from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Layout, Placement
 from refit.model_build import convention, logical_name
+from refit.slab import Slab
 from refit.tensors import Catalogue
 from refit.weights import Weights
 
@@ -41,7 +42,7 @@ def build(
     placement: Placement,
     side: Side,
     rank: int,
-    shared: bool,
+    slab: Slab | None,
     device: str | torch.device = "cpu",
 ) -> Built | None:
     """Make one side's weights on this rank.
@@ -50,7 +51,7 @@ def build(
     initialised, and the side's ranks must all call, source before destination; idle ranks need not.
 
     Args:
-        shared: put the arena in CPU shared memory, for peers to map.
+        slab: CPU memory for the arena, for peers to map; None: private memory of the device.
 
     Returns:
         None on a rank outside the side's layout.
@@ -65,13 +66,11 @@ def build(
     kind, _ = convention(job)
     tensors = catalogue(job.model, placement.source.tp, kind)
     if job.build == "shards":
-        return Built(
-            layout, tensors, Weights.allocate(tensors.held_by(layout, rank), shared, device)
-        )
+        return Built(layout, tensors, Weights.allocate(tensors.held_by(layout, rank), slab, device))
     from refit import megatron_build  # four seconds of imports that build=shards does not need
 
     model = megatron_build.gpt_model(job, placement, side, rank)
-    weights = Weights.allocate(tensors.held_by(layout, rank), shared, device)
+    weights = Weights.allocate(tensors.held_by(layout, rank), slab, device)
     bind(model, weights, tied=job.model.share_embeddings_and_output_weights)
     return Built(layout, tensors, weights, model)
 

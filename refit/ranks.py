@@ -15,6 +15,7 @@ from refit import memory
 from refit.job import Job
 from refit.point import Attempt
 from refit.record import Record, Status
+from refit.slab import Slab
 
 GRACE_S = 1.0  # after a first failure, for the others to say what they saw
 LOG_LINES = 8  # of the first failing rank, shown with its failure
@@ -31,6 +32,7 @@ class Task:
     host: str
     port: int
     threads: int
+    slabs: dict[str, Slab]  # memory for its source and destination
     begun: Record | None
 
 

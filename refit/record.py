@@ -34,8 +34,8 @@ CLOCK = {
     " the slowest rank counts",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
     " transfer; models are built before",
-    "limit": "the destination ranks copy as many bytes between two private buffers of their own,"
-    " as often, same clock; the median",
+    "limit": "the destination ranks copy as many bytes, as often, from one half of their own"
+    " destination memory to the other; same clock, median",
 }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from refit.job import UserError
+from refit.slab import Slab
 from refit.tensors import Shard
 
 ALIGNMENT = 64  # bytes: a cache line, and enough for any vector load of a copy kernel
@@ -32,29 +32,23 @@ class Weights:
 
     @staticmethod
     def allocate(
-        shards: Sequence[Shard], shared: bool, device: str | torch.device = "cpu"
+        shards: Sequence[Shard], slab: Slab | None = None, device: str | torch.device = "cpu"
     ) -> Weights:
-        """An arena of the right size, its memory not yet touched, so not yet paid for.
+        """An arena of the right size; its memory is not touched here.
 
         Args:
             shards: from `Catalogue.held_by`; may be empty.
-            shared: other processes may map it: `arena.untyped_storage()._share_fd_cpu_()` gives the
-                descriptor and size, `torch.UntypedStorage._new_shared_fd_cpu` takes them. CPU only.
-            device: of the arena.
-
-        Raises:
-            UserError: shared memory was asked for on another device than the CPU.
+            slab: CPU memory for the arena, which other processes may then map; None: private.
+            device: of a private arena.
         """
         _, total = offsets(shards)
-        if shared and torch.device(device).type != "cpu":
-            raise UserError(
-                f"shared memory is of the CPU, not of '{device}'; allocate it with shared=False"
-            )
-        if shared and total:
-            return Weights.view(
-                shards, torch.empty(0, dtype=torch.uint8).set_(_shared_storage(total))
-            )
-        return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
+        if slab is None or not total:
+            return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
+        slab.reserve(total)
+        # torch keeps a duplicate of the descriptor; its type stubs do not know the method
+        attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
+        storage = attach(slab.descriptor, total)
+        return Weights.view(shards, torch.empty(0, dtype=torch.uint8).set_(storage))
 
     @staticmethod
     def view(shards: Sequence[Shard], arena: torch.Tensor) -> Weights:
@@ -84,21 +78,3 @@ def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:
         starts.append(end)
         end += -(-shard.nbytes // ALIGNMENT) * ALIGNMENT
     return starts, end
-
-
-def _shared_storage(nbytes: int) -> torch.UntypedStorage:
-    """Shared memory without a name: nothing stays behind after SIGKILL.
-
-    A memfd, where the system has it, is also not bounded by the size of /dev/shm, which is 64 MB in
-    a container that nobody configured, and whose exhaustion is a SIGBUS without a word.
-    """
-    if not hasattr(os, "memfd_create"):
-        return torch.UntypedStorage._new_using_fd_cpu(nbytes)  # unlinked at once
-    descriptor = os.memfd_create("refit-weights", os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, nbytes)
-        # torch keeps a duplicate of the descriptor; its type stubs do not know the method
-        attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
-        return attach(descriptor, nbytes)
-    finally:
-        os.close(descriptor)

@@ -21,8 +21,6 @@ from refit.weights import Weights
 class _Fault:
     """Runs the transport below it, then spoils what arrived."""
 
-    shares_source: bool
-
     def __init__(self, refit: Refit) -> None:
         super().__init__(refit)  # type: ignore[call-arg]
         self.calls = 0

@@ -15,9 +15,6 @@ from refit.weights import Weights
 class Transport(Protocol):
     """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order."""
 
-    shares_source: bool
-    """Source arenas must lie in memory that other processes can map."""
-
     def __init__(self, refit: Refit) -> None: ...
 
     def prepare(

@@ -23,8 +23,6 @@ class Transport:
     own, so staging is at most 2 * in_flight * bucket. Packing and unpacking overlap with the wire.
     """
 
-    shares_source = False
-
     def __init__(self, refit: Refit) -> None:
         self._bucket_bytes = int(refit.bucket_mb * 1e6)
         self._in_flight = refit.in_flight

@@ -24,8 +24,6 @@ from refit.weights import Weights
 class Transport:
     """See `refit.transport.Transport`."""
 
-    shares_source = True
-
     def __init__(self, refit: Refit) -> None:
         self._into: list[torch.Tensor] = []
         self._out_of: list[torch.Tensor] = []

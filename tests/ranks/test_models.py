@@ -21,6 +21,7 @@ from refit.architecture import PRODUCTION, Convention, catalogue
 from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.layout import Layout, place
 from refit.models import Built, Side, build
+from refit.slab import Slab
 from refit.tensors import Shard
 from refit.weights import ALIGNMENT, Weights, offsets
 
@@ -195,7 +196,7 @@ def run_cases(rank: int, folder: str) -> None:
         try:
             placement = replace(place(job), world=WORLD)
             with replaced(megatron_build, "_config", initialising):
-                source, destination = (build(job, placement, side, rank, True) for side in SIDES)
+                source, destination = (build(job, placement, side, rank, None) for side in SIDES)
             result: dict[str, Any] = {
                 "source": inspect(source),
                 "destination": inspect(destination),
@@ -227,7 +228,7 @@ def refusals(rank: int) -> dict[str, str]:
     def refused(model: Model, error: type[Exception]) -> str:
         job = Job(model=model, parallel=Parallel(mode="collocated", source=Degrees(ep=4)))
         with pytest.raises(error) as caught:
-            build(job, place(job), "source", rank, False)
+            build(job, place(job), "source", rank, None)
         return str(caught.value)
 
     production: tuple[Convention, dict[str, str]] = (PRODUCTION, {})
@@ -328,10 +329,10 @@ def test_shards_need_no_process_group() -> None:
         parallel=Parallel(source=Degrees(tp=2), destination=Degrees(ep=2, etp=1)),
     )
     placement = place(job)
-    built = build(job, placement, "destination", 2, shared=False)
+    built = build(job, placement, "destination", 2, None)
     assert built is not None and built.model is None
     assert built.weights.shards == catalogue(LATENT, 2).held_by(placement.destination, 2)
-    assert build(job, placement, "destination", 0, shared=False) is None
+    assert build(job, placement, "destination", 0, None) is None
 
 
 def test_arena_is_aligned_shared_and_untouched() -> None:
@@ -342,7 +343,9 @@ def test_arena_is_aligned_shared_and_untouched() -> None:
     ends = [*starts[1:], total]
     assert all(a + s.nbytes <= b for a, b, s in zip(starts, ends, shards, strict=True))
     names, before = set(os.listdir("/dev/shm")), _resident_bytes()
-    weights = Weights.allocate(shards, shared=True)
+    slab = Slab()
+    weights = Weights.allocate(shards, slab)
+    slab.close()  # the arena has a duplicate
     assert _resident_bytes() - before < total // 20
     assert set(os.listdir("/dev/shm")) == names
     descriptor, size = weights.arena.untyped_storage()._share_fd_cpu_()
@@ -357,9 +360,25 @@ def test_arena_is_aligned_shared_and_untouched() -> None:
 
 
 def test_empty_arena() -> None:
-    for shared in (False, True):
-        weights = Weights.allocate([], shared)
+    slab = Slab()
+    for memory in (None, slab):
+        weights = Weights.allocate([], memory)
         assert weights.arena.numel() == 0 and weights.tensors == {}
+    assert slab.nbytes == 0
+    slab.close()
+
+
+def test_a_slab_is_used_again() -> None:
+    slab = Slab()
+    small, large = (catalogue(replace(MOE, hidden_size=h)).held_by(Layout(), 0) for h in (64, 128))
+    Weights.allocate(large, slab).arena.fill_(7)
+    size = slab.nbytes
+    weights = Weights.allocate(small, slab)
+    assert slab.nbytes == size > weights.arena.numel()
+    assert bool((weights.arena == 7).all())
+    slab.clear()
+    assert slab.nbytes == 0
+    slab.close()
 
 
 def _resident_bytes() -> int:

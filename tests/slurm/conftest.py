@@ -1,0 +1,44 @@
+"""One real Slurm cluster for all tests of this directory, which all carry the `slurm` marker."""
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing_packages
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The hook is given the tests of all directories."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def short_root() -> Iterator[Path]:
+    """An empty directory with a short name, as unix sockets need; pytest's own are too long."""
+    if missing := missing_packages():
+        pytest.skip(f"no {', '.join(missing)} here: install with `bash tests/slurm/install.sh`")
+    path = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))
+    path.chmod(0o755)  # munge refuses a socket that others cannot reach
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(short_root: Path) -> Iterator[Cluster]:
+    """Two nodes of eight GPUs. A test leaves it as it found it: nodes up, controller running."""
+    # A SIGTERM (of CI, say) is to end the jobs as well: by default, Python would end on the spot.
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=143))
+    try:
+        with Cluster(short_root / "a", accounts=("research", "students")) as running:
+            yield running
+    finally:
+        signal.signal(signal.SIGTERM, before)
