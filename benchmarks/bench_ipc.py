@@ -1,6 +1,6 @@
 """ipc against the copy rate of the same processes within their own memory, collocated TP<->EP swap.
 
-Target: 0.85 or more. Both are measured in one run by the same ranks, as many bytes, as often; the
+Target: 0.85 or more. Both are measured in one run by the same ranks and move as many bytes; the
 slowest rank counts for both. Run: python -m benchmarks.bench_ipc
 """
 

@@ -57,10 +57,10 @@ def run(
 
     progress("filling weights")
     old, new, finite = Pattern(job.seed, 0), Pattern(job.seed, 1), Pattern(job.seed, 2, finite=True)
-    if source:
-        old.fill(source)
-    if destination:
-        old.poison(destination)
+    for weights, write in ((source, old.fill), (destination, old.poison)):
+        if weights:
+            weights.populate()
+            write(weights)
 
     progress("cold refit")
     cold = _timed(lambda: _cold(transport, tensors, placement, rank, source, destination))[0]
@@ -94,7 +94,7 @@ def run(
     staging = transport.staging_bytes
     transport.close()
     progress("measuring the memory copy rate")
-    limit = _copy_times(destination.arena if destination else None, job.bench.iterations)
+    limit = _copy_time(destination.arena if destination else None)
     return RankReport(
         rank=rank,
         node=rank // placement.ranks_per_node,
@@ -142,8 +142,8 @@ def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]
     return span, phases
 
 
-def _copy_times(arena: torch.Tensor | None, count: int) -> list[Span]:
-    """Copy as many bytes as the arena has from its one half to its other, `count` times.
+def _copy_time(arena: torch.Tensor | None) -> Span:
+    """Copy as many bytes as the arena has from its one half to its other.
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
     The weights in them are gone then.
@@ -156,4 +156,4 @@ def _copy_times(arena: torch.Tensor | None, count: int) -> list[Span]:
                 arena[:half].copy_(arena[half : 2 * half])
         return {}
 
-    return [_timed(copy)[0] for _ in range(count)]
+    return _timed(copy)[0]

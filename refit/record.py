@@ -34,8 +34,8 @@ CLOCK = {
     " the slowest rank counts",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
     " transfer; models are built before",
-    "limit": "the destination ranks copy as many bytes, as often, from one half of their own"
-    " destination memory to the other; same clock, median",
+    "limit": "the destination ranks copy as many bytes, once, from one half of their own"
+    " destination memory to the other; same clock",
 }
 
 
@@ -56,7 +56,7 @@ class RankReport:
     active: bool  # holds weights of either side
     cold: Span
     warm: list[Span]
-    limit: list[Span]
+    limit: Span
     phases: dict[str, float] = field(
         default_factory=dict
     )  # seconds, median of the timed iterations
@@ -214,9 +214,9 @@ def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], d
     """`seconds` and `throughput` from the ranks that hold weights."""
     cold = _slowest(active, [r.cold for r in active])
     warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
-    limits = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     median = statistics.median(warm)
-    gbps, limit = (nbytes / s / 1e9 for s in (median, statistics.median(limits)))
+    slowest_copy = _slowest(active, [r.limit for r in active])
+    gbps, limit = (nbytes / s / 1e9 for s in (median, slowest_copy))
     seconds = {
         "cold": cold,
         "warm": warm,
