@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from multiprocessing.util import get_temp_dir
@@ -16,13 +15,16 @@ from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
 from refit.model_build import convention
+from refit.nodes import Nodes
 from refit.plan import build_plan
-from refit.point import Attempt, Point, read_json, write_atomic
-from refit.record import Record
+from refit.point import Point, read_json, write_atomic
+from refit.record import Ended, Record
 from refit.slab import Slab
 from refit.tensors import Catalogue
 
 Progress = Callable[[str], None]
+
+RECORD_S = 60.0  # for node 0 to write the record, once a node has ended
 
 
 class Agent:
@@ -56,32 +58,50 @@ class Agent:
         for slab in self._all_slabs():
             slab.close()
 
-    def run(self, point: Point, progress: Progress = lambda _: None) -> dict[str, Any]:
-        """Run one point; returns its timing.json, read back from the disk.
+    def run(
+        self,
+        point: Point,
+        progress: Progress = lambda _: None,
+        attempt: str | None = None,
+        node: int = 0,
+        nodes: int = 1,
+    ) -> dict[str, Any]:
+        """Run this node's part of a point; returns its timing.json, read back from the disk.
 
         The job must be possible (`refit.rules`). Whatever happens to its ranks is a status in the
         record, not an exception. A record that the disk refuses is returned all the same, as
         failed.
 
+        Args:
+            attempt: the attempt's name, on which the agents of all nodes agree; None: the next
+                number, and the config is frozen here.
+            node, nodes: this node's number among those that run the point together.
+
         Raises:
             UserError: the point's folder cannot be made.
         """
-        attempt = point.new_attempt()
+        if attempt is None:
+            point.freeze()
+        team = Nodes(point.attempt(attempt), node, nodes)
         begun = record.begin(point, self._environment)
-        final = self._measure(point, attempt, begun, progress)
+        final = self._measure(point, team, begun, progress)
+        timing = team.attempt.timing
         try:
-            if final is not None:
-                record.write(attempt.timing, final)
-            text = attempt.timing.read_text()
-            write_atomic(point.timing, text)
+            if node > 0:
+                team.wait_for_record(RECORD_S)
+            elif final is not None:
+                record.write(timing, final)
+            text = timing.read_text()
+            if node == 0:
+                write_atomic(point.timing, text)
             return dict(json.loads(text))
         except OSError as error:
-            lost = f"cannot write {point.timing}: {error.strerror}"
+            lost = f"cannot write {point.timing}: {error.strerror or error}"
             reason = f"{lost}; {final.reason}" if final and final.reason else lost
             return asdict(record.ended(final or begun, "failed", reason))
 
     def _measure(
-        self, point: Point, attempt: Attempt, begun: Record, progress: Progress
+        self, point: Point, team: Nodes, begun: Record, progress: Progress
     ) -> Record | None:
         """The record of a point without times, or None where rank 0 has written one."""
         job = point.job
@@ -93,44 +113,54 @@ class Agent:
         reason = methods.unsupported(method, job, placement)
         if reason:
             return record.ended(begun, "unsupported", reason)
-        reason = self._shortage(tensors, placement)
-        if reason:
-            return record.ended(begun, "oom", reason)
-        ended = self._run_ranks(point, attempt, placement, begun, progress)
-        if ended.status in ("ok", "invalid") and read_json(attempt.timing):
+        here = range(placement.world)[team.node * placement.ranks_per_node :][
+            : placement.ranks_per_node
+        ]
+        reason = self._shortage(tensors, placement, here)
+        ended: Ended | None = Ended("oom", reason) if reason else None
+        if ended is None:
+            ended = self._run_ranks(job, team, placement, here, begun, progress)
+        team.say(ended)
+        if team.node > 0:
             return None
-        return record.ended(begun, ended.status, ended.reason)
+        verdict = team.verdict(ended)
+        if verdict.status in ("ok", "invalid") and read_json(team.attempt.timing):
+            return None
+        return record.ended(begun, verdict.status, verdict.reason)
 
     def _run_ranks(
         self,
-        point: Point,
-        attempt: Attempt,
+        job: Job,
+        team: Nodes,
         placement: Placement,
+        here: range,
         begun: Record,
         progress: Progress,
-    ) -> ranks.Ended:
-        deadline_s = point.job.bench.deadline_s
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            host, port = listener.getsockname()
-            tasks = [
-                ranks.Task(
-                    point.job,
-                    attempt,
-                    rank,
-                    placement.world,
-                    host,
-                    port,
-                    threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
-                    slabs=self._slabs(rank),
-                    begun=begun if rank == 0 else None,
-                )
-                for rank in range(placement.world)
-            ]
-            return ranks.run(self._context, tasks, listener, deadline_s, progress)
+    ) -> Ended | None:
+        deadline_s = job.bench.deadline_s
+        try:
+            with team.meeting(deadline_s) as (host, port, listener):
+                tasks = [
+                    ranks.Task(
+                        job,
+                        team.attempt,
+                        rank,
+                        placement.world,
+                        host,
+                        port,
+                        threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
+                        slabs=self._slabs(rank),
+                        begun=begun if rank == 0 else None,
+                    )
+                    for rank in here
+                ]
+                stop = team.another_failed if team.count > 1 else None
+                return ranks.run(self._context, tasks, listener, deadline_s, progress, stop)
+        except TimeoutError as error:
+            return Ended("timeout", str(error))
 
-    def _shortage(self, tensors: Catalogue, placement: Placement) -> str | None:
+    def _shortage(self, tensors: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""
-        here = range(placement.ranks_per_node)
         reason = memory.shortage(tensors, placement, here, self._memory)
         if reason:
             for slab in self._all_slabs():

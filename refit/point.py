@@ -17,7 +17,7 @@ class Point:
     """A job in a directory.
 
     Files, all named here:
-        config.json: the resolved config; what the ranks read.
+        point.json: the overrides and the resolved config, frozen when it was last submitted.
         timing.json: the record of the newest attempt that ended.
         attempts/<n>/: one attempt: its timing.json, rank<k>.json and rank<k>.log.
     """
@@ -35,8 +35,8 @@ class Point:
         return self.directory.name
 
     @property
-    def config(self) -> Path:
-        return self.directory / "config.json"
+    def frozen(self) -> Path:
+        return self.directory / "point.json"
 
     @property
     def timing(self) -> Path:
@@ -48,26 +48,56 @@ class Point:
         tag = f"{job.model.name}-{job.parallel.name}-{job.refit.name}"
         return Point(job, root / f"{tag}-{identity(job)}", overrides)
 
-    def new_attempt(self) -> Attempt:
-        """Make the next attempt's folder and freeze the config; earlier attempts stay.
+    @staticmethod
+    def load(directory: Path) -> Point:
+        """A point as it was frozen.
+
+        Raises:
+            UserError: there is none in that folder.
+        """
+        said = read_json(directory / "point.json")
+        if said is None:
+            raise UserError(f"{directory} holds no point: no whole point.json in it")
+        return Point(Job.from_dict(said["config"]), directory, tuple(said["overrides"]))
+
+    def freeze(self) -> None:
+        """Write what the ranks will read: editing YAML afterwards changes nothing.
 
         Raises:
             UserError: the folder cannot be written.
         """
+        said = {"overrides": self.overrides, "config": self.job.to_dict()}
         try:
-            attempts = self.directory / "attempts"
-            attempts.mkdir(parents=True, exist_ok=True)
-            taken = [int(p.name) for p in attempts.iterdir() if p.name.isdigit()]
-            folder = attempts / str(max(taken, default=-1) + 1)
-            folder.mkdir()
-            write_atomic(self.config, json.dumps(self.job.to_dict(), indent=2))
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.frozen, json.dumps(said, indent=2))
         except OSError as error:
-            raise UserError(
-                f"cannot write results to {self.directory}: {error.strerror};"
-                " choose another folder with hydra.run.dir=... (one run)"
-                " or hydra.sweep.dir=... (a sweep)"
-            ) from None
-        return Attempt(folder)
+            raise self._unwritable(error) from None
+
+    def attempt(self, name: str | None = None) -> Attempt:
+        """Make the folder of an attempt; earlier attempts stay.
+
+        Args:
+            name: what the agents of several nodes agree on; None: the next number.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        attempts = self.directory / "attempts"
+        try:
+            attempts.mkdir(parents=True, exist_ok=True)
+            if name is None:
+                taken = [int(p.name) for p in attempts.iterdir() if p.name.isdigit()]
+                name = str(max(taken, default=-1) + 1)
+            (attempts / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return Attempt(attempts / name)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write results to {self.directory}: {error.strerror}; choose another with"
+            " hydra.run.dir=... (one run) or hydra.sweep.dir=... (a sweep)"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from multiprocessing.process import BaseProcess
 from refit import memory
 from refit.job import Job
 from refit.point import Attempt
-from refit.record import Record, Status
+from refit.record import Ended, Record
 from refit.slab import Slab
 
 GRACE_S = 1.0  # after a first failure, for the others to say what they saw
+STOP_POLL_S = 0.5
 LOG_LINES = 8  # of the first failing rank, shown with its failure
 
 
@@ -34,14 +35,6 @@ class Task:
     threads: int
     slabs: dict[str, Slab]  # memory for its source and destination
     begun: Record | None
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a point's ranks ended."""
-
-    status: Status
-    reason: str = ""
 
 
 @dataclass
@@ -97,12 +90,17 @@ def run(
     listener: socket.socket | None,
     deadline_s: float,
     progress: Callable[[str], None],
-) -> Ended:
+    stop: Callable[[], bool] | None = None,
+) -> Ended | None:
     """Run ranks until all have ended, one has failed, or the deadline is past; none is left.
 
     Args:
         listener: a bound, listening socket for rank 0's store, where rank 0 is among the tasks.
         progress: told what rank 0 is doing.
+        stop: asked twice a second whether to end them for somebody else's sake.
+
+    Returns:
+        How they ended; None where `stop` said so.
     """
     ranks: list[_Rank] = []
     before = memory.oom_kills()
@@ -122,9 +120,12 @@ def run(
             if left <= 0:
                 break
             sentinels = [r.process.sentinel for r in running]
-            wait([*sentinels, *(r.pipe for r in ranks if r.listening)], left)
+            turn = min(left, STOP_POLL_S) if stop else left
+            wait([*sentinels, *(r.pipe for r in ranks if r.listening)], turn)
             for rank in ranks:
                 rank.hear(progress)
+            if stop and until == deadline and stop():
+                return None
             if until == deadline and any(r.failure(before) for r in ranks):
                 until = min(deadline, time.monotonic() + GRACE_S)
         for rank in ranks:

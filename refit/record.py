@@ -28,6 +28,15 @@ Status = Literal[
     "skipped",  # a rule says the job is impossible
 ]
 
+
+@dataclass(frozen=True)
+class Ended:
+    """How a point, or one node's part of it, ended."""
+
+    status: Status
+    reason: str = ""
+
+
 CLOCK = {
     "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank"
     " leaves it; a rank's time ends when its own destination weights are written and synchronised;"

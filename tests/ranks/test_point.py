@@ -160,7 +160,7 @@ def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
     kept = point.directory / "attempts" / "0" / "timing.json"
     assert json.loads(kept.read_text()) == first
     assert json.loads(point.timing.read_text()) == second
-    assert Job.from_dict(json.loads(point.config.read_text())) == point.job
+    assert Point.load(point.directory) == point
 
 
 def test_an_unsupported_method_starts_no_rank(agent: Agent, tmp_path: Path) -> None:
