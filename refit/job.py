@@ -130,9 +130,10 @@ class Cluster:
     """Where the ranks run."""
 
     name: str = MISSING
-    launcher: str = "local"
+    launcher: str = "local"  # local: processes of this machine | slurm: jobs
     nodes: int = 1  # the most nodes a point may take
     ranks_per_node: int = 8
+    slurm: Any = None  # what sbatch is asked for, in submitit's names; nulls are left out
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Sweep:
-    """How a sweep treats points that ran before. Not part of a point's identity."""
+    """How a sweep treats its points. Not part of a point's identity."""
 
-    mode: str = (
-        "retry"  # retry: keep done points, run failed ones again | cached | force | read-only
-    )
+    # retry: keep done points, run failed ones again | cached: keep whatever ended
+    # force: run all again | read-only: run nothing
+    mode: str = "retry"
+    dry_run: bool = False  # print what would be run, and where
+    wait: bool = True  # False: submit to Slurm and return
+    pack: int = 1  # points of one shape that share an allocation, one after another
+    max_attempts: int = 3  # for what Slurm took away: preemption, node failure, time limit
 
 
 @dataclass(frozen=True)

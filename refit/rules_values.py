@@ -13,6 +13,7 @@ JobRule = Callable[[Job], str | None]
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "build": ("megatron", "shards"),
     "verify": ("bits", "logits"),
+    "cluster.launcher": ("local", "slurm"),
     "sweep.mode": ("retry", "cached", "force", "read-only"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
     "parallel.mode": ("collocated", "non-collocated"),
@@ -31,6 +32,8 @@ MINIMA: dict[str, int] = {
     "bench.warmup": 0,
     "cluster.nodes": 1,
     "cluster.ranks_per_node": 1,
+    "sweep.pack": 1,
+    "sweep.max_attempts": 1,
     "refit.in_flight": 1,
     "model.num_layers": 1,
     "model.hidden_size": 1,

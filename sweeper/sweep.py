@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +15,14 @@ from refit import environment, record
 from refit.agent import Agent
 from refit.display import Display
 from refit.job import Job, UserError
+from refit.layout import place
 from refit.point import Point, read_json
 from refit.rules import impossible
+from sweeper import slurm, status, watch
 
 Compose = Callable[[Sequence[str]], Job]
 
+GOOD = ("ok", "skipped", "submitted", "running")  # what does not fail a sweep
 DONE = ("ok",)  # what `retry` keeps; `cached` keeps whatever has ended
 
 
@@ -72,27 +79,110 @@ def _earlier(point: Point) -> dict[str, Any] | None:
     return known if mode in ("cached", "read-only") or known["status"] in DONE else None
 
 
-def run(planned: Sequence[Planned], display: Display) -> list[dict[str, Any]]:
-    """Run what is to be run, one point after another on this machine; every point's record."""
-    records = []
-    with Agent(p.point.job for p in planned) as agent:
-        for number, each in enumerate(planned, 1):
+def dry_run(planned: Sequence[Planned], display: Display) -> None:
+    """Print every point with its ranks, nodes, and what would become of it; then the sbatch files."""
+    for each in planned:
+        fate = each.skip and f"skip: {each.skip}"
+        fate = fate or ("keep: " + each.kept["status"] if each.kept else "run")
+        shape = ""
+        if not each.skip:
+            there = place(each.point.job)
+            shape = f"{there.used} of {there.world} ranks, {there.nodes} node(s)"
+        display.line(f"{each.point.name}  {shape}  {each.point.job.cluster.launcher}  {fate}")
+    for alike in slurm.groups(_on_slurm(planned)).values():
+        jobs = -(-len(alike) // alike[0].job.sweep.pack)
+        display.line(f"\n{len(alike)} points in {jobs} jobs:")
+        made = slurm.executor(alike[0], each.point.directory.parent / ".submitit")
+        display.line(made._make_submission_file_text("python -m submitit.core._submit", "dry-run"))
+
+
+def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[str, Any]]:
+    """Submit what goes to Slurm, run the rest here one after another, wait; every point's record.
+
+    Args:
+        root: the sweep's folder; one controller at a time works on it.
+
+    Raises:
+        UserError: another controller holds the folder, or Slurm refuses a job.
+    """
+    with controller_lock(root):
+        distant = _on_slurm(planned)
+        if distant:
+            slurm.check()
+            alive = slurm.queued()
+            missing = [p for p in distant if status.get(p)["slurm_id"] not in alive]
+            display.line(
+                f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted"
+            )
+            slurm.submit(missing, root)
+        records = {p.point.id: found for p, found in _run_here(planned, display)}
+        if distant and distant[0].job.sweep.wait:
+            watch.watch(distant, root, display.line)
+    return [records.get(p.point.id) or read_json(p.point.timing) or _open(p.point) for p in planned]
+
+
+def _on_slurm(planned: Sequence[Planned]) -> list[Point]:
+    """The points that are to be run and whose own cluster is a Slurm one."""
+    todo = [p.point for p in planned if not p.kept and not p.skip]
+    return [point for point in todo if point.job.cluster.launcher == "slurm"]
+
+
+def _open(point: Point) -> dict[str, Any]:
+    """Stands in for the record of a point that was submitted and not waited for."""
+    said = status.get(point)
+    begun = record.ended(record.begin(point, {}), "skipped", f"{said['state']} {said['slurm_id']}")
+    return {**asdict(begun), "status": said["state"]}
+
+
+def _run_here(
+    planned: Sequence[Planned], display: Display
+) -> Iterator[tuple[Planned, dict[str, Any]]]:
+    """Each point that needs no Slurm, with its record."""
+    here = [p for p in planned if p.kept or p.skip or p.point.job.cluster.launcher == "local"]
+    with Agent(p.point.job for p in here) as agent:
+        for number, each in enumerate(here, 1):
             point = each.point
-            count = f"[{number}/{len(planned)}] "
+            count = f"[{number}/{len(here)}] "
             if each.kept:
-                display.line(
-                    f"{count}{point.job.parallel.name}: kept from {each.kept['finished_at']}"
-                )
-                records.append(each.kept)
+                when = each.kept["finished_at"]
+                display.line(f"{count}{point.job.parallel.name}: kept from {when}")
+                yield each, each.kept
             elif each.skip:
                 display.line(f"{count}{point.job.parallel.name}: skipped: {each.skip}")
-                records.append(_skipped(point, each.skip))
+                yield each, _skipped(point, each.skip)
             else:
                 display.begin(point.job, count)
                 with display.progress() as progress:
-                    records.append(agent.run(point, progress))
-                display.result(records[-1])
-    return records
+                    found = agent.run(point, progress)
+                display.result(found)
+                yield each, found
+
+
+@contextmanager
+def controller_lock(root: Path) -> Iterator[None]:
+    """Hold the sweep's folder; it is let go when this process ends, however it ends.
+
+    Raises:
+        UserError: another controller holds it, or the folder cannot be written.
+    """
+    path = root / ".controller"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write results to {root}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another controller works on {root}: {path.read_text().strip()}; wait for it, or"
+                " choose another folder with hydra.sweep.dir=..."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n")
+        file.flush()
+        yield
 
 
 def _skipped(point: Point, reason: str) -> dict[str, Any]:
@@ -112,11 +202,7 @@ def summary(
     """Print the table and each failure; True when every point is ok or skipped."""
     display.line("")
     display.table(records)
-    bad = [
-        (r, p)
-        for r, p in zip(records, planned, strict=True)
-        if r["status"] not in ("ok", "skipped")
-    ]
+    bad = [(r, p) for r, p in zip(records, planned, strict=True) if r["status"] not in GOOD]
     for failed, each in bad:
         display.line(
             f"\n{failed['status']}: {each.point.name}\n  {failed['reason']}"

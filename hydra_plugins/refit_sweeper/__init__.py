@@ -77,7 +77,10 @@ class RefitLauncher(Launcher):
             Path(self.config.hydra.sweep.dir),
         )
         display = Display()
-        records = sweep.run(planned, display)
+        if any(each.point.job.sweep.dry_run for each in planned):
+            sweep.dry_run(planned, display)
+            return []
+        records = sweep.run(planned, Path(self.config.hydra.sweep.dir), display)
         sweep.summary(records, planned, display)
         return [
             JobReturn(

@@ -1,0 +1,157 @@
+"""Points -> Slurm jobs through submitit, one array per resource shape; what Slurm says of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError
+
+from refit.job import UserError
+from refit.layout import place
+from refit.point import Point
+from sweeper import status
+from sweeper.pack import Pack
+
+CLIENT_S = 60.0  # for a Slurm client; one whose controller is gone takes ten seconds to say so
+
+
+def groups(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """Points that ask for the same: nodes, everything below cluster, and the pack size."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        key = json.dumps([parameters(point), point.job.sweep.pack], sort_keys=True)
+        found.setdefault(key, []).append(point)
+    return found
+
+
+def parameters(point: Point) -> dict[str, Any]:
+    """What a point asks of sbatch, in submitit's names."""
+    asked = {k: v for k, v in (point.job.cluster.slurm or {}).items() if v is not None}
+    return {
+        "job_name": "refit-sweep",
+        "stderr_to_stdout": True,
+        **asked,
+        "nodes": place(point.job).nodes,
+        "ntasks_per_node": 1,
+        # one node's agent that ends badly ends the others, and Slurm says FAILED
+        "srun_args": ["--kill-on-bad-exit=1", *asked.get("srun_args", [])],
+    }
+
+
+def check() -> None:
+    """Ask whether there is a Slurm to submit to.
+
+    Raises:
+        UserError: its commands are missing, or its controller does not answer.
+    """
+    said = client("scontrol", "ping")
+    if "is UP" not in said:
+        raise UserError(f"no Slurm controller answers (scontrol ping: {said.strip()})")
+
+
+def client(*command: str) -> str:
+    """Output of a Slurm command.
+
+    Raises:
+        UserError: the command is missing, fails, or does not answer.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_S)
+    except FileNotFoundError:
+        raise UserError(
+            f"cluster=slurm needs Slurm's commands, and {command[0]} is not on PATH; run on a"
+            " login node, or use cluster=local"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{' '.join(command)} gave no answer in {CLIENT_S:g} s") from None
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def executor(point: Point, folder: Path) -> submitit.SlurmExecutor:
+    """submitit's executor for a point's shape.
+
+    Raises:
+        UserError: a parameter that submitit does not know; its text lists those it does.
+    """
+    made = submitit.SlurmExecutor(folder=folder, max_num_timeout=0)
+    try:
+        made.update_parameters(**parameters(point))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"cluster.slurm: {error}") from None
+    return made
+
+
+def submit(points: Sequence[Point], root: Path) -> None:
+    """Submit every point, one array per shape, split at the cluster's MaxArraySize.
+
+    Either all are submitted or none: when Slurm refuses one shape, the others are cancelled.
+
+    Raises:
+        UserError: Slurm refuses, with its own words.
+    """
+    largest = _max_array_size()
+    submitted: list[str] = []
+    for alike in groups(points).values():
+        size = alike[0].job.sweep.pack
+        packs = [alike[i : i + size] for i in range(0, len(alike), size)]
+        for start in range(0, len(packs), largest):
+            part = packs[start : start + largest]
+            try:
+                submitted += _submit_array(part, root)
+            except UserError:
+                if submitted:
+                    client("scancel", *sorted({i.split("_")[0] for i in submitted}))
+                raise
+
+
+def _submit_array(packs: Sequence[Sequence[Point]], root: Path) -> list[str]:
+    made = executor(packs[0][0], root / ".submitit")
+    numbered = []
+    for pack in packs:
+        for point in pack:
+            point.freeze()
+        numbered.append([(point, point.attempt().directory.name) for point in pack])
+    calls = [Pack(tuple((str(p.directory.resolve()), n) for p, n in pack)) for pack in numbered]
+    try:
+        with made.batch():
+            jobs = [made.submit(call) for call in calls]
+    except FailedJobError as error:
+        raise UserError(f"Slurm refuses the job: {_sbatch_words(error)}") from None
+    for job, members in zip(jobs, numbered, strict=True):
+        for point, number in members:
+            status.put(point, "submitted", number, job.job_id)
+    return [job.job_id for job in jobs]
+
+
+def _sbatch_words(error: FailedJobError) -> str:
+    found = re.findall(r"sbatch: error: (.*)", str(error))
+    return "; ".join(found) or str(error).strip()
+
+
+def _max_array_size() -> int:
+    """The most jobs an array may have; 1000 where Slurm does not say."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", client("scontrol", "show", "config"))
+    return max(1, int(found[1]) - 1) if found else 1000
+
+
+def queued() -> set[str]:
+    """Ids of this user's jobs that Slurm has not finished with; array elements one by one."""
+    return set(client("squeue", "--me", "--noheader", "--array", "--format=%i").split())
+
+
+def state(slurm_id: str) -> str:
+    """What accounting says of a job that is not queued any more: COMPLETED, TIMEOUT, ..."""
+    said = client("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", slurm_id)
+    for line in reversed(said.splitlines()):
+        job, _, word = line.partition("|")
+        if job == slurm_id:
+            return word
+    return "UNKNOWN"
