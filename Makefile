@@ -15,7 +15,7 @@ INPUTS := pyproject.toml constraints-cpu.txt
 
 help:
 	@echo "make table   the ten rows of the eight-GPU table, verified, on this machine's CPUs"
-	@echo "make test    all tests"
+	@echo "make test    lint and all tests"
 	@echo "make lint    ruff, ruff format --check, mypy"
 	@echo "make bench   benchmarks: ratios taken in one run"
 	@echo "make setup   only install into .venv;  make clean  remove it"
@@ -36,7 +36,7 @@ setup: .venv/.test-installed
 table: setup
 	$(BIN)/python -m refit.run -m 'parallel=glob(*)'
 
-test: setup
+test: lint
 	$(BIN)/python -m pytest
 
 lint: .venv/.dev-installed

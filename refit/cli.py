@@ -43,6 +43,10 @@ def run_one(config: DictConfig) -> None:
         job = job_of(config)
         if reason := impossible(job):
             raise UserError(reason)
+        if job.cluster.launcher != "local":
+            raise UserError(
+                f"cluster={job.cluster.name} starts jobs in a sweep; add -m, or use cluster=local"
+            )
         point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
         display.begin(job)
         with Agent([job]) as agent, display.progress() as progress:

@@ -80,7 +80,7 @@ def _earlier(point: Point) -> dict[str, Any] | None:
 
 
 def dry_run(planned: Sequence[Planned], display: Display) -> None:
-    """Print every point with its ranks, nodes, and what would become of it; then the sbatch files."""
+    """Print every point, its ranks, nodes and what would become of it; then the sbatch files."""
     for each in planned:
         fate = each.skip and f"skip: {each.skip}"
         fate = fate or ("keep: " + each.kept["status"] if each.kept else "run")

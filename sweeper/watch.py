@@ -58,9 +58,9 @@ def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> No
         for point in open_points:
             slurm_id = states[point.name]["slurm_id"]
             missed[slurm_id] = 0 if slurm_id in alive else missed[slurm_id] + 1
-            if missed[slurm_id] >= MISSED and status.get(point)["state"] not in status.FINAL:
-                if _settle(point, states[point.name], say):
-                    again.append(point)
+            lost = missed[slurm_id] >= MISSED and status.get(point)["state"] not in status.FINAL
+            if lost and _settle(point, states[point.name], say):
+                again.append(point)
         if again:
             slurm.submit(again, root)
         time.sleep(POLL_S)

@@ -85,9 +85,7 @@ class RefitLauncher(Launcher):
         return [
             JobReturn(
                 overrides=list(each.point.overrides),
-                status=JobStatus.COMPLETED
-                if found["status"] in ("ok", "skipped")
-                else JobStatus.FAILED,
+                status=JobStatus.COMPLETED if found["status"] in sweep.GOOD else JobStatus.FAILED,
                 _return_value=found,
             )
             for each, found in zip(planned, records, strict=True)
