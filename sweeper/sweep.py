@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -179,9 +179,10 @@ def controller_lock(root: Path) -> Iterator[None]:
                 f"another controller works on {root}: {path.read_text().strip()}; wait for it, or"
                 " choose another folder with hydra.sweep.dir=..."
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n")
-        file.flush()
+        with suppress(OSError):  # a full disk: who holds it is then not said, but it is held
+            os.ftruncate(file.fileno(), 0)
+            holder = f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n"
+            os.write(file.fileno(), holder.encode())
         yield
 
 
