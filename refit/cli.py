@@ -86,7 +86,11 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
             raise
         _give_up(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt:
-        print("interrupted; no rank is left running", file=sys.stderr)
+        print(
+            "interrupted; no rank is left running here. Jobs in Slurm's queue go on: the same command"
+            " takes them up again",
+            file=sys.stderr,
+        )
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
 
