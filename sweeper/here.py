@@ -1,0 +1,82 @@
+"""Inside an allocation (salloc): points run as srun steps on the nodes it has, not as new jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from refit import environment, record
+from refit.job import UserError
+from refit.layout import place
+from refit.point import Point, write_atomic
+from sweeper import slurm, status
+from sweeper.pack import Pack
+
+
+def run(points: Sequence[Point], say: Callable[[str], None]) -> None:
+    """Run points pack after pack, each pack as one step with one task per node.
+
+    Args:
+        points: to be run; each ends with a record.
+        say: told which step starts.
+
+    Raises:
+        UserError: this is no allocation.
+    """
+    have = int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
+    if not have:
+        raise UserError(
+            "sweep.here=true runs on the nodes of an allocation, and this is none; start it below"
+            " salloc --nodes=... --gpus-per-node=8, or leave sweep.here out to submit jobs"
+        )
+    for alike in slurm.groups(points).values():
+        nodes, size = place(alike[0].job).nodes, alike[0].job.sweep.pack
+        for start in range(0, len(alike), size):
+            pack = alike[start : start + size]
+            say(f"step of {nodes} node(s): {', '.join(p.name for p in pack)}")
+            if nodes > have:
+                for point in pack:
+                    _end(point, "skipped", f"needs {nodes} nodes, this allocation has {have}")
+                continue
+            _step(pack, nodes)
+
+
+def _step(pack: Sequence[Point], nodes: int) -> None:
+    numbered = []
+    for point in pack:
+        point.freeze()
+        attempt = point.attempt().directory.name
+        status.put(point, "submitted", attempt, os.environ["SLURM_JOB_ID"])
+        numbered.append((str(point.directory.resolve()), attempt))
+    shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    command = [sys.executable, "-m", "sweeper.here", json.dumps(numbered)]
+    done = subprocess.run(["srun", *shape, *command], stdout=subprocess.DEVNULL)
+    for point, (_, attempt) in zip(pack, numbered, strict=True):
+        if status.get(point)["state"] not in status.FINAL:
+            _end(
+                point,
+                "crashed",
+                f"srun ended with code {done.returncode} and left no record",
+                attempt,
+            )
+
+
+def _end(point: Point, how: record.Status, reason: str, attempt: str | None = None) -> None:
+    """Give a point that could not run its record."""
+    folder = point.attempt(attempt)
+    final = record.ended(record.begin(point, environment.describe()), how, reason)
+    record.write(folder.timing, final)
+    write_atomic(point.timing, folder.timing.read_text())
+    status.put(point, how, folder.directory.name, os.environ["SLURM_JOB_ID"])
+
+
+def main(argument: str) -> None:
+    """What srun starts on each node; see `sweeper.pack.Pack`."""
+    Pack(tuple((str(folder), str(attempt)) for folder, attempt in json.loads(argument)))()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
