@@ -15,7 +15,7 @@ from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
 from refit.model_build import convention
-from refit.nodes import Nodes
+from refit.nodes import Nodes, Stopped
 from refit.plan import build_plan
 from refit.point import Point, read_json, write_atomic
 from refit.record import Ended, Record
@@ -156,6 +156,8 @@ class Agent:
                 ]
                 stop = team.another_failed if team.count > 1 else None
                 return ranks.run(self._context, tasks, listener, deadline_s, progress, stop)
+        except Stopped:
+            return None
         except TimeoutError as error:
             return Ended("timeout", str(error))
 

@@ -94,13 +94,12 @@ def outcome(record: dict[str, Any]) -> str:
 def cells(record: dict[str, Any]) -> tuple[str, ...]:
     """A record's row of the table; empty where it reports nothing."""
     layout, seconds, checked = record["layout"], record["seconds"], record["verification"]
-    used = layout and len({*layout["source"]["ranks"], *layout["destination"]["ranks"]})
     return (
         record["config"]["parallel"]["name"],
         record["config"]["model"]["name"],
         record["mode"],
         record["method"] or "",
-        f"{used} of {layout['world']}" if layout else "",
+        f"{used_ranks(layout)} of {layout['world']}" if layout else "",
         size(record["plan"]["bytes"]) if record["plan"] else "",
         *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
         f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
@@ -111,6 +110,11 @@ def cells(record: dict[str, Any]) -> tuple[str, ...]:
         else f"{checked['mismatches']} wrong",
         record["status"],
     )
+
+
+def used_ranks(layout: dict[str, Any]) -> int:
+    """How many ranks of a record's layout hold weights."""
+    return len({*layout["source"]["ranks"], *layout["destination"]["ranks"]})
 
 
 def size(nbytes: int) -> str:

@@ -147,12 +147,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Sweep:
-    """How a sweep treats its points. Not part of a point's identity."""
+    """How a sweep treats its points. Not part of a point's identity, but for `repetition`."""
 
     # retry: keep done points, run failed ones again | cached: keep whatever ended
     # force: run all again | read-only: run nothing
     mode: str = "retry"
     dry_run: bool = False  # print what would be run, and where
+    exclude: Any = None  # a list of patterns: points whose directory's name matches are dropped
+    repeat: int = 1  # run each point so often; a higher number keeps the runs that are done
+    repetition: int = 1  # which of them this one is; set by the sweep, and part of the identity
     wait: bool = True  # False: submit to Slurm and return
     pack: int = 1  # points of one shape that share an allocation, one after another
     max_attempts: int = 3  # for what Slurm took away: preemption, node failure, time limit

@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refit.point import Attempt, read_json, write_atomic
+from refit.ranks import follows
 from refit.record import Ended
 
 POLL_S = 0.2
-LOST_S = 30.0  # for the other nodes' last words, once this node has ended
+LOST_S = 60.0  # for the other nodes' last words, once this node has ended
+
+
+class Stopped(Exception):
+    """This node's part ends for the sake of another, which has a failure to report."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,11 @@ class Nodes:
         """Host and port of rank 0's store, and on node 0 the listening socket it takes over.
 
         Raises:
+            Stopped: another node failed, and may never have opened a store.
             TimeoutError: node 0 did not say within the limit.
         """
         if self.node > 0:
-            said = self._wait_for(self._place, limit_s)
+            said = self._wait_for(self._place, limit_s, self.another_failed)
             yield str(said["host"]), int(said["port"]), None
             return
         # Loopback where nobody else needs to reach it.
@@ -79,8 +85,9 @@ class Nodes:
             if said["status"]:
                 found.append(Ended(said["status"], said["reason"]))
         bad = [e for e in found if e.status not in ("ok", "invalid")]
+        # a death or an error of its own explains the connections that other nodes lost by it
         order = ("crashed", "oom", "timeout", "failed")
-        return min(bad, key=lambda e: order.index(e.status)) if bad else found[0]
+        return min(bad, key=lambda e: (follows(e), order.index(e.status))) if bad else found[0]
 
     def wait_for_record(self, limit_s: float) -> None:
         """On the other nodes: until node 0 has written the attempt's record.
@@ -97,9 +104,13 @@ class Nodes:
     def _end(self, node: int) -> Path:
         return self.attempt.directory / f"node{node}.json"
 
-    def _wait_for(self, path: Path, limit_s: float) -> dict[str, Any]:
+    def _wait_for(
+        self, path: Path, limit_s: float, stop: Callable[[], bool] | None = None
+    ) -> dict[str, Any]:
         until = time.monotonic() + limit_s
         while (said := read_json(path)) is None:
+            if stop and stop():
+                raise Stopped
             if time.monotonic() > until:
                 raise TimeoutError(f"nothing in {path} after {limit_s:g} s")
             time.sleep(POLL_S)

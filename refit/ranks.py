@@ -124,10 +124,11 @@ def run(
             wait([*sentinels, *(r.pipe for r in ranks if r.listening)], turn)
             for rank in ranks:
                 rank.hear(progress)
-            if stop and until == deadline and stop():
-                return None
+            # A failure of our own comes first: the others' may be what follows from it.
             if until == deadline and any(r.failure(before) for r in ranks):
                 until = min(deadline, time.monotonic() + GRACE_S)
+            if stop and until == deadline and stop():
+                return None
         for rank in ranks:
             rank.hear(progress)
         return _verdict(ranks, before, deadline_s, tasks[0].attempt)
@@ -150,7 +151,7 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
     if failed:
         # A rank that died outright explains the others' lost connections; else the first to speak
         # does.
-        rank, first = min(failed, key=lambda rf: (_follows(rf[1]), rf[0].ended_at))
+        rank, first = min(failed, key=lambda rf: (follows(rf[1]), rf[0].ended_at))
         return Ended(
             first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}"
         )
@@ -166,7 +167,7 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
     return ranks[0].ended
 
 
-def _follows(failure: Ended) -> int:
+def follows(failure: Ended) -> int:
     """0 for a death, 1 for an error of its own, 2 for an error that a lost peer causes."""
     if failure.status in ("crashed", "oom"):
         return 0

@@ -33,6 +33,8 @@ MINIMA: dict[str, int] = {
     "cluster.nodes": 1,
     "cluster.ranks_per_node": 1,
     "sweep.pack": 1,
+    "sweep.repeat": 1,
+    "sweep.repetition": 1,
     "sweep.max_attempts": 1,
     "refit.in_flight": 1,
     "model.num_layers": 1,
@@ -86,6 +88,14 @@ def amounts_positive(job: Job) -> str | None:
     return None
 
 
+def exclude_is_a_list(job: Job) -> str | None:
+    """Patterns stand in a list, also a single one."""
+    value = job.sweep.exclude
+    if value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return None
+    return f"sweep.exclude={value} is not a list of patterns; write 'sweep.exclude=[*gloo*]'"
+
+
 def balancing_known(job: Job) -> str | None:
     """One name of the list, or a list of several auxiliary losses."""
     value = job.model.moe_router_load_balancing_type
@@ -127,6 +137,7 @@ VALUES: tuple[JobRule, ...] = (
     known_words,
     counts_large_enough,
     amounts_positive,
+    exclude_is_a_list,
     balancing_known,
     coefficients_match,
 )

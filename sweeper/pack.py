@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from refit.agent import Agent
 from refit.point import Point
 from sweeper import status
+
+# Final states that a job which Slurm starts anew does not try again. A crash it does: what ended
+# the job may have ended some of its ranks first.
+KEPT = status.FINAL - {"crashed"}
 
 
 @dataclass(frozen=True)
@@ -29,22 +37,55 @@ class Pack:
         """
         node, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_JOB_NUM_NODES"])
         restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        loaded = [(Point.load(Path(folder)), number) for folder, number in self.points]
         failed = []
-        with Agent(point.job for point, _ in loaded) as agent:
-            for point, number in loaded:
-                if restart and status.get(point)["state"] in status.FINAL:
-                    continue  # done before Slurm started this job anew
-                attempt = f"{number}.{restart}" if restart else number
-                if node == 0:
-                    status.put(point, "running", attempt, slurm_id())
-                found = agent.run(point, print, attempt, node, nodes)
-                if node == 0:
-                    status.put(point, found["status"], attempt, slurm_id())
-                if found["status"] != "ok":
-                    failed.append(f"{point.name}: {found['status']}")
+        with _until_killed():
+            loaded = [(Point.load(Path(folder)), number) for folder, number in self.points]
+            with Agent(point.job for point, _ in loaded) as agent:
+                for point, number in loaded:
+                    before = status.get(point)["state"]
+                    if restart and before in KEPT:
+                        found = before  # by this job, before Slurm started it anew
+                    else:
+                        attempt = f"{number}.{restart}" if restart else number
+                        found = _run(agent, point, attempt, node, nodes)
+                    if found != "ok":
+                        failed.append(f"{point.name}: {found}")
         if failed:
             raise RuntimeError("; ".join(failed))
+
+
+def _run(agent: Agent, point: Point, attempt: str, node: int, nodes: int) -> str:
+    """Run a point and write where it stands; whatever goes wrong, its pack-mates have their turn.
+
+    Without a final status.json the controller asks Slurm, which says FAILED.
+    """
+    try:
+        if node == 0:
+            status.put(point, "running", attempt, slurm_id())
+        found = str(agent.run(point, print, attempt, node, nodes)["status"])
+        if node == 0:
+            status.put(point, found, attempt, slurm_id())
+    except Exception:  # a full disk, say
+        traceback.print_exc()
+        return "failed"
+    return found
+
+
+@contextmanager
+def _until_killed() -> Iterator[None]:
+    """Ignore, here and in the ranks, the signals by which Slurm and submitit announce the end.
+
+    SIGUSR2 comes before the time limit, SIGTERM with it, on preemption and after scancel, each with
+    some time left, in which a point may get done; SIGKILL follows. submitit would raise at the
+    first and requeue by rules of its own, so that Slurm would not say TIMEOUT; ranks would die of
+    either, and their agent would call that a crash. Slurm itself knows better what happened.
+    """
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def slurm_id() -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError
+from submitit.core.utils import DelayedSubmission, FailedJobError
 
 from refit.job import UserError
 from refit.layout import place
@@ -18,6 +20,7 @@ from refit.point import Point
 from sweeper import status
 from sweeper.pack import Pack
 
+SUBMITIT = ".submitit"  # below the sweep's folder: submitit's files, and the logs of the agents
 CLIENT_S = 60.0  # for a Slurm client; one whose controller is gone takes ten seconds to say so
 
 
@@ -50,9 +53,15 @@ def check() -> None:
     Raises:
         UserError: its commands are missing, or its controller does not answer.
     """
-    said = client("scontrol", "ping")
+    if shutil.which("scontrol") is None:
+        client("scontrol")  # says what is missing
+    try:
+        said = client("scontrol", "ping")
+    except UserError as error:
+        said = str(error)
     if "is UP" not in said:
-        raise UserError(f"no Slurm controller answers (scontrol ping: {said.strip()})")
+        lines = [line for line in said.splitlines() if "slurmctld" in line.lower()]
+        raise UserError(f"no Slurm controller answers: {lines[0] if lines else said.strip()}")
 
 
 def client(*command: str) -> str:
@@ -90,30 +99,62 @@ def executor(point: Point, folder: Path) -> submitit.SlurmExecutor:
 
 
 def submit(points: Sequence[Point], root: Path) -> None:
-    """Submit every point, one array per shape, split at the cluster's MaxArraySize.
+    """Submit every point that no queued job holds, one array per shape, split at MaxArraySize.
 
     Either all are submitted or none: when Slurm refuses one shape, the others are cancelled.
 
     Raises:
-        UserError: Slurm refuses, with its own words.
+        UserError: Slurm refuses, with its own words; or the results' folder cannot be written.
     """
     largest = _max_array_size()
-    submitted: list[str] = []
-    for alike in groups(points).values():
-        size = alike[0].job.sweep.pack
-        packs = [alike[i : i + size] for i in range(0, len(alike), size)]
-        for start in range(0, len(packs), largest):
-            part = packs[start : start + largest]
-            try:
-                submitted += _submit_array(part, root)
-            except UserError:
-                if submitted:
-                    client("scancel", *sorted({i.split("_")[0] for i in submitted}))
-                raise
+    submitted: list[_Submitted] = []
+    try:
+        for alike in groups(_adopt(points, root)).values():
+            size = alike[0].job.sweep.pack
+            packs = [alike[i : i + size] for i in range(0, len(alike), size)]
+            for start in range(0, len(packs), largest):
+                part = _submit_array(packs[start : start + largest], root)
+                submitted += part
+                for point, attempt, slurm_id in part:
+                    # it may run by now, and have said so
+                    if status.get(point)["slurm_id"] != slurm_id:
+                        status.put(point, "submitted", attempt, slurm_id)
+    except (UserError, OSError) as error:
+        if submitted:
+            client("scancel", *sorted({slurm_id.split("_")[0] for _, _, slurm_id in submitted}))
+        for point, attempt, _ in submitted:
+            with suppress(OSError):
+                status.put(point, "pending", attempt, "")
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write results to {root}: {error.strerror}") from None
+        raise
 
 
-def _submit_array(packs: Sequence[Sequence[Point]], root: Path) -> list[str]:
-    made = executor(packs[0][0], root / ".submitit")
+_Submitted = tuple[Point, str, str]  # with the attempt's name and Slurm's id
+
+
+def _adopt(points: Sequence[Point], root: Path) -> list[Point]:
+    """The points that no queued job holds; the others are given the id of theirs.
+
+    A controller that is killed while it submits leaves jobs whose ids no status.json has.
+    """
+    held: dict[str, tuple[str, str]] = {}
+    for slurm_id in queued() if points else ():
+        pickled = root / SUBMITIT / f"{slurm_id}_submitted.pkl"
+        if pickled.exists():
+            pack: Any = DelayedSubmission.load(pickled).function
+            held |= {Path(folder).name: (attempt, slurm_id) for folder, attempt in pack.points}
+    left = []
+    for point in points:
+        if point.name not in held:
+            left.append(point)
+        elif status.get(point)["slurm_id"] != held[point.name][1]:
+            status.put(point, "submitted", *held[point.name])
+    return left
+
+
+def _submit_array(packs: Sequence[Sequence[Point]], root: Path) -> list[_Submitted]:
+    made = executor(packs[0][0], root / SUBMITIT)
     numbered = []
     for pack in packs:
         for point in pack:
@@ -125,10 +166,11 @@ def _submit_array(packs: Sequence[Sequence[Point]], root: Path) -> list[str]:
             jobs = [made.submit(call) for call in calls]
     except FailedJobError as error:
         raise UserError(f"Slurm refuses the job: {_sbatch_words(error)}") from None
-    for job, members in zip(jobs, numbered, strict=True):
-        for point, number in members:
-            status.put(point, "submitted", number, job.job_id)
-    return [job.job_id for job in jobs]
+    return [
+        (point, attempt, job.job_id)
+        for job, members in zip(jobs, numbered, strict=True)
+        for point, attempt in members
+    ]
 
 
 def _sbatch_words(error: FailedJobError) -> str:
@@ -148,10 +190,24 @@ def queued() -> set[str]:
 
 
 def state(slurm_id: str) -> str:
-    """What accounting says of a job that is not queued any more: COMPLETED, TIMEOUT, ..."""
-    said = client("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", slurm_id)
+    """What Slurm says of a job: RUNNING, COMPLETED, TIMEOUT, ...
+
+    Its controller knows at once, and forgets after minutes; accounting learns of an array's
+    elements seconds late, and never of one that was cancelled before it started. UNKNOWN where
+    neither knows it, or neither answers.
+    """
+    try:
+        found = re.search(r"\bJobState=(\w+)", client("scontrol", "show", "job", "-o", slurm_id))
+        if found:
+            return found[1]
+    except UserError:
+        pass  # forgotten
+    try:
+        said = client("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", slurm_id)
+    except UserError:
+        return "UNKNOWN"  # without accounting, say
     for line in reversed(said.splitlines()):
         job, _, word = line.partition("|")
         if job == slurm_id:
-            return word
+            return word.split()[0]  # of "CANCELLED by 0"
     return "UNKNOWN"

@@ -1,89 +1,34 @@
-"""Overrides -> points -> records: rules, duplicates, what is done and what is left to run."""
+"""Points -> records: submit or run what is left to run, wait, and print how each ended."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from refit import environment, record
 from refit.agent import Agent
 from refit.display import Display
-from refit.job import Job, UserError
+from refit.job import UserError
 from refit.layout import place
 from refit.point import Point, read_json
-from refit.rules import impossible
 from sweeper import slurm, status, watch
-
-Compose = Callable[[Sequence[str]], Job]
+from sweeper.points import Planned
 
 GOOD = ("ok", "skipped", "submitted", "running")  # what does not fail a sweep
-DONE = ("ok",)  # what `retry` keeps; `cached` keeps whatever has ended
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One point and what becomes of it: `kept` is an earlier record, `skip` a reason not to run."""
-
-    point: Point
-    kept: dict[str, Any] | None = None
-    skip: str | None = None
-
-
-def plan(batch: Sequence[Sequence[str]], compose: Compose, root: Path) -> list[Planned]:
-    """Compose each point once and decide what becomes of it; a job that comes twice is one point.
-
-    Args:
-        batch: the overrides of each point.
-        compose: overrides -> job.
-        root: the sweep's folder.
-
-    Raises:
-        UserError: from `compose`; or sweep.mode=read-only finds a point without a record.
-    """
-    found: dict[str, Planned] = {}
-    for overrides in batch:
-        job = compose(overrides)
-        point = Point.of(job, root, tuple(overrides))
-        if point.id in found:
-            continue
-        reason = impossible(job)
-        earlier = _earlier(point)
-        if earlier or not reason:
-            found[point.id] = Planned(point, kept=earlier)
-        else:
-            found[point.id] = Planned(point, skip=reason)
-    missing = [
-        p.point.name for p in found.values() if p.point.job.sweep.mode == "read-only" and not p.kept
-    ]
-    if missing:
-        raise UserError(
-            f"sweep.mode=read-only, and {len(missing)} of {len(found)} points have no record"
-            f" in {root}: {', '.join(missing[:3])}{', ...' if missing[3:] else ''};"
-            " run them with sweep.mode=retry"
-        )
-    return list(found.values())
-
-
-def _earlier(point: Point) -> dict[str, Any] | None:
-    """The point's record, if its mode keeps it."""
-    mode = point.job.sweep.mode
-    known = None if mode == "force" else read_json(point.timing)
-    if known is None or known.get("schema_version") != record.SCHEMA_VERSION:
-        return None
-    return known if mode in ("cached", "read-only") or known["status"] in DONE else None
 
 
 def dry_run(planned: Sequence[Planned], display: Display) -> None:
     """Print every point, its ranks, nodes and what would become of it; then the sbatch files."""
     for each in planned:
-        fate = each.skip and f"skip: {each.skip}"
-        fate = fate or ("keep: " + each.kept["status"] if each.kept else "run")
+        fate = f"skip: {each.skip}" if each.skip else "run"
+        if each.kept:
+            fate = f"keep: {each.kept['status']}"
         shape = ""
         if not each.skip:
             there = place(each.point.job)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from refit import environment, record
 from refit.job import UserError
-from refit.point import Point, write_atomic
+from refit.point import Point, read_json, write_atomic
 from refit.record import Status
 from sweeper import slurm, status
 
 POLL_S = 1.0
-MISSED = 3  # polls without a trace of a job before its end is believed: accounting lags
+UNKNOWN = 20  # polls in which Slurm does not know a job, until it is given up; accounting lags
+REFUSED = 5  # times that Slurm may refuse what is submitted again
 
 # Slurm's state of a job that left no record -> the point's status, and whether it is run again.
 TAKEN: dict[str, tuple[Status, bool]] = {
@@ -25,7 +28,18 @@ TAKEN: dict[str, tuple[Status, bool]] = {
     "DEADLINE": ("timeout", True),
     "OUT_OF_MEMORY": ("oom", False),
     "CANCELLED": ("failed", False),
+    "COMPLETED": ("crashed", False),
+    "FAILED": ("crashed", False),
+    "UNKNOWN": ("failed", False),
 }
+
+
+@dataclass
+class _Watched:
+    """What the controller remembers of a point."""
+
+    tries: int = 1  # jobs that reached it, the one under way included
+    unknown: int = 0  # polls in which Slurm did not know its job
 
 
 def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> None:
@@ -35,55 +49,112 @@ def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> No
         points: submitted; their status.json says under which ids.
         root: the sweep's folder.
         say: told the counts whenever they change.
+
+    Raises:
+        UserError: Slurm refuses, several times, what is submitted again.
     """
-    missed: Counter[str] = Counter()
-    last = ""
+    watched = {p.name: _Watched() for p in points}
+    last, refused = "", 0
     while True:
-        states = {p.name: status.get(p) for p in points}
-        counts = Counter(s["state"] for s in states.values())
+        said = {p.name: status.get(p) for p in points}
+        counts = Counter(s["state"] for s in said.values())
         line = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
         if line != last:
             say(f"{time.strftime('%H:%M:%S')} {line}")
             last = line
-        open_points = [p for p in points if states[p.name]["state"] not in status.FINAL]
+        open_points = [p for p in points if said[p.name]["state"] not in status.FINAL]
         if not open_points:
             return
         try:
             alive = slurm.queued()
+            # read once more: a job that is not queued any more has written its last
+            gone = [p for p in open_points if said[p.name]["slurm_id"] not in alive]
+            said |= {p.name: status.get(p) for p in gone}
+            began = {s["slurm_id"] for s in said.values() if s["state"] != "submitted"}
+            cost = {p.name: _again(p, said[p.name], began, watched[p.name], say) for p in gone}
+            again = [p for p in gone if cost[p.name] is not None]
+            if again:
+                slurm.submit(again, root)
+                for point in again:
+                    watched[point.name].tries += cost[point.name] or 0
+            refused = 0
         except UserError as error:  # a controller that restarts: ask again
+            refused += 1
+            if refused >= REFUSED and "refuses" in str(error):
+                raise
             say(f"waiting for Slurm: {error}")
             time.sleep(5 * POLL_S)
-            continue
-        again = []
-        for point in open_points:
-            slurm_id = states[point.name]["slurm_id"]
-            missed[slurm_id] = 0 if slurm_id in alive else missed[slurm_id] + 1
-            lost = missed[slurm_id] >= MISSED and status.get(point)["state"] not in status.FINAL
-            if lost and _settle(point, states[point.name], say):
-                again.append(point)
-        if again:
-            slurm.submit(again, root)
         time.sleep(POLL_S)
 
 
-def _settle(point: Point, said: dict[str, str], say: Callable[[str], None]) -> bool:
-    """Decide on a point whose job is gone without a record; True to submit it again."""
-    words = slurm.state(said["slurm_id"])
-    found, retried = TAKEN.get(words.split()[0], ("crashed", False))
-    reached = said["state"] == "running"
-    attempts = len([p for p in (point.directory / "attempts").iterdir() if p.name.isdigit()])
-    left = attempts < point.job.sweep.max_attempts
-    # what an allocation did not get to is pending again, unless somebody cancelled it
-    if (retried or (not reached and found == "crashed")) and left:
-        say(f"{point.name}: Slurm says {words}; attempt {attempts + 1}")
-        return True
-    logs = point.directory.parent / ".submitit"
-    reason = (
-        f"Slurm says {words} of job {said['slurm_id']}, which left no record after {attempts}"
-        f" attempt(s); log: {logs / said['slurm_id']}_0_log.out"
+def _again(
+    point: Point,
+    said: dict[str, Any],
+    began: set[str],
+    watched: _Watched,
+    say: Callable[[str], None],
+) -> int | None:
+    """Decide on a point whose job is not queued any more.
+
+    Args:
+        said: its status.json.
+        began: ids of jobs that got to at least one of their points.
+
+    Returns:
+        How many tries it costs to submit it again; None if it is not to be.
+    """
+    if said["state"] == "pending":
+        return 0  # refused when it was submitted again
+    if said["state"] in status.FINAL or _has_ended(point, said):
+        return None
+    slurm_id = said["slurm_id"]
+    word = slurm.state(slurm_id)
+    if word == "UNKNOWN" and watched.unknown < UNKNOWN:
+        watched.unknown += 1
+        return None
+    if word in ALIVE:
+        return None  # queued anew after it was looked for
+    watched.unknown = 0
+    found, retried = TAKEN.get(word, ("crashed", False))
+    if said["state"] == "submitted" and slurm_id in began and word not in ("CANCELLED", "UNKNOWN"):
+        say(f"{point.name}: job {slurm_id} is {word} and did not get to it; submitted again")
+        return 0
+    if retried and watched.tries < point.job.sweep.max_attempts:
+        tries = f"try {watched.tries + 1} of {point.job.sweep.max_attempts}"
+        say(f"{point.name}: job {slurm_id} is {word}; {tries}")
+        return 1
+    words = (
+        "Slurm does not know job {}, which was cancelled while it was pending, or is long gone"
+        if word == "UNKNOWN"
+        else f"Slurm says {word} of job {{}}, which left no record"
     )
-    final = record.ended(record.begin(point, environment.describe()), found, reason)
-    record.write(point.attempt(said["attempt"]).timing, final)
-    write_atomic(point.timing, point.attempt(said["attempt"]).timing.read_text())
-    status.put(point, found, said["attempt"], said["slurm_id"])
-    return False
+    log = point.directory.parent.resolve() / slurm.SUBMITIT / f"{slurm_id}_0_log.out"
+    which = f" in try {watched.tries}" if retried else ""
+    where = f"\n  log: {log}" if log.exists() else "; it wrote no log"
+    reason = words.format(slurm_id) + which + where
+    attempt = point.attempt(said["attempt"])
+    begun = record.begin(point, environment.describe())
+    record.write(attempt.timing, record.ended(begun, found, reason))
+    _has_ended(point, said)
+    return None
+
+
+# States of a job that Slurm has not finished with.
+ALIVE = {
+    *("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STOPPED", "SIGNALING"),
+    *("STAGE_OUT", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESIZING"),
+}
+
+
+def _has_ended(point: Point, said: dict[str, Any]) -> bool:
+    """Whether the attempt has a record, which then becomes the point's.
+
+    A job may be killed, or its disk be full, between the record and the status.
+    """
+    path = point.attempt(said["attempt"]).timing
+    found = read_json(path)
+    if found is None:
+        return False
+    write_atomic(point.timing, path.read_text())
+    status.put(point, found["status"], said["attempt"], said["slurm_id"])
+    return True

@@ -185,3 +185,29 @@ class Raises(Killed):
 
     def strike(self) -> None:
         raise ValueError("the transport's own words")
+
+
+class GlooKilled(gloo.Transport):
+    """Its last destination rank, which is on the last node, dies in the second refit."""
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(plan, rank, source, destination)
+        self.victim = rank == plan.placement.destination.ranks[-1]
+        self.calls = 0
+
+    def execute(self) -> dict[str, float]:
+        self.calls += 1
+        if self.victim and self.calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute()
+
+
+class GlooWaits(gloo.Transport):
+    """Its refits wait until there is the file that the environment names in REFIT_TEST_GO_ON."""
+
+    def execute(self) -> dict[str, float]:
+        while not os.path.exists(os.environ["REFIT_TEST_GO_ON"]):
+            time.sleep(0.05)
+        return super().execute()

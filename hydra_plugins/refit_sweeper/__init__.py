@@ -42,12 +42,13 @@ class RefitSweeper(BasicSweeper):
 
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        asked = [*self._parse_config(), *arguments]
+        overrides = parser.parse_overrides(asked)
         batch = [
             point for part in self.split_arguments(overrides, self.max_batch_size) for point in part
         ]
         if not batch:
-            raise UserError(f"the sweep has no point: nothing matches {' '.join(arguments)}")
+            raise UserError(f"the sweep has no point: nothing matches {' '.join(asked)}")
         results = self.launcher.launch(batch, initial_job_idx=0)
         if any(r.status is JobStatus.FAILED for r in results):
             sys.exit(1)
@@ -68,15 +69,16 @@ class RefitLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from refit.cli import job_of
         from refit.display import Display
-        from sweeper import sweep
+        from sweeper import points, sweep
 
+        display = Display()
         loader = self.hydra_context.config_loader
-        planned = sweep.plan(
+        planned = points.plan(
             job_overrides,
             lambda overrides: job_of(loader.load_sweep_config(self.config, list(overrides))),
             Path(self.config.hydra.sweep.dir),
+            display.line,
         )
-        display = Display()
         if any(each.point.job.sweep.dry_run for each in planned):
             sweep.dry_run(planned, display)
             return []

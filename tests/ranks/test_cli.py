@@ -166,6 +166,65 @@ def test_retry_keeps_what_is_done(tmp_path: Path) -> None:
     assert "1 of 1 points have no record" in missing.stderr
 
 
+# what a dry run must not do: start an agent; and what it must do once per point: compose
+WATCHED = """
+import runpy, sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from refit.agent import Agent
+def refuse(*_): raise AssertionError("an agent was started")
+Agent.__enter__ = refuse
+composed, original = [], ConfigLoaderImpl.load_sweep_config
+def counted(self, master, overrides):
+    composed.append(tuple(overrides))
+    return original(self, master, overrides)
+ConfigLoaderImpl.load_sweep_config = counted
+sys.argv[0] = "refit.run"
+try: runpy.run_module("refit.run", run_name="__main__", alter_sys=True)
+except SystemExit as end: assert not end.code, end
+assert "torch" not in sys.modules
+print("composed", len(composed), len(set(composed)))
+"""
+SWEEPS = {
+    # arguments -> points, of which go to Slurm
+    "range": (["-m", "seed=range(0,3)"], 3, 0),
+    "lists together": (
+        ["-m", "model=moe_16e,dense", f"parallel={ROW_4},collocated_3_tp4ep2_to_tp4ep1",
+         "refit=ipc,gloo", "cluster=local,slurm"], 16, 6,  # a dense model has no experts to place
+    ),
+    "a file": (["-m", "experiment=eight_gpu"], 24, 0),
+    "a file is a sweep by itself": (["experiment=eight_gpu"], 24, 0),
+    "a file, less": (
+        ["-m", "experiment=eight_gpu", "parallel=glob(collocated_*)", "seed=0,1"], 16, 0,
+    ),
+    "repeats": (["-m", "refit=ipc,gloo", "sweep.repeat=3"], 6, 0),
+    "all but": (["-m", "parallel=glob(*)", "sweep.exclude=[*pitfall*,*collocated_2*]"], 9, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SWEEPS)
+def test_a_dry_run_composes_each_point_once_and_runs_none(case: str, tmp_path: Path) -> None:
+    arguments, points, on_slurm = SWEEPS[case]
+    folder = tmp_path / "none"
+    sweep = [*arguments, "sweep.dry_run=true", f"hydra.sweep.dir={folder}"]
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *sweep],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    runs = 3 if case == "repeats" else 1
+    left_out = 3 if case == "all but" else 0
+    composed = points // runs + left_out
+    assert f"composed {composed} {composed}\n" in done.stdout
+    plan = [line for line in done.stdout.splitlines() if line.endswith(" run") or "skip:" in line]
+    assert len({line.split()[0] for line in plan}) == len(plan) == points
+    assert sum(line.endswith("slurm  run") for line in plan) == on_slurm
+    assert not left_out or f"leaves out 3 of {composed} points" in done.stdout
+    assert not folder.exists()
+
+
 BAD = {
     "an unknown option": (["parallel=nope"], "Could not find 'parallel/nope'"),
     "a typo": (["bench.iteratons=3"], "Key 'iteratons' not in 'Bench'"),
@@ -178,6 +237,13 @@ BAD = {
     ),
     "no such method": (["refit.method=pigeon"], "there are auto, ipc, gloo"),
     "a file for a folder": (["hydra.run.dir=LICENSE/x"], "LICENSE/x"),
+    "a pattern without a point": (
+        ["-m", "parallel=glob(coll*)", "sweep.exclude=[*nccl*]"],
+        "sweep.exclude: no point matches *nccl*; there are moe_16e-collocated_1_tp4ep2",
+    ),
+    "a pattern that is no list": (["-m", "sweep.exclude=x"], "sweep.exclude=x is not a list"),
+    "no runs at all": (["-m", "sweep.repeat=0"], "sweep.repeat=0: must be 1 or more"),
+    "no such experiment": (["-m", "experiment=nope"], "Could not find 'experiment/nope'"),
     "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
 }
 

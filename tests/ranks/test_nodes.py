@@ -1,4 +1,4 @@
-"""Two agents, as of two nodes, run one point together on this machine and meet through its folder."""
+"""Two agents, as of two nodes, run one point together here and meet through its folder."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from refit.rules import impossible
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(CONF.glob("*/*.yaml"))
-GROUPS = ("cluster", "model", "parallel", "refit")
+EXPERIMENT = "experiment"  # sweeps in files: about the whole config, so no part of a Job
+GROUPS = ("cluster", EXPERIMENT, "model", "parallel", "refit")
 
 # 8gpu_configs.txt, both tables: source (TP, EP), destination (TP, EP), GPUs, idle GPUs, use case
 ROWS: dict[str, tuple[tuple[int, int], tuple[int, int], int, int, str]] = {
@@ -60,7 +61,11 @@ def test_groups_are_the_known_ones() -> None:
 def test_option_composes(path: Path) -> None:
     group = path.parent.name
     job = job_of(f"{group}={path.stem}")
-    assert getattr(job, group).name == path.stem
+    if group == EXPERIMENT:
+        assert impossible(job) is None
+        assert path.read_text().startswith("# @package _global_\n")
+    else:
+        assert getattr(job, group).name == path.stem
 
 
 @pytest.mark.parametrize("path", [CONF / "config.yaml", *OPTIONS], ids=lambda p: p.stem)
@@ -70,11 +75,13 @@ def test_header_says_what_and_how(path: Path) -> None:
     for line in lines:
         if not line.startswith("#"):
             break
-        header.append(line)
+        if not line.startswith("# @package"):
+            header.append(line)
     assert len(header) >= 2 and len(header[0]) > 40
     assert any("python -m refit.run" in line for line in header)
     if path.stem != "config":
-        assert any(f"python -m refit.run {path.parent.name}={path.stem}" in li for li in header)
+        run = "python -m refit.run" + (" -m" if path.parent.name == EXPERIMENT else "")
+        assert any(f"{run} {path.parent.name}={path.stem}" in li for li in header)
     assert all(len(line) <= 100 for line in lines)
 
 

@@ -21,6 +21,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"build": "megatorn"}, "build=megatorn is not one of megatron, shards; did you mean meg"),
     ({"verify": "hash"}, "verify=hash is not one of bits, logits"),
     ({"sweep__mode": "again"}, "sweep.mode=again is not one of retry, cached, force, read-only"),
+    ({"sweep__repeat": 0}, "sweep.repeat=0: must be 1 or more"),
+    ({"sweep__exclude": "*gloo*"}, "sweep.exclude=*gloo* is not a list of patterns"),
     ({"refit__mode": "colocated"}, "did you mean collocated?"),
     ({"parallel__mode": "auto"}, "parallel.mode=auto is not one of collocated, non-collocated"),
     ({"bench__iterations": 0}, "bench.iterations=0: must be 1 or more"),

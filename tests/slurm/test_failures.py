@@ -1,0 +1,141 @@
+"""Sweeps on a real slurmctld that go wrong: state, exit code and message of each failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.sweeps import PAIR, ROW_4, Sweep
+
+WAITS = "tests.faults:GlooWaits"
+# jobs that ask for no GPU: more than one fits a node
+NO_GPU = "cluster.slurm.gpus_per_node=null"
+
+
+@pytest.fixture(autouse=True)
+def _no_job_stays(cluster: Cluster) -> Iterator[None]:
+    yield
+    cluster.end_jobs()
+
+
+def of_method(points: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """The record whose point ran this method."""
+    (found,) = (r for r in points.values() if r["config"]["refit"]["method"].endswith(name))
+    return found
+
+
+def seconds(record: dict[str, Any]) -> float:
+    """From a record's start to its end."""
+    start, end = (datetime.fromisoformat(record[f"{w}_at"]) for w in ("started", "finished"))
+    return (end - start).total_seconds()
+
+
+def test_a_rank_killed_on_the_second_node_fails_its_point_only(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    sweep = Sweep(
+        cluster,
+        tmp_path / "results",
+        (PAIR, f"refit.method=gloo,tests.faults:GlooKilled,{WAITS}", "sweep.pack=3"),
+    )
+    sweep.go_on.touch()
+    code, said = sweep.run()
+    assert code == 1, said
+    records = sweep.records()
+    killed = of_method(records, ":GlooKilled")
+    assert [of_method(records, m)["status"] for m in ("gloo", ":GlooWaits")] == ["ok", "ok"]
+    assert killed["status"] == "crashed" and killed["seconds"] is None
+    assert "rank 15: ended by SIGKILL" in killed["reason"]
+    assert f"crashed: {killed['name']}" in said and "rank 15: ended by SIGKILL" in said
+    log = re.search(r"log: (\S+/rank15\.log)", said)
+    assert log and Path(log[1]).is_file()
+    assert seconds(killed) < 120  # nobody waited for the deadline of ten minutes
+    states = {name: at["state"] for name, at in sweep.states().items()}
+    assert states == {name: r["status"] for name, r in records.items()}
+    (job,) = {at["slurm_id"] for at in sweep.states().values()}
+    line = sweep.accounting(job)
+    assert (line["State"], line["NNodes"]) == ("FAILED", "2")
+    assert set(map(tuple, sweep.attempts().values())) == {("0",)}
+
+
+def test_what_slurm_ends_is_called_by_its_name(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = Sweep(
+        cluster,
+        tmp_path / "results",
+        (ROW_4, f"refit.method={WAITS}", "seed=0,1,2,3", NO_GPU, "sweep.max_attempts=1"),
+    )
+    hanging = Sweep(
+        cluster,
+        tmp_path / "hanging",
+        (ROW_4, "refit.method=tests.faults:Hangs,gloo", "bench.deadline_s=20", NO_GPU)
+        + ("sweep.pack=2",),  # the second starts quickly, after the first: it keeps the deadline
+    )
+    controllers = [hanging.start(), sweep.start("cluster.slurm.array_parallelism=3")]
+    sweep.wait_for("running", "running", "running", "submitted")
+    states = sweep.states()
+    of_seed = {job["seed"]: states[name]["slurm_id"] for name, job in sweep.frozen().items()}
+    cluster.run("scancel", of_seed[3])  # the pending one, before another's end lets it start
+    cluster.run("scancel", of_seed[0])
+    cluster.expire(of_seed[1])
+    sweep.wait_for("failed", "failed", "timeout", "running", limit_s=120)
+    sweep.go_on.touch()
+    code, said = sweep.end(controllers[1])
+    assert code == 1, said
+    ended = {r["config"]["seed"]: r for r in sweep.records().values()}
+    assert [ended[seed]["status"] for seed in range(4)] == ["failed", "timeout", "ok", "failed"]
+    assert f"Slurm says CANCELLED of job {of_seed[0]}" in ended[0]["reason"]
+    assert f"Slurm says TIMEOUT of job {of_seed[1]}" in ended[1]["reason"]
+    assert f"job {of_seed[3]}" in ended[3]["reason"]
+    for seed in (0, 1):
+        log = re.search(r"log: (\S+)", ended[seed]["reason"])
+        assert log and Path(log[1]).is_file() and log[0] in said
+    assert set(map(tuple, sweep.attempts().values())) == {("0",)}
+    words = [sweep.accounting(of_seed[seed])["State"].split()[0] for seed in range(3)]
+    assert words == ["CANCELLED", "TIMEOUT", "COMPLETED"]
+
+    code, said = hanging.end(controllers[0])
+    assert code == 1, said
+    records = hanging.records()
+    hung = of_method(records, ":Hangs")
+    assert hung["status"] == "timeout" and "not done after 20 s" in hung["reason"]
+    assert of_method(records, "gloo")["status"] == "ok"
+    at = hanging.states()[hung["name"]]
+    assert at["state"] == "timeout" and hanging.accounting(at["slurm_id"])["State"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("cluster.slurm.partition=nowhere",), "invalid partition specified"),
+        (("cluster.slurm.account=nobody",), "Invalid account"),
+        # the second shape needs the node that is excluded; the first is taken back
+        ((f"{ROW_4},{PAIR.split('=')[1]}", "cluster.slurm.exclude=node2"), "not available"),
+    ],
+)
+def test_what_slurm_refuses_leaves_nothing_behind(
+    cluster: Cluster, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    sweep = Sweep(cluster, tmp_path / "results", (ROW_4, *arguments))
+    code, said = sweep.run()
+    assert code == 2, said
+    assert "Slurm refuses the job" in said and says in said and "Traceback" not in said
+    cluster.wait(lambda: not cluster.run("squeue", "-h"), 30, "no job left")
+    assert not sweep.records()
+    assert {at["state"] for at in sweep.states().values()} <= {"pending"}
+
+
+def test_an_unreachable_controller_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = Sweep(cluster, tmp_path / "results", (ROW_4,))
+    cluster.stop_controller()
+    try:
+        code, said = sweep.run()
+    finally:
+        cluster.start_controller()
+    assert code == 2 and "no Slurm controller answers" in said and "Traceback" not in said, said
+    assert cluster.run("squeue", "-h") == ""
