@@ -43,6 +43,8 @@ def run_one(config: DictConfig) -> None:
         job = job_of(config)
         if reason := impossible(job):
             raise UserError(reason)
+        if job.sweep.dry_run or job.sweep.repeat > 1 or job.sweep.exclude:
+            raise UserError("sweep.dry_run, repeat and exclude are of a sweep; add -m")
         if job.cluster.launcher != "local":
             raise UserError(
                 f"cluster={job.cluster.name} starts jobs in a sweep; add -m, or use cluster=local"
@@ -87,8 +89,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         _give_up(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt:
         print(
-            "interrupted; no rank is left running here. Jobs in Slurm's queue go on: the same command"
-            " takes them up again",
+            "interrupted; no rank is left running here. Jobs in Slurm's queue go on: the same"
+            " command takes them up again",
             file=sys.stderr,
         )
         sys.exit(EXIT_INTERRUPTED)

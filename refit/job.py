@@ -157,6 +157,7 @@ class Sweep:
     repeat: int = 1  # run each point so often; a higher number keeps the runs that are done
     repetition: int = 1  # which of them this one is; set by the sweep, and part of the identity
     wait: bool = True  # False: submit to Slurm and return
+    here: bool = False  # run on the nodes of the allocation that this process is in
     pack: int = 1  # points of one shape that share an allocation, one after another
     max_attempts: int = 3  # for what Slurm took away: preemption, node failure, time limit
 

@@ -38,8 +38,10 @@ def run(points: Sequence[Point], say: Callable[[str], None]) -> None:
             pack = alike[start : start + size]
             say(f"step of {nodes} node(s): {', '.join(p.name for p in pack)}")
             if nodes > have:
+                reason = f"needs {nodes} nodes, this allocation has {have}"
+                say(f"skipped: {reason}")
                 for point in pack:
-                    _end(point, "skipped", f"needs {nodes} nodes, this allocation has {have}")
+                    _end(point, "skipped", reason)
                 continue
             _step(pack, nodes)
 

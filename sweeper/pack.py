@@ -35,7 +35,8 @@ class Pack:
         Raises:
             RuntimeError: a point is not ok, so that Slurm too says FAILED; all were run before.
         """
-        node, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_JOB_NUM_NODES"])
+        # of the step: an allocation (sweep.here) may have more nodes than it
+        node, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_STEP_NUM_NODES"])
         restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         failed = []
         with _until_killed():

@@ -17,7 +17,7 @@ from refit.display import Display
 from refit.job import UserError
 from refit.layout import place
 from refit.point import Point, read_json
-from sweeper import slurm, status, watch
+from sweeper import here, slurm, status, watch
 from sweeper.points import Planned
 
 GOOD = ("ok", "skipped", "submitted", "running")  # what does not fail a sweep
@@ -52,6 +52,9 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
     """
     with controller_lock(root):
         distant = _on_slurm(planned)
+        if distant and distant[0].job.sweep.here:
+            here.run(distant, display.line)
+            distant = []
         if distant:
             slurm.check()
             alive = slurm.queued()
@@ -83,11 +86,11 @@ def _run_here(
     planned: Sequence[Planned], display: Display
 ) -> Iterator[tuple[Planned, dict[str, Any]]]:
     """Each point that needs no Slurm, with its record."""
-    here = [p for p in planned if p.kept or p.skip or p.point.job.cluster.launcher == "local"]
-    with Agent(p.point.job for p in here) as agent:
-        for number, each in enumerate(here, 1):
+    mine = [p for p in planned if p.kept or p.skip or p.point.job.cluster.launcher == "local"]
+    with Agent(p.point.job for p in mine) as agent:
+        for number, each in enumerate(mine, 1):
             point = each.point
-            count = f"[{number}/{len(here)}] "
+            count = f"[{number}/{len(mine)}] "
             if each.kept:
                 when = each.kept["finished_at"]
                 display.line(f"{count}{point.job.parallel.name}: kept from {when}")

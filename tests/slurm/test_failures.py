@@ -73,8 +73,8 @@ def test_what_slurm_ends_is_called_by_its_name(cluster: Cluster, tmp_path: Path)
     hanging = Sweep(
         cluster,
         tmp_path / "hanging",
-        (ROW_4, "refit.method=tests.faults:Hangs,gloo", "bench.deadline_s=20", NO_GPU)
-        + ("sweep.pack=2",),  # the second starts quickly, after the first: it keeps the deadline
+        # in one pack: the second starts quickly, after the first, and so keeps the deadline
+        (ROW_4, "refit.method=tests.faults:Hangs,gloo", "sweep.pack=2", "bench.deadline_s=20"),
     )
     controllers = [hanging.start(), sweep.start("cluster.slurm.array_parallelism=3")]
     sweep.wait_for("running", "running", "running", "submitted")

@@ -163,11 +163,11 @@ def test_a_job_that_is_preempted_and_loses_its_node_ends_ok(
 
 
 def test_what_slurm_does_not_requeue_is_submitted_again(cluster: Cluster, tmp_path: Path) -> None:
+    no_requeue = "cluster.slurm.additional_parameters={no-requeue:true}"
     sweep = Sweep(
         cluster,
         tmp_path / "results",
-        (ROW_4, f"refit.method={WAITS},gloo", "sweep.pack=2", NO_GPU)
-        + ("cluster.slurm.additional_parameters={no-requeue:true}",),
+        (ROW_4, f"refit.method={WAITS},gloo", "sweep.pack=2", NO_GPU, no_requeue),
     )
     controller = sweep.start()
     # the second is not got to
