@@ -78,11 +78,11 @@ def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> No
                 for point in again:
                     watched[point.name].tries += cost[point.name] or 0
             refused = 0
-        except UserError as error:  # a controller that restarts: ask again
+        except UserError as error:  # slurmctld restarts, or a disk is full
             refused += 1
             if refused >= REFUSED and "refuses" in str(error):
                 raise
-            say(f"waiting for Slurm: {error}")
+            say(f"trying again in {6 * POLL_S:g} s: {error}")
             time.sleep(5 * POLL_S)
         time.sleep(POLL_S)
 
