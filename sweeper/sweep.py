@@ -18,7 +18,7 @@ from refit.job import UserError
 from refit.layout import place
 from refit.point import Point, read_json
 from sweeper import here, slurm, status, watch
-from sweeper.points import Planned
+from sweeper.points import DONE, Planned
 
 GOOD = ("ok", "skipped", "submitted", "running")  # what does not fail a sweep
 
@@ -58,7 +58,8 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
         if distant:
             slurm.check()
             alive = slurm.queued()
-            missing = [p for p in distant if status.get(p)["slurm_id"] not in alive]
+            gone = [p for p in distant if status.get(p)["slurm_id"] not in alive]
+            missing = [p for p in gone if not _done_meanwhile(p)]
             display.line(
                 f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted"
             )
@@ -67,6 +68,12 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
         if distant and distant[0].job.sweep.wait:
             watch.watch(distant, root, display.line)
     return [records.get(p.point.id) or read_json(p.point.timing) or _open(p.point) for p in planned]
+
+
+def _done_meanwhile(point: Point) -> bool:
+    """Whether a job of another controller has ended well since this one looked for its record."""
+    found = read_json(point.timing) or {}
+    return point.job.sweep.mode != "force" and found.get("status") in DONE
 
 
 def _on_slurm(planned: Sequence[Planned]) -> list[Point]:
