@@ -130,7 +130,8 @@ def test_another_cluster_at_once_and_nothing_of_it_stays(
         with pytest.raises(subprocess.CalledProcessError) as error:
             submit(other, "true", "--array=0-10")
         assert "Invalid job array specification" in error.value.stderr
-        other.wait(lambda: (tmp_path / "out").read_text() == "0\n")
+        out = tmp_path / "out"
+        other.wait(lambda: out.exists() and out.read_text() == "0\n")
         assert other.processes()
     assert other.processes() == []
     assert cluster.job(here)["JobState"] == "RUNNING"
