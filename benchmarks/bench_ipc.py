@@ -1,7 +1,8 @@
 """ipc against the copy rate of the same processes within their own memory, collocated TP<->EP swap.
 
-Target: 0.85 or more. Both are measured in one run by the same ranks and move as many bytes; the
-slowest rank counts for both. Run: python -m benchmarks.bench_ipc
+Target: 0.85 or more. Both are measured in one run by the same ranks, ten times each (the copy on a
+share of the bytes, scaled up: docs/numbers.md); the median of the slowest rank's time counts.
+Run: python -m benchmarks.bench_ipc
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from refit.nodes import Nodes, Stopped
 from refit.plan import build_plan
 from refit.point import Point, read_json, write_atomic
 from refit.record import Ended, Record
-from refit.slab import Slab
+from refit.slab import Slab, SlabSource
 from refit.tensors import Catalogue
 
 Progress = Callable[[str], None]
@@ -45,8 +45,10 @@ class Agent:
         self._context.set_forkserver_preload(["refit.worker", *["refit.megatron_build"] * megatron])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
-        self._environment = environment.describe()
-        self._memory: memory.Slabs = {}
+        self._slab_source = SlabSource()
+        pages = self._slab_source.huge_pages
+        self._environment = {**environment.describe(), "huge_pages": pages}
+        self._slabs: dict[int, Slab] = {}
 
     def __enter__(self) -> Agent:
         return self
@@ -55,8 +57,9 @@ class Agent:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        for slab in self._all_slabs():
+        for slab in self._slabs.values():
             slab.close()
+        self._slab_source.close()
 
     def run(
         self,
@@ -149,7 +152,7 @@ class Agent:
                         host,
                         port,
                         threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
-                        slabs=self._slabs(rank),
+                        slab=self._slab(rank),
                         begun=begun if rank == 0 else None,
                     )
                     for rank in here
@@ -163,17 +166,14 @@ class Agent:
 
     def _shortage(self, tensors: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""
-        reason = memory.shortage(tensors, placement, here, self._memory)
+        reason = memory.shortage(tensors, placement, here, self._slabs)
         if reason:
-            for slab in self._all_slabs():
+            for slab in self._slabs.values():
                 slab.clear()
             reason = memory.shortage(tensors, placement, here)
         return reason
 
-    def _slabs(self, rank: int) -> dict[str, Slab]:
-        if rank not in self._memory:
-            self._memory[rank] = {"source": Slab(), "destination": Slab()}
-        return self._memory[rank]
-
-    def _all_slabs(self) -> list[Slab]:
-        return [slab for sides in self._memory.values() for slab in sides.values()]
+    def _slab(self, rank: int) -> Slab:
+        if rank not in self._slabs:
+            self._slabs[rank] = self._slab_source.slab()
+        return self._slabs[rank]

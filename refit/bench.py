@@ -6,7 +6,7 @@ import importlib
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy
@@ -27,10 +27,11 @@ from refit.tensors import Catalogue
 from refit.transport import Transport
 from refit.weights import Weights
 
+COPY_BYTES = 2e9  # of all destinations together: more than any cache holds
+COPIES = 10  # the most that the memory copy is timed
 
-def run(
-    job: Job, rank: int, slabs: Mapping[str, Slab], progress: Callable[[str], None]
-) -> RankReport:
+
+def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> RankReport:
     """Measure one point on this rank.
 
     torch.distributed is up, and every rank of the world calls this.
@@ -38,7 +39,7 @@ def run(
     Args:
         job: possible (`refit.rules`) and supported (`refit.methods`).
         rank: this rank.
-        slabs: memory for this rank's `source` and `destination`.
+        slab: memory for this rank's source and destination.
         progress: told what the rank is about to do.
     """
     placement = place(job)
@@ -48,8 +49,8 @@ def run(
     progress("building models")
     # source first on every rank: process groups are made in one order
     built = (
-        models.build(job, placement, "source", rank, slabs["source"]),
-        models.build(job, placement, "destination", rank, slabs["destination"]),
+        models.build(job, placement, "source", rank, slab),
+        models.build(job, placement, "destination", rank, slab),
     )
     source, destination = (b.weights if b else None for b in built)
     form, _ = convention(job)
@@ -94,7 +95,11 @@ def run(
     staging = transport.staging_bytes
     transport.close()
     progress("measuring the memory copy rate")
-    limit = _copy_time(destination.arena if destination else None)
+    arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
+    nbytes = torch.tensor(arena.numel())
+    dist.all_reduce(nbytes)
+    share = min(1.0, COPY_BYTES / int(nbytes))
+    limit = [_copy_time(arena, share) for _ in range(min(job.bench.iterations, COPIES))]
     return RankReport(
         rank=rank,
         node=rank // placement.ranks_per_node,
@@ -102,6 +107,7 @@ def run(
         cold=cold,
         warm=warm,
         limit=limit,
+        limit_share=share,
         phases={name: statistics.median(p[name] for p in phases) for name in phases[0]},
         elements=found.elements,
         mismatches=found.mismatches,
@@ -142,18 +148,20 @@ def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]
     return span, phases
 
 
-def _copy_time(arena: torch.Tensor | None) -> Span:
-    """Copy as many bytes as the arena has from its one half to its other.
+def _copy_time(arena: torch.Tensor, share: float) -> Span:
+    """Copy a share of the arena's bytes from its one half to its other.
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
     The weights in them are gone then.
     """
 
     def copy() -> dict[str, float]:
-        if arena is not None:
-            half = arena.numel() // 2
-            for _ in range(2):
-                arena[:half].copy_(arena[half : 2 * half])
+        half = arena.numel() // 2
+        todo = round(share * arena.numel())
+        while todo:
+            part = min(todo, half)
+            arena[:part].copy_(arena[half : half + part])
+            todo -= part
         return {}
 
     return _timed(copy)[0]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from refit.layout import Layout, Placement
 from refit.slab import Slab
 from refit.tensors import Catalogue
-
-Slabs = dict[int, dict[str, Slab]]
 
 
 def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
@@ -17,21 +16,23 @@ def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
 
 
 def shortage(
-    catalogue: Catalogue, placement: Placement, ranks: range, slabs: Slabs | None = None
+    catalogue: Catalogue,
+    placement: Placement,
+    ranks: range,
+    slabs: Mapping[int, Slab] | None = None,
 ) -> str | None:
     """Why the weights of one node's CPU ranks do not fit its memory, or None.
 
     Args:
         ranks: the node's.
-        slabs: memory that earlier points left, by rank and side; it is used again.
+        slabs: memory that earlier points left, by rank; it is used again.
     """
     needs, reused = {"source": 0, "destination": 0}, 0
     for rank in ranks:
-        for side in needs:
-            nbytes = weight_bytes(catalogue, getattr(placement, side), rank)
-            needs[side] += nbytes
-            if slabs and rank in slabs:
-                reused += min(nbytes, slabs[rank][side].nbytes)
+        own = {s: weight_bytes(catalogue, getattr(placement, s), rank) for s in needs}
+        needs = {side: nbytes + own[side] for side, nbytes in needs.items()}
+        if slabs and rank in slabs:
+            reused += min(sum(own.values()), slabs[rank].nbytes)
     free, total = available(), sum(needs.values())
     if free is None or total - reused <= free:
         return None

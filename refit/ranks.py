@@ -33,7 +33,7 @@ class Task:
     host: str
     port: int
     threads: int
-    slabs: dict[str, Slab]  # memory for its source and destination
+    slab: Slab  # memory for its source and destination
     begun: Record | None
 
 

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
+from contextlib import suppress
 from multiprocessing.reduction import DupFd
 from typing import Any
+
+ALIGNMENT = 2 << 20  # bytes: a huge page
 
 
 class Slab:
     """Shared memory without a name, so nothing stays behind after SIGKILL.
 
-    The agent keeps one per rank and side from point to point: the first touch of fresh memory costs
-    ten times what writing it costs, and a sweep pays it once. A memfd is also not bounded by
-    /dev/shm, 64 MB in many a container, whose exhaustion is a SIGBUS without a word.
+    The agent keeps one per rank from point to point: the first touch of fresh memory costs ten
+    times what writing it costs, and a sweep pays it once. It is not bounded by /dev/shm, 64 MB in
+    many a container, whose exhaustion is a SIGBUS without a word.
 
     Sent to a process that is being started it is the same memory there.
     """
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = _anonymous_file() if descriptor is None else descriptor
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._taken = 0
 
     @property
     def nbytes(self) -> int:
         """Its size; what was never written takes no memory."""
         return os.fstat(self.descriptor).st_size
 
-    def reserve(self, nbytes: int) -> None:
-        """Make it at least so large."""
-        if self.nbytes < nbytes:
-            os.ftruncate(self.descriptor, nbytes)
+    def take(self, nbytes: int) -> int:
+        """The offset of that many bytes that this process has not taken yet."""
+        start = self._taken
+        self._taken = start + -(-nbytes // ALIGNMENT) * ALIGNMENT
+        if self.nbytes < self._taken:
+            os.ftruncate(self.descriptor, self._taken)
+        return start
 
     def clear(self) -> None:
         """Give its memory back."""
@@ -46,8 +54,47 @@ def _received(sent: Any) -> Slab:
     return Slab(sent.detach())
 
 
-def _anonymous_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("refit-weights", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+class SlabSource:
+    """Makes slabs, of huge pages where an ordinary user can have them, else of ordinary ones.
+
+    A page fault per 4 KiB bounds the first touch of shared memory at about 1 GB/s; the kernel gives
+    huge pages to a tmpfs that asks for them, and a mount namespace of our own may have such a one.
+    """
+
+    def __init__(self) -> None:
+        self._folder = _huge_folder()
+
+    @property
+    def huge_pages(self) -> bool:
+        """Whether its slabs are made of huge pages, as far as the kernel has them."""
+        return self._folder is not None
+
+    def slab(self) -> Slab:
+        """A new, empty one."""
+        if self._folder is not None:
+            return Slab(os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=self._folder))
+        if hasattr(os, "memfd_create"):
+            return Slab(os.memfd_create("refit-weights", os.MFD_CLOEXEC))
+        with tempfile.TemporaryFile() as file:
+            return Slab(os.dup(file.fileno()))
+
+    def close(self) -> None:
+        if self._folder is not None:
+            os.close(self._folder)
+
+
+def _huge_folder() -> int | None:
+    """A tmpfs of huge pages that has no name and goes with its last descriptor; None without."""
+    mount = (
+        "mount -t tmpfs -o huge=always,size=0,mode=700 refit-weights /tmp && echo there && read _"
+    )
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+    pipe = subprocess.PIPE
+    with (
+        suppress(OSError),
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder,
+    ):
+        assert holder.stdout is not None
+        if holder.stdout.readline() == b"there\n":
+            return os.open(f"/proc/{holder.pid}/root/tmp", os.O_RDONLY | os.O_DIRECTORY)
+    return None

@@ -41,17 +41,18 @@ class Weights:
 
         Args:
             shards: from `Catalogue.held_by`; may be empty.
-            slab: CPU memory for the arena, which other processes may then map; None: private.
+            slab: CPU memory to take the arena from, which other processes may then map; None:
+                private.
             device: of a private arena.
         """
         _, total = offsets(shards)
         if slab is None or not total:
             return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
-        slab.reserve(total)
+        start = slab.take(total)
         # torch keeps a duplicate of the descriptor; its type stubs do not know the method
         attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
-        storage = attach(slab.descriptor, total)
-        return Weights.view(shards, torch.empty(0, dtype=torch.uint8).set_(storage))
+        storage = attach(slab.descriptor, start + total)
+        return Weights.view(shards, torch.empty(0, dtype=torch.uint8).set_(storage)[start:])
 
     def populate(self) -> None:
         """Map every page now, which is faster than by a fault each. Where it fails, they fault."""

@@ -69,7 +69,7 @@ def _run(task: Task, agent: Connection, listener: socket.socket | None) -> tuple
     dist.init_process_group(
         "gloo", store=store, rank=task.rank, world_size=task.world, timeout=timeout
     )
-    report = bench.run(task.job, task.rank, task.slabs, progress)
+    report = bench.run(task.job, task.rank, task.slab, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
     reports: list[RankReport | None] | None = [None] * task.world if task.rank == 0 else None
     dist.gather_object(report, reports)

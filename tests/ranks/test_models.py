@@ -8,7 +8,7 @@ import tempfile
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from refit.architecture import PRODUCTION, Convention, catalogue
 from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.layout import Layout, place
 from refit.models import Built, Side, build
-from refit.slab import Slab
+from refit.slab import Slab, SlabSource
 from refit.tensors import Shard
 from refit.weights import ALIGNMENT, Weights, offsets
 
@@ -335,7 +335,19 @@ def test_shards_need_no_process_group() -> None:
     assert build(job, placement, "destination", 0, None) is None
 
 
-def test_arena_is_aligned_shared_and_untouched() -> None:
+@pytest.fixture(params=["huge pages, where there are any", "ordinary pages"])
+def slab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slab]:
+    if request.param == "ordinary pages":
+        monkeypatch.setattr("refit.slab._huge_folder", lambda: None)
+    source = SlabSource()
+    slab = source.slab()
+    source.close()
+    yield slab
+    with suppress(OSError):
+        slab.close()
+
+
+def test_arena_is_aligned_shared_and_untouched(slab: Slab) -> None:
     big = replace(MOE, hidden_size=1024, moe_ffn_hidden_size=2048, num_moe_experts=16)
     shards = catalogue(big).held_by(Layout(), 0)
     starts, total = offsets(shards)
@@ -343,7 +355,6 @@ def test_arena_is_aligned_shared_and_untouched() -> None:
     ends = [*starts[1:], total]
     assert all(a + s.nbytes <= b for a, b, s in zip(starts, ends, shards, strict=True))
     names, before = set(os.listdir("/dev/shm")), _resident_bytes()
-    slab = Slab()
     weights = Weights.allocate(shards, slab)
     slab.close()  # the arena has a duplicate
     assert _resident_bytes() - before < total // 20
@@ -359,26 +370,27 @@ def test_arena_is_aligned_shared_and_untouched() -> None:
         Weights.view(shards[1:], peer)
 
 
-def test_empty_arena() -> None:
-    slab = Slab()
+def test_empty_arena(slab: Slab) -> None:
     for memory in (None, slab):
         weights = Weights.allocate([], memory)
         assert weights.arena.numel() == 0 and weights.tensors == {}
     assert slab.nbytes == 0
-    slab.close()
 
 
-def test_a_slab_is_used_again() -> None:
-    slab = Slab()
+def test_a_slab_holds_several_arenas_and_is_used_again(slab: Slab) -> None:
     small, large = (catalogue(replace(MOE, hidden_size=h)).held_by(Layout(), 0) for h in (64, 128))
-    Weights.allocate(large, slab).arena.fill_(7)
+    first, second = (Weights.allocate(large, slab).arena for _ in range(2))
+    first.fill_(7)
+    second.fill_(8)
+    assert bool((first == 7).all()) and bool((second == 8).all())
     size = slab.nbytes
-    weights = Weights.allocate(small, slab)
-    assert slab.nbytes == size > weights.arena.numel()
-    assert bool((weights.arena == 7).all())
-    slab.clear()
+    assert size >= first.numel() + second.numel()
+    later = Slab(os.dup(slab.descriptor))  # as the ranks of the next point get it
+    weights = Weights.allocate(small, later)
+    assert slab.nbytes == size and bool((weights.arena == 7).all())
+    later.clear()
+    later.close()
     assert slab.nbytes == 0
-    slab.close()
 
 
 def _resident_bytes() -> int:
