@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.util import get_temp_dir
 from typing import Any
@@ -87,7 +88,14 @@ class Agent:
             point.freeze()
         team = Nodes(point.attempt(attempt), node, nodes)
         begun = record.begin(point, self._environment)
-        final = self._measure(point, team, begun, progress)
+        try:
+            final = self._measure(point, team, begun, progress)
+        except Exception as error:  # the other nodes must not wait for this one's last words
+            with suppress(OSError):
+                team.say(Ended("failed", f"agent of node {node}: {type(error).__name__}: {error}"))
+                if node > 0:  # whose end may have Slurm end node 0 before that has written it down
+                    team.wait_for_record(RECORD_S)
+            raise
         timing = team.attempt.timing
         try:
             if node > 0:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +31,8 @@ COLUMNS = (
     "verified",
     "status",
 )
+
+GROUP_STATES = ("pending", "running", "done", "failed")
 
 
 class Display:
@@ -58,13 +63,55 @@ class Display:
         with self._console.status("  starting") as line:
             yield lambda what: line.update(f"  {what}")
 
+    @contextmanager
+    def groups(self) -> Iterator[Callable[[Mapping[str, Counter[str]]], None]]:
+        """What it yields is told, again and again, the counts of `GROUP_STATES` of each group.
+
+        A live line per group on a terminal, with a guess of the time left; in a pipe a plain line
+        for each group whose counts changed.
+        """
+        if not self._console.is_terminal:
+            last: dict[str, Counter[str]] = {}
+
+            def plain(groups: Mapping[str, Counter[str]]) -> None:
+                for label, counts in groups.items():
+                    if last.get(label) != counts:
+                        self.line(f"{time.strftime('%H:%M:%S')} {label}: {_counted(counts)}")
+                last.update(groups)
+
+            yield plain
+            return
+        texts = (TextColumn("{task.description}"), TextColumn("{task.fields[counted]}"))
+        left = (TextColumn("left:"), TimeRemainingColumn())
+        # a point takes minutes: all of them count for the speed, not those of the last half minute
+        with Progress(
+            texts[0],
+            BarColumn(),
+            *texts[1:],
+            *left,
+            console=self._console,
+            speed_estimate_period=1e6,
+        ) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def live(groups: Mapping[str, Counter[str]]) -> None:
+                for label, counts in groups.items():
+                    ended, said = counts["done"] + counts["failed"], _counted(counts)
+                    if label not in tasks:
+                        tasks[label] = bars.add_task(
+                            label, total=counts.total(), completed=ended, counted=said
+                        )
+                    bars.update(tasks[label], completed=ended, counted=said)
+
+            yield live
+
     def result(self, record: dict[str, Any]) -> None:
         """One line on how a point ended."""
         self.line(f"  {outcome(record)}")
 
     def table(self, records: Sequence[dict[str, Any]]) -> None:
         """One row per point."""
-        rows = [cells(r) for r in records]
+        rows = _told_apart(records)
         if not self._console.is_terminal:
             widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
             for row in [COLUMNS, *rows]:
@@ -75,6 +122,10 @@ class Display:
             style = {"ok": "green", "skipped": "dim"}.get(record["status"], "red")
             table.add_row(*row[:-1], Text(row[-1], style=style))
         self._console.print(table, soft_wrap=False)
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[state]} {state}" for state in GROUP_STATES)
 
 
 def outcome(record: dict[str, Any]) -> str:
@@ -110,6 +161,21 @@ def cells(record: dict[str, Any]) -> tuple[str, ...]:
         else f"{checked['mismatches']} wrong",
         record["status"],
     )
+
+
+def _told_apart(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Every record's row; where several would begin alike, with the overrides that differ."""
+    rows = [cells(r) for r in records]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        alike.setdefault(row[:4], []).append(number)
+    for numbers in alike.values():
+        said = [records[n]["overrides"] for n in numbers]
+        common = set.intersection(*map(set, said))
+        for n, overrides in zip(numbers, said, strict=True):
+            own = (o for o in overrides if o not in common)
+            rows[n] = (" ".join([rows[n][0], *own]), *rows[n][1:])
+    return rows
 
 
 def used_ranks(layout: dict[str, Any]) -> int:

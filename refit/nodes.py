@@ -20,7 +20,9 @@ from refit.ranks import follows
 from refit.record import Ended
 
 POLL_S = 0.2
-LOST_S = 60.0  # for the other nodes' last words, once this node has ended
+# For the other nodes' last words, once this node has ended. Slurm takes SlurmdTimeout, 300 s by
+# default, to notice a dead node; it then ends the job, and the point is tried again.
+LOST_S = 360.0
 
 
 class Stopped(Exception):

@@ -33,6 +33,18 @@ def groups(points: Iterable[Point]) -> dict[str, list[Point]]:
     return found
 
 
+def labelled(points: Iterable[Point]) -> dict[str, list[Point]]:
+    """The groups by a name that a person can tell them by: nodes, and what else differs."""
+    alike = list(groups(points).values())
+    asked = [{**parameters(g[0]), "pack": g[0].job.sweep.pack} for g in alike]
+    differ = [k for k in dict.fromkeys(k for a in asked for k in a) if k != "nodes"]
+    differ = [k for k in differ if len({str(a.get(k)) for a in asked}) > 1]
+    names = [
+        ", ".join([f"{a['nodes']} node(s)", *(f"{k}={a.get(k)}" for k in differ)]) for a in asked
+    ]
+    return dict(zip(names, alike, strict=True))
+
+
 def parameters(point: Point) -> dict[str, Any]:
     """What a point asks of sbatch, in submitit's names."""
     asked = {k: v for k, v in (point.job.cluster.slurm or {}).items() if v is not None}
@@ -184,9 +196,13 @@ def _max_array_size() -> int:
     return max(1, int(found[1]) - 1) if found else 1000
 
 
-def queued() -> set[str]:
-    """Ids of this user's jobs that Slurm has not finished with; array elements one by one."""
-    return set(client("squeue", "--me", "--noheader", "--array", "--format=%i").split())
+def queued() -> dict[str, str]:
+    """State of each of this user's jobs that Slurm has not finished with.
+
+    Array elements one by one, as `PENDING`, `RUNNING`, ...
+    """
+    lines = client("squeue", "--me", "--noheader", "--array", "--format=%i %T").splitlines()
+    return dict(line.split(maxsplit=1) for line in lines)
 
 
 def state(slurm_id: str) -> str:

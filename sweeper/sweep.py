@@ -66,7 +66,7 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
             slurm.submit(missing, root)
         records = {p.point.id: found for p, found in _run_here(planned, display)}
         if distant and distant[0].job.sweep.wait:
-            watch.watch(distant, root, display.line)
+            watch.watch(distant, root, display)
     return [records.get(p.point.id) or read_json(p.point.timing) or _open(p.point) for p in planned]
 
 

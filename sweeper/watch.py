@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refit import environment, record
+from refit.display import Display
 from refit.job import UserError
 from refit.point import Point, read_json, write_atomic
 from refit.record import Status
@@ -42,26 +43,48 @@ class _Watched:
     unknown: int = 0  # polls in which Slurm did not know its job
 
 
-def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> None:
+def watch(points: Sequence[Point], root: Path, display: Display) -> None:
     """Return when every point has a final state. A controller that is killed may be run again.
 
     Args:
         points: submitted; their status.json says under which ids.
         root: the sweep's folder.
-        say: told the counts whenever they change.
+        display: shows what the points of each shape do.
 
     Raises:
         UserError: Slurm refuses, several times, what is submitted again.
     """
+    groups = slurm.labelled(points)
+    with display.groups() as show:
+        _follow(
+            points,
+            root,
+            lambda said: show({name: _counts(said, alike) for name, alike in groups.items()}),
+            display.line,
+        )
+
+
+_Said = dict[str, dict[str, Any]]  # status.json by the point's name
+
+
+def _counts(said: _Said, points: Sequence[Point]) -> Counter[str]:
+    """How many of the points are pending, running, done and failed."""
+    words = dict.fromkeys(status.FINAL, "failed") | {"ok": "done", "skipped": "done"}
+    words |= {"running": "running"}
+    return Counter(words.get(said[p.name]["state"], "pending") for p in points)
+
+
+def _follow(
+    points: Sequence[Point],
+    root: Path,
+    show: Callable[[_Said], None],
+    say: Callable[[str], None],
+) -> None:
     watched = {p.name: _Watched() for p in points}
-    last, refused = "", 0
+    refused, start = 0, time.monotonic()
     while True:
         said = {p.name: status.get(p) for p in points}
-        counts = Counter(s["state"] for s in said.values())
-        line = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
-        if line != last:
-            say(f"{time.strftime('%H:%M:%S')} {line}")
-            last = line
+        show(said)
         open_points = [p for p in points if said[p.name]["state"] not in status.FINAL]
         if not open_points:
             return
@@ -70,6 +93,11 @@ def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> No
             # read once more: a job that is not queued any more has written its last
             gone = [p for p in open_points if said[p.name]["slurm_id"] not in alive]
             said |= {p.name: status.get(p) for p in gone}
+            for point in open_points:
+                at = said[point.name]
+                if at["state"] == "running" and alive.get(at["slurm_id"]) == "PENDING":
+                    # Slurm has started its job anew; the next attempt has a name of its own
+                    status.put(point, "submitted", at["attempt"], at["slurm_id"])
             began = {s["slurm_id"] for s in said.values() if s["state"] != "submitted"}
             cost = {p.name: _again(p, said[p.name], began, watched[p.name], say) for p in gone}
             again = [p for p in gone if cost[p.name] is not None]
@@ -78,13 +106,24 @@ def watch(points: Sequence[Point], root: Path, say: Callable[[str], None]) -> No
                 for point in again:
                     watched[point.name].tries += cost[point.name] or 0
             refused = 0
-        except UserError as error:  # slurmctld restarts, or a disk is full
+        except UserError as error:  # slurmctld restarts, say
             refused += 1
             if refused >= REFUSED and "refuses" in str(error):
                 raise
             say(f"trying again in {6 * POLL_S:g} s: {error}")
             time.sleep(5 * POLL_S)
-        time.sleep(POLL_S)
+        except OSError as error:  # a full disk, say
+            refused += 1
+            lost = f"cannot write results to {root}: {error.strerror}"
+            if refused >= REFUSED:
+                raise UserError(
+                    f"{lost}; nothing that was written is lost: make room, and the same command"
+                    " goes on from here"
+                ) from None
+            say(f"trying again in {6 * POLL_S:g} s: {lost}")
+            time.sleep(5 * POLL_S)
+        # a long sweep asks less often: after ten minutes every ten seconds
+        time.sleep(min(10.0, max(POLL_S, (time.monotonic() - start) / 60)))
 
 
 def _again(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -200,8 +201,26 @@ class GlooKilled(gloo.Transport):
     def execute(self) -> dict[str, float]:
         self.calls += 1
         if self.victim and self.calls == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.strike()
         return super().execute()
+
+    def strike(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class GlooOutOfMemory(GlooKilled):
+    """Its last destination rank outgrows a limit on its memory, and the kernel kills it."""
+
+    def strike(self) -> None:
+        group = Path(
+            "/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory").is_dir() else "/sys/fs/cgroup"
+        )
+        group = group / f"refit-test-{os.getpid()}"
+        group.mkdir()
+        limit = group / "memory.limit_in_bytes"
+        (limit if limit.exists() else group / "memory.max").write_text(str(100 << 20))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        torch.ones(1 << 30, dtype=torch.uint8)
 
 
 class GlooWaits(gloo.Transport):

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,19 @@ def short_root() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def cluster(short_root: Path) -> Iterator[Cluster]:
+def small_disk(short_root: Path) -> Iterator[Path | None]:
+    """A file system of 4 MB, there before the nodes are, which else would not see it; or None."""
+    disk = short_root / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    yield disk if mounted else None
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(short_root: Path, small_disk: Path | None) -> Iterator[Cluster]:
     """Two nodes of eight GPUs. A test leaves it as it found it: nodes up, controller running."""
     # A SIGTERM (of CI, say) is to end the jobs as well: by default, Python would end on the spot.
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", returncode=143))

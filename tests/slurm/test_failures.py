@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,70 @@ def test_what_slurm_ends_is_called_by_its_name(cluster: Cluster, tmp_path: Path)
     assert of_method(records, "gloo")["status"] == "ok"
     at = hanging.states()[hung["name"]]
     assert at["state"] == "timeout" and hanging.accounting(at["slurm_id"])["State"] == "FAILED"
+
+
+def test_a_rank_that_the_kernel_kills_for_memory_is_oom(cluster: Cluster, tmp_path: Path) -> None:
+    if not os.access("/sys/fs/cgroup", os.W_OK) or os.getuid():
+        pytest.skip("no limit on memory can be set here; run as root to test an OOM kill")
+    sweep = Sweep(
+        cluster,
+        tmp_path / "results",
+        (ROW_4, "refit.method=tests.faults:GlooOutOfMemory,gloo", "sweep.pack=2"),
+    )
+    code, said = sweep.run()
+    assert code == 1, said
+    records = sweep.records()
+    killed = of_method(records, ":GlooOutOfMemory")
+    assert killed["status"] == "oom" and killed["seconds"] is None, killed["reason"]
+    assert "rank 2: was killed by the kernel for memory" in killed["reason"]
+    assert of_method(records, "gloo")["status"] == "ok"
+    at = sweep.states()[killed["name"]]
+    assert at["state"] == "oom" and sweep.accounting(at["slurm_id"])["State"] == "FAILED"
+    assert set(map(tuple, sweep.attempts().values())) == {("0",)}  # it would end so again
+
+
+def test_a_disk_that_fills_up_loses_nothing(cluster: Cluster, small_disk: Path | None) -> None:
+    if small_disk is None:
+        pytest.skip("no small file system can be mounted here; run as root to test a full disk")
+    sweep = Sweep(cluster, small_disk, (ROW_4, f"refit.method=gloo,{WAITS}", NO_GPU))
+    controller = sweep.start()
+    sweep.wait_for("ok", "running")
+    (kept,) = sweep.records().values()
+    filler = small_disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(1024)):
+            pass
+    sweep.go_on.touch()
+    code, said = sweep.end(controller)
+    assert code == 2 and "No space left on device" in said and "Traceback" not in said, said
+    assert list(sweep.records().values()) == [kept]
+    filler.unlink()
+    code, said = sweep.run()
+    assert code == 0, said
+    records = sweep.records()
+    assert records[kept["name"]] == kept and {r["status"] for r in records.values()} == {"ok"}
+
+
+def test_an_agent_that_fails_on_one_node_fails_its_point_at_once(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "path" / "somewhere"
+    package.mkdir(parents=True)
+    raises = "import os\nif os.environ.get('SLURM_NODEID') == '1': raise ImportError('not here')\n"
+    (package / "__init__.py").write_text(raises)
+    (package / "mine.py").write_text("from refit.transport.gloo import Transport\n")
+    monkeypatch.setenv("PYTHONPATH", f"{package.parent}:{os.environ.get('PYTHONPATH', '')}")
+    method = "refit.method='somewhere.mine:Transport',gloo"
+    sweep = Sweep(cluster, tmp_path / "results", (PAIR, method, "sweep.pack=2"))
+    code, said = sweep.run()
+    assert code == 1, said
+    records = sweep.records()
+    failed = of_method(records, ":Transport")
+    assert failed["status"] == "failed" and seconds(failed) < 60
+    assert (
+        "agent of node 1: UserError: no refit method 'somewhere.mine:Transport'" in failed["reason"]
+    )
+    assert of_method(records, "gloo")["status"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""What a person sees of a sweep: rows that can be told apart, live lines on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from refit.display import Display
+from refit.point import Point
+from refit.record import begin
+from tests.jobs import job
+
+BEFORE = {"1 node(s)": Counter(pending=3, running=1), "2 node(s)": Counter(pending=1)}
+AFTER = {
+    "1 node(s)": Counter(running=1, done=2, failed=1),
+    "2 node(s)": Counter(pending=1),
+}
+
+
+def test_groups_in_a_pipe_are_lines_when_counts_change(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display().groups() as show:
+        for groups in (BEFORE, BEFORE, AFTER, AFTER):
+            show(groups)
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "1 node(s): 3 pending, 1 running, 0 done, 0 failed",
+        "2 node(s): 1 pending, 0 running, 0 done, 0 failed",
+        "1 node(s): 0 pending, 1 running, 2 done, 1 failed",
+    ]
+
+
+def test_groups_on_a_terminal_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        display = Display()
+        with display.groups() as show:
+            show(BEFORE)
+            display.line("something happened")
+            show(AFTER)
+        monkeypatch.undo()
+    said = b""
+    try:
+        while more := os.read(ours, 65536):
+            said += more
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    text = said.decode()
+    assert "something happened" in text
+    assert "0 pending, 1 running, 2 done, 1 failed" in text and "left:" in text
+    assert "\x1b[" in text  # written over itself
+
+
+def test_rows_that_begin_alike_say_what_differs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = [("a=1", "seed=0"), ("a=1", "seed=1"), ("a=1", "refit=gloo", "seed=0")]
+    methods = ("ipc", "ipc", "gloo")
+    points = [
+        Point.of(job(method=m), tmp_path, overrides)
+        for m, overrides in zip(methods, said, strict=True)
+    ]
+    records = [asdict(begin(p, {})) | {"method": m} for p, m in zip(points, methods, strict=True)]
+    Display().table(records)
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("row")
+    assert [row.split("  ")[0] for row in rows] == ["pair seed=0", "pair seed=1", "pair"]
