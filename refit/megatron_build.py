@@ -88,6 +88,8 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
             setattr(owner, name, value)
 
         stack.enter_context(_quiet())
+        # quick_gelu is compiled at its first call: half a minute for what eager does in no time
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         # MLA's linear_q_proj and its gather after the down-projections ask for the global TP group,
         # whatever pg_collection says; the other two are what makes parallel_state "initialized"
         replace(parallel_state, "_TENSOR_MODEL_PARALLEL_GROUP", groups.tp)
