@@ -123,7 +123,7 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
         name=point.name,
         overrides=list(point.overrides),
         config=point.job.to_dict(),
-        mode=point.job.mode,
+        mode=point.job.placement_mode,
         environment=environment,
         started_at=now(),
     )

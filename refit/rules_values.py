@@ -11,6 +11,7 @@ from refit.job import Job
 JobRule = Callable[[Job], str | None]
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
+    "mode": ("measure", "plan"),
     "build": ("megatron", "shards"),
     "verify": ("bits", "logits"),
     "cluster.launcher": ("local", "slurm"),

@@ -18,6 +18,7 @@ from tests.unit.jobs import make_job
 # (changes that make the job impossible, what the reason must say)
 BAD: list[tuple[dict[str, Any], str]] = [
     # values
+    ({"mode": "paln"}, "mode=paln is not one of measure, plan; did you mean plan?"),
     ({"build": "megatorn"}, "build=megatorn is not one of megatron, shards; did you mean meg"),
     ({"verify": "hash"}, "verify=hash is not one of bits, logits"),
     ({"sweep__mode": "again"}, "sweep.mode=again is not one of retry, cached, force, read-only"),
