@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from refit import predict
 from refit.job import Job
 from refit.layout import place
 
@@ -24,6 +25,8 @@ COLUMNS = (
     "cold",
     "median",
     "slowest",
+    "floor",
+    "estimate",
     "GB/s",
     "verified",
     "status",
@@ -62,6 +65,12 @@ class Display:
         """One line on how a point ended."""
         self.line(f"  {outcome(record)}")
 
+    def predicted(self, record: dict[str, Any]) -> None:
+        """What a plan says of a point: bytes, bounds, memory, floor and estimate."""
+        for line in predict.lines(record):
+            self.line(f"  {line}")
+        self.line(f"  {outcome(record)}")
+
     def table(self, records: Sequence[dict[str, Any]]) -> None:
         """One row per point."""
         rows = [cells(r) for r in records]
@@ -81,6 +90,8 @@ def outcome(record: dict[str, Any]) -> str:
     """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
     if record["status"] != "ok":
         return f"{record['status']}: {record['reason']}"
+    if record["kind"] == "predicted":
+        return f"predicted: {size(record['plan']['bytes'])} by {record['method']}; nothing was run"
     seconds, throughput = record["seconds"], record["throughput"]
     return (
         f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s"
@@ -102,14 +113,26 @@ def cells(record: dict[str, Any]) -> tuple[str, ...]:
         f"{used_ranks(layout)} of {layout['world']}" if layout else "",
         size(record["plan"]["bytes"]) if record["plan"] else "",
         *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
+        *(
+            f"{seconds_of(record, k):.3f} s" if seconds_of(record, k) is not None else ""
+            for k in ("floor", "estimate")
+        ),
         f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
-        ""
+        f"predicted, {record['config']['cluster']['name']}"
+        if record["kind"] == "predicted" and record["plan"]
+        else ""
         if not checked
         else "bit-exact"
         if record["status"] == "ok"
         else f"{checked['mismatches']} wrong",
         record["status"],
     )
+
+
+def seconds_of(record: dict[str, Any], name: str) -> float | None:
+    """Seconds of a record's `floor` or `estimate`; None where nothing was predicted."""
+    said = (record.get("prediction") or {}).get(name)
+    return said["seconds"] if said else None
 
 
 def used_ranks(layout: dict[str, Any]) -> int:

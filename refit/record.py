@@ -101,6 +101,7 @@ class Record:
     throughput: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
     clock: dict[str, str] = field(default_factory=lambda: dict(CLOCK))
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: str = ""
