@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from refit.job import Model, UserError
 from refit.tensors import Catalogue, Family
@@ -41,14 +42,28 @@ def moe_layers(model: Model) -> list[bool]:
         return [i % freq == 0 for i in range(model.num_layers)]
     if isinstance(freq, list) and all(x in (0, 1) for x in freq):
         if len(freq) != model.num_layers:
-            raise UserError(
-                f"moe_layer_freq lists {len(freq)} layers, the model has {model.num_layers}"
-            )
+            raise UserError(_wrong_depth(freq, model.num_layers))
         return [bool(x) for x in freq]
     raise UserError(
         f"moe_layer_freq={model.moe_layer_freq!r}: give a positive int, a list of 0 and 1, or"
         " a string such as '([0]*1+[1]*60)'"
     )
+
+
+def _wrong_depth(freq: list[int], num_layers: int) -> str:
+    """Which layers go is the user's to say: nothing is cut silently, as in Megatron."""
+    said = f"model.moe_layer_freq lists {len(freq)} layers, the model has {num_layers}"
+    if num_layers > len(freq):
+        return f"{said}; say all of them"
+    return f"{said}; its first {num_layers} are model.moe_layer_freq={_shorter(freq[:num_layers])}"
+
+
+def _shorter(freq: list[int]) -> str:
+    """A list of 0 and 1 as a user would type it: `[0,1,1]`, or `'[0]*1+[1]*60'` where long."""
+    if len(freq) <= 8:
+        return f"[{','.join(str(x) for x in freq)}]"
+    runs = [(kind, len(list(run))) for kind, run in groupby(freq)]
+    return f"'{'+'.join(f'[{kind}]*{count}' for kind, count in runs)}'"
 
 
 def _list_expression(text: str) -> object:
@@ -130,6 +145,28 @@ def catalogue(
     return Catalogue(tuple(based), model.num_layers)
 
 
+def active_parameters(model: Model, tensors: Catalogue, input_embedding: bool = True) -> int:
+    """Parameters that one token meets: of the routed experts, topk in each layer.
+
+    Args:
+        tensors: the model's catalogue; `padded=False` for the published count.
+        input_embedding: False leaves the table out of which a token reads one row; a table that is
+            also the output layer stays.
+    """
+    routed = sum(f.count * f.elements for f in tensors.families if f.grid == "expert")
+    idle = (
+        routed // model.num_moe_experts * (model.num_moe_experts - model.moe_router_topk)
+        if (model.num_moe_experts)
+        else 0
+    )
+    left_out = sum(
+        f.elements
+        for f in tensors.families
+        if f.name == "embedding.word_embeddings.weight" and f.stage == "first"
+    )
+    return tensors.num_parameters - idle - (0 if input_embedding else left_out)
+
+
 def _norm(
     model: Model,
     convention: Convention,
@@ -203,6 +240,14 @@ def expert_ffn_size(model: Model) -> int:
     return model.moe_ffn_hidden_size or ffn_size(model)
 
 
+def _sinks(model: Model, layers: tuple[int, ...]) -> list[Family]:
+    """GPT-OSS: in every head's softmax, one learnt logit that takes attention from the tokens."""
+    if model.softmax_type != "learnable":
+        return []
+    name = "decoder.layers.{layer}.self_attention.core_attention.softmax_offset"
+    return [Family(name, (model.num_attention_heads,), axis=0, layers=layers)]
+
+
 def _attention(model: Model, convention: Convention, layers: tuple[int, ...]) -> list[Family]:
     h, heads, groups, size = (
         model.hidden_size,
@@ -217,6 +262,7 @@ def _attention(model: Model, convention: Convention, layers: tuple[int, ...]) ->
     if model.qk_layernorm:
         families += _norm(model, convention, "self_attention.q_layernorm", size, layers)
         families += _norm(model, convention, "self_attention.k_layernorm", size, layers)
+    families += _sinks(model, layers)
     return families + _linear(
         "self_attention.linear_proj", (h, heads * size), 1, model.add_bias_linear, layers
     )
@@ -248,6 +294,7 @@ def _latent_attention(
         families += _norm(model, convention, "self_attention.kv_layernorm", rank, layers)
     kv_up = (heads * (model.qk_head_dim + model.v_head_dim), rank)
     families += _linear("self_attention.linear_kv_up_proj", kv_up, 0, False, layers)
+    families += _sinks(model, layers)
     out = (h, heads * model.v_head_dim)
     return families + _linear("self_attention.linear_proj", out, 1, model.add_bias_linear, layers)
 

@@ -31,10 +31,18 @@ class Model:
     ffn_hidden_size: Optional[int] = None
     num_query_groups: Optional[int] = None
     kv_channels: Optional[int] = None
+    activation_func: str = "gelu"  # gelu | silu | quick_gelu: the name of Megatron's callable
     gated_linear_unit: bool = False
+    glu_linear_offset: float = 0.0
+    activation_func_clamp_value: Optional[float] = None
     add_bias_linear: bool = True
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
+    softmax_type: str = "vanilla"  # vanilla | off-by-one | learnable: one learnt sink per head
+    window_size: Any = (
+        None  # [left, right] of sliding windows, -1 without end; null: full attention
+    )
+    window_attn_skip_freq: Any = None  # N: every Nth layer sees all; a list says 1 for windowed
     normalization: str = "LayerNorm"
     layernorm_epsilon: float = 1e-5
     # latent attention (MLA)
@@ -53,6 +61,16 @@ class Model:
     position_embedding_type: str = "learned_absolute"
     rotary_base: int = 10000
     rotary_percent: float = 1.0
+    rope_scaling: bool = False  # Llama 3.1's, for position_embedding_type=rope
+    rope_scaling_factor: float = 8.0
+    # YaRN: of MLA where rope_type=yarn, of other attention where position_embedding_type=yarn
+    rope_type: str = "yarn"  # yarn | rope; MLA's alone
+    rotary_scaling_factor: float = 40.0
+    original_max_position_embeddings: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
     # experts
     num_moe_experts: Optional[int] = None
     moe_layer_freq: Any = 1  # an int, a list of 0 and 1, or Megatron's string form "([0]*1+[1]*60)"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.functional import gelu, silu
 
 from refit.architecture import moe_layers, padded_vocab
 from refit.job import Job, UserError
@@ -39,7 +40,9 @@ def _quiet() -> Iterator[None]:
 
 with _quiet():
     from megatron.core import parallel_state
+    from megatron.core.activations import quick_gelu
     from megatron.core.extensions.transformer_engine import HAVE_TE
+    from megatron.core.fusions import fused_softmax
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.process_groups_config import ProcessGroupCollection
@@ -49,6 +52,9 @@ with _quiet():
     from megatron.core.transformer.moe import moe_utils
     from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
     from megatron.core.utils import GlobalMemoryBuffer
+
+
+ACTIVATIONS = {"gelu": gelu, "silu": silu, "quick_gelu": quick_gelu}
 
 
 class LatentDotProductAttention(DotProductAttention):
@@ -61,6 +67,12 @@ class LatentDotProductAttention(DotProductAttention):
         # not from v_channels: Megatron makes a first one without it, and then another over that
         heads = self.num_attention_heads_per_partition
         self.hidden_size_per_partition = self.config.v_head_dim * heads
+
+
+def _outside_window(queries: int, keys: int, window: tuple[int, int]) -> torch.Tensor:
+    """[queries, keys], true where a key is hidden: outside [left, right] of its query."""
+    seen = torch.ones(queries, keys, dtype=torch.bool)
+    return ~seen.triu(keys - queries - window[0]).tril(keys - queries + window[1])
 
 
 @contextmanager
@@ -76,6 +88,8 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
             setattr(owner, name, value)
 
         stack.enter_context(_quiet())
+        # quick_gelu is compiled at its first call: half a minute for what eager does in no time
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         # MLA's linear_q_proj and its gather after the down-projections ask for the global TP group,
         # whatever pg_collection says; the other two are what makes parallel_state "initialized"
         replace(parallel_state, "_TENSOR_MODEL_PARALLEL_GROUP", groups.tp)
@@ -93,6 +107,8 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
         if not torch.cuda.is_available():
             # the device of every buffer that Megatron makes
             replace(torch.cuda, "current_device", lambda: "cpu")
+            # Megatron's own names the device cuda outright
+            replace(fused_softmax, "get_sliding_window_causal_mask", _outside_window)
         yield
 
 
@@ -142,6 +158,8 @@ def gpt_model(
                 position_embedding_type=model.position_embedding_type,
                 rotary_percent=model.rotary_percent,
                 rotary_base=model.rotary_base,
+                rope_scaling=model.rope_scaling,
+                rope_scaling_factor=model.rope_scaling_factor,
                 pg_collection=groups,
             )
     except (AssertionError, ValueError) as error:
@@ -167,6 +185,8 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
     kind = MLATransformerConfig if model.multi_latent_attention else TransformerConfig
     known = {f.name for f in fields(kind)}
     values = {f.name: getattr(model, f.name) for f in fields(model) if f.name in known}
+    values["activation_func"] = ACTIVATIONS[model.activation_func]
+    values["window_size"] = tuple(model.window_size) if model.window_size else None
     values["moe_layer_freq"] = [int(x) for x in moe_layers(model)]
     values["moe_token_dispatcher_type"] = dispatcher(job)
     # the overlap is the alltoall dispatcher's, and goes where that goes
@@ -174,7 +194,7 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
     values["moe_shared_expert_overlap"] = overlap
     # without Transformer Engine it would be the legacy GroupedMLP: one tensor for all experts
     values["moe_grouped_gemm"] = model.moe_grouped_gemm and has_transformer_engine()
-    return kind(
+    config = kind(
         **values,
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
@@ -188,6 +208,15 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         use_cpu_initialization=True,
         perform_initialization=False,
     )
+    if model.position_embedding_type == "yarn" and not model.multi_latent_attention:
+        # GPTModel looks for these on the config, which has no fields for them; without the two
+        # mscales the attention's temperature follows from the scaling factor, as in GPT-OSS
+        config.yarn_rotary_scaling_factor = model.rotary_scaling_factor
+        config.yarn_original_max_position_embeddings = model.original_max_position_embeddings
+        config.yarn_beta_fast, config.yarn_beta_slow = model.beta_fast, model.beta_slow
+        config.yarn_mscale = config.yarn_mscale_all_dim = None
+        config.yarn_correction_range_round_to_int = False
+    return config
 
 
 def process_groups(layout: Layout, rank: int) -> ProcessGroupCollection:

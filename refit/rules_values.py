@@ -22,7 +22,10 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "refit.mode": ("auto", "collocated", "non-collocated"),
     "parallel.mode": ("collocated", "non-collocated"),
     "model.normalization": ("LayerNorm", "RMSNorm"),
-    "model.position_embedding_type": ("learned_absolute", "rope", "none"),
+    "model.activation_func": ("gelu", "silu", "quick_gelu"),
+    "model.softmax_type": ("vanilla", "off-by-one", "learnable"),
+    "model.position_embedding_type": ("learned_absolute", "rope", "yarn", "none"),
+    "model.rope_type": ("yarn", "rope"),
     "model.moe_token_dispatcher_type": ("allgather", "alltoall", "flex"),
     "model.moe_flex_dispatcher_backend": ("deepep", "hybridep"),
     "model.moe_token_drop_policy": ("probs", "position"),
@@ -56,6 +59,8 @@ MINIMA: dict[str, int] = {
     "model.make_vocab_size_divisible_by": 1,
     "model.seq_length": 1,
     "model.max_position_embeddings": 1,
+    "model.original_max_position_embeddings": 1,
+    "model.rotary_base": 1,
     "model.num_moe_experts": 1,
     "model.moe_ffn_hidden_size": 1,
     "model.moe_shared_expert_intermediate_size": 1,
@@ -84,10 +89,17 @@ def counts_large_enough(job: Job) -> str | None:
 
 
 def amounts_positive(job: Job) -> str | None:
-    """Times and sizes in fractions are above zero, and numbers at all."""
-    for name in ("bench.deadline_s", "refit.bucket_mb"):
+    """Times, factors and sizes in fractions are above zero, and numbers at all."""
+    for name in (
+        "bench.deadline_s",
+        "refit.bucket_mb",
+        "model.rotary_percent",
+        "model.rope_scaling_factor",
+        "model.rotary_scaling_factor",
+        "model.activation_func_clamp_value",
+    ):
         value = attrgetter(name)(job)
-        if not value > 0:  # also NaN
+        if value is not None and not value > 0:  # also NaN
             return f"{name}={value}: must be more than 0"
     return None
 
@@ -130,6 +142,31 @@ def exclude_is_a_list(job: Job) -> str | None:
     if value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         return None
     return f"sweep.exclude={value} is not a list of patterns; write 'sweep.exclude=[*gloo*]'"
+
+
+def windows_valid(job: Job) -> str | None:
+    """A window is two sizes; what it skips is every Nth layer, or said layer by layer."""
+    m = job.model
+    size, skip = m.window_size, m.window_attn_skip_freq
+    pair = isinstance(size, list) and len(size) == 2 and all(_whole(x, -1) for x in size)
+    if size is not None and not pair:
+        return (
+            f"model.window_size={size} is not a list of two whole numbers of -1 (no end) or more,"
+            " left and right; write [128,0], or null for full attention"
+        )
+    if skip is None:
+        return None
+    if size is None:
+        return f"model.window_attn_skip_freq={skip} skips windows, and model.window_size is null"
+    per_layer = isinstance(skip, list) and all(x in (0, 1) for x in skip)
+    if per_layer and len(skip) != m.num_layers:
+        return f"model.window_attn_skip_freq lists {len(skip)} layers, the model has {m.num_layers}"
+    if not per_layer and not _whole(skip, 1):
+        return (
+            f"model.window_attn_skip_freq={skip} is not a positive whole number or a list of 0 and"
+            " 1 (1: windowed)"
+        )
+    return None
 
 
 def balancing_known(job: Job) -> str | None:
@@ -175,9 +212,14 @@ VALUES: tuple[JobRule, ...] = (
     amounts_positive,
     rates_positive,
     exclude_is_a_list,
+    windows_valid,
     balancing_known,
     coefficients_match,
 )
+
+
+def _whole(value: object, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
 def _listed(words: tuple[str | None, ...]) -> str:

@@ -118,6 +118,8 @@ def specs(
                 norm(attention + "q_layernorm", size, layer=n)
                 norm(attention + "k_layernorm", size, layer=n)
             inner = heads * size
+        if model.softmax_type == "learnable":
+            found[attention + "core_attention.softmax_offset"] = Spec((heads,), "rows", layer=n)
         found[attention + "linear_proj.weight"] = Spec((h, inner), "columns", layer=n)
         if bias:
             found[attention + "linear_proj.bias"] = Spec((h,), "whole", layer=n)

@@ -27,7 +27,7 @@ with warnings.catch_warnings():
 def refused(job: Job) -> str | None:
     """What megatron-core says when it builds the configs of both sides, or None."""
     placement = place(job)
-    known = {f.name for f in fields(TransformerConfig)}
+    known = {f.name for f in fields(TransformerConfig)} - {"activation_func"}
     values = {f.name: getattr(job.model, f.name) for f in fields(job.model) if f.name in known}
     try:
         for side in (placement.source, placement.destination):

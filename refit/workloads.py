@@ -1,0 +1,196 @@
+"""`python -m refit.workloads`: the 123 MoE workloads, their messages, which Megatron can run."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from refit import traffic
+from refit.job import Model, UserError
+from refit.layout import Layout
+from refit.point import write_atomic
+from refit.rules import impossible
+from refit.workload_grid import NUM_EXPERTS, TOPK, Workload, workloads
+
+EXIT_USER_ERROR = 2
+
+MESSAGES = {  # column of the CSV: what it is, per layer; the last two per step
+    "tp_bytes": "tensor parallel all-gather, reduce-scatter",
+    "a2a_ep_bytes": "expert parallel all-to-all: dispatch, and combine",
+    "etp_ag_bytes": "expert tensor parallel all-gather, reduce-scatter",
+    "ep_meta_ag_bytes": "routing metadata all-gather",
+    "pp_bytes": "pipeline stage to stage",
+    "ag_dp_ep_bytes": "expert data parallel all-gather of weights",
+    "rs_dp_ep_bytes": "expert data parallel reduce-scatter of gradients",
+}
+
+
+def messages(model: Model, layout: Layout, micro_batch: int, sequence: int) -> dict[str, int]:
+    """Bytes per rank of each of `MESSAGES`, by `refit.traffic`."""
+    tokens = (micro_batch, sequence)
+    return {
+        "tp_bytes": traffic.tensor_parallel_bytes(model, layout, *tokens),
+        "a2a_ep_bytes": traffic.dispatch_bytes(model, layout, *tokens),
+        "etp_ag_bytes": traffic.expert_tensor_parallel_bytes(model, layout, *tokens),
+        "ep_meta_ag_bytes": traffic.metadata_bytes(model, layout),
+        "pp_bytes": traffic.pipeline_bytes(model, layout, *tokens),
+        "ag_dp_ep_bytes": traffic.expert_gather_bytes(model, layout),
+        "rs_dp_ep_bytes": traffic.expert_reduce_bytes(model, layout),
+    }
+
+
+def row(workload: Workload, dense: bool = False) -> dict[str, Any]:
+    """One workload, or its twin without experts, as a row of the CSV."""
+    model, layout = workload.dense_twin if dense else (workload.model, workload.layout)
+    return {
+        "name": workload.name + ("_dense" if dense else ""),
+        "model": workload.size,
+        "layers": model.num_layers,
+        "hidden": model.hidden_size,
+        "ffn": model.ffn_hidden_size,
+        "num_experts": model.num_moe_experts or 0,
+        "topk": model.moe_router_topk if model.is_moe else 0,
+        "world_size": layout.gpus,
+        "tp": layout.tp,
+        "etp": layout.etp,
+        "pp": layout.pp,
+        "ep": layout.ep,
+        "dp_dense": layout.dp,
+        "edp": layout.edp,
+        "experts_per_rank": (model.num_moe_experts or 0) // layout.ep,
+        "gbs": workload.global_batch,
+        "mbs": workload.micro_batch,
+        "seq": workload.sequence,
+        "ga": workload.gradient_accumulation,
+        "moe_params_per_rank": traffic.expert_parameters(model, layout),
+        **messages(model, layout, workload.micro_batch, workload.sequence),
+        "impossible": impossible(workload.job) or "",
+    }
+
+
+def summary(every: Sequence[Workload]) -> list[str]:
+    """The seed's table, how many of it Megatron can run, and the others with the reason."""
+    reasons = {workload.name: impossible(workload.job) for workload in every}
+    total = Counter(workload.ep for workload in every)
+    can = Counter(workload.ep for workload in every if not reasons[workload.name])
+    lines = [
+        f"{len(every)} MoE workloads: {NUM_EXPERTS} experts, top-{TOPK}, grouped GEMM, A100",
+        "world = TP * PP * EP * DP; experts are cut over TP too (ETP = TP)",
+        "",
+        "  EP  experts per EP rank  workloads  Megatron can run",
+    ]
+    lines += [
+        f"{ep:4d}  {NUM_EXPERTS // ep:19d}  {total[ep]:9d}  {can[ep]:16d}" for ep in sorted(total)
+    ]
+    lines += [f" all  {'':19s}  {len(every):9d}  {sum(can.values()):16d}", ""]
+    refused = [workload.name for workload in every if reasons[workload.name]]
+    if refused:
+        lines.append(f"Megatron cannot run {len(refused)} of them:")
+    for reason in dict.fromkeys(reasons[name] for name in refused):
+        alike = [name for name in refused if reasons[name] == reason]
+        lines += [f"  {len(alike)}: {reason}", *(f"    {name}" for name in alike)]
+    return lines
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Degrees and messages, one line per workload."""
+    columns = ("name", "world_size", "tp", "pp", "ep", "edp", "experts_per_rank", *MESSAGES)
+    cells = [columns, *(tuple(str(found[c]) for c in columns) for found in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+
+
+def detail(workload: Workload) -> list[str]:
+    """All about one workload: degrees, messages beside its dense twin's, how to refit from it."""
+    found, twin, layout = row(workload), row(workload, dense=True), workload.layout
+    lines = [
+        f"{workload.name}: {workload.size}, {found['layers']} layers, hidden {found['hidden']}",
+        f"world {layout.gpus} = TP {layout.tp} * PP {layout.pp} * EP {layout.ep} * DP {layout.edp};"
+        f" ETP {layout.etp}; {workload.experts_per_rank} experts per EP rank",
+        f"global batch {found['gbs']}, micro batch {found['mbs']}, sequence {found['seq']}",
+        "",
+        f"{'bytes per rank and layer':52s}{'MoE':>14s}{'dense twin':>14s}",
+    ]
+    lines += [f"{MESSAGES[m]:52s}{found[m]:14d}{twin[m]:14d}" for m in MESSAGES]
+    lines.append("(of the data parallel messages: per rank and step)")
+    if found["impossible"]:
+        return [*lines, "", f"Megatron cannot run it: {found['impossible']}"]
+    command = f"python -m refit.run workload={workload.name} cluster.nodes={layout.gpus // 8}"
+    return [*lines, "", f"as the source of a refit: {command}"]
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with a header line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what is asked for.
+
+    Raises:
+        UserError: no workload has that name or EP, or the file cannot be written.
+    """
+    parser = argparse.ArgumentParser(prog="python -m refit.workloads", description=__doc__)
+    parser.add_argument("name", nargs="?", help="one workload, in full")
+    parser.add_argument("--ep", type=int, help="those with this EP, with their message sizes")
+    parser.add_argument("--dense", action="store_true", help="their twins without experts (EP 1)")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write a row for each")
+    asked = parser.parse_args(arguments)
+    every = workloads()
+    if asked.name:
+        every = [_named(asked.name, every)]
+    if asked.ep is not None:
+        degrees = sorted({w.ep for w in every})
+        every = [w for w in every if w.ep == asked.ep]
+        if not every:
+            listed = ", ".join(map(str, degrees))
+            raise UserError(f"--ep {asked.ep}: no workload has it; they have {listed}")
+    rows = [row(workload, asked.dense) for workload in every]
+    if asked.name:
+        lines = detail(every[0])
+    else:
+        lines = summary(every)
+        if asked.ep is not None or asked.dense:
+            lines += ["", *table(rows)]
+    print("\n".join(lines))
+    if asked.csv:
+        try:
+            write_atomic(asked.csv, as_csv(rows))
+        except OSError as error:
+            raise UserError(f"cannot write {asked.csv}: {error.strerror or error}") from None
+        print(f"written: {asked.csv}")
+    return 0
+
+
+def _named(name: str, every: Sequence[Workload]) -> Workload:
+    found = {workload.name: workload for workload in every}
+    if name in found:
+        return found[name]
+    close = get_close_matches(name, found)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UserError(f"no workload '{name}'{hint} All of them: --csv FILE, or --ep 2, 4, 8, 16")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
