@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refit.job import Job, UserError
+
+if TYPE_CHECKING:
+    from refit.display import Display
+    from refit.point import Point
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -45,12 +49,15 @@ def run_one(config: DictConfig) -> None:
             raise UserError(reason)
         if job.sweep.dry_run or job.sweep.repeat > 1 or job.sweep.exclude:
             raise UserError("sweep.dry_run, repeat and exclude are of a sweep; add -m")
-        if job.cluster.launcher != "local":
+        if job.cluster.launcher != "local" and job.mode != "plan":
             raise UserError(
                 f"cluster={job.cluster.name} starts jobs in a sweep; add -m, or use cluster=local"
             )
         point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
         display.begin(job)
+        if job.mode == "plan":
+            _predict(point, display)
+            return
         with Agent([job]) as agent, display.progress() as progress:
             record = agent.run(point, progress)
     except UserError as error:
@@ -58,6 +65,17 @@ def run_one(config: DictConfig) -> None:
     display.result(record)
     display.line(f"  record: {point.timing}")
     if record["status"] != "ok":
+        sys.exit(EXIT_FAILED)
+
+
+def _predict(point: Point, display: Display) -> None:
+    """One point of mode=plan: no ranks, nothing of torch."""
+    from refit import predict
+
+    found = predict.run(point)
+    display.predicted(found)
+    display.line(f"  record: {point.timing}")
+    if found["status"] != "ok":
         sys.exit(EXIT_FAILED)
 
 

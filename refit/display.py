@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from refit import predict
 from refit.job import Job
 from refit.layout import place
 
@@ -27,6 +28,8 @@ COLUMNS = (
     "cold",
     "median",
     "slowest",
+    "floor",
+    "estimate",
     "GB/s",
     "verified",
     "status",
@@ -109,6 +112,12 @@ class Display:
         """One line on how a point ended."""
         self.line(f"  {outcome(record)}")
 
+    def predicted(self, record: dict[str, Any]) -> None:
+        """What a plan says of a point: bytes, bounds, memory, floor and estimate."""
+        for line in predict.lines(record):
+            self.line(f"  {line}")
+        self.line(f"  {outcome(record)}")
+
     def table(self, records: Sequence[dict[str, Any]]) -> None:
         """One row per point."""
         rows = _told_apart(records)
@@ -132,6 +141,8 @@ def outcome(record: dict[str, Any]) -> str:
     """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
     if record["status"] != "ok":
         return f"{record['status']}: {record['reason']}"
+    if record["kind"] == "predicted":
+        return f"predicted: {size(record['plan']['bytes'])} by {record['method']}; nothing was run"
     seconds, throughput = record["seconds"], record["throughput"]
     return (
         f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s"
@@ -153,8 +164,14 @@ def cells(record: dict[str, Any]) -> tuple[str, ...]:
         f"{used_ranks(layout)} of {layout['world']}" if layout else "",
         size(record["plan"]["bytes"]) if record["plan"] else "",
         *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
+        *(
+            f"{seconds_of(record, k):.3f} s" if seconds_of(record, k) is not None else ""
+            for k in ("floor", "estimate")
+        ),
         f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
-        ""
+        f"predicted, {record['config']['cluster']['name']}"
+        if record["kind"] == "predicted" and record["plan"]
+        else ""
         if not checked
         else "bit-exact"
         if record["status"] == "ok"
@@ -176,6 +193,12 @@ def _told_apart(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
             own = (o for o in overrides if o not in common)
             rows[n] = (" ".join([rows[n][0], *own]), *rows[n][1:])
     return rows
+
+
+def seconds_of(record: dict[str, Any], name: str) -> float | None:
+    """Seconds of a record's `floor` or `estimate`; None where nothing was predicted."""
+    said = (record.get("prediction") or {}).get(name)
+    return said["seconds"] if said else None
 
 
 def used_ranks(layout: dict[str, Any]) -> int:

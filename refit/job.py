@@ -144,6 +144,26 @@ class Refit:
 
 
 @dataclass(frozen=True)
+class Hardware:
+    """What mode=plan knows of a cluster. Rates are of one direction, in GB/s (1e9 bytes).
+
+    Efficiencies are the share of a rate that software was seen to reach. All null: rates unknown.
+    """
+
+    device: str = "cuda"  # cuda | cpu: decides what refit.method=auto means in a plan
+    memory_gb: Optional[float] = None  # of one rank's device
+    memory_gbps: Optional[float] = None  # a device's own memory, reads and writes together
+    memory_efficiency: float = 1.0
+    peer_gbps: Optional[float] = None  # of a rank to the other ranks of its node
+    peer_efficiency: float = 1.0
+    nic_gbps: Optional[float] = None  # of a rank to other nodes
+    nic_efficiency: float = 1.0
+    node_gbps: Optional[float] = None  # bytes written by all ranks of a node, where they share it
+    latency_us: float = 0.0  # of one operation
+    fitted: Any = None  # by `refit.calibrate`, per method: wire, latency_us, staging, fixed_us
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Where the ranks run."""
 
@@ -151,6 +171,7 @@ class Cluster:
     launcher: str = "local"  # local: processes of this machine | slurm: jobs
     nodes: int = 1  # the most nodes a point may take
     ranks_per_node: int = 8
+    hardware: Hardware = field(default_factory=Hardware)
     slurm: Any = None  # what sbatch is asked for, in submitit's names; nulls are left out
 
 
@@ -195,9 +216,10 @@ class Job:
     )
     verify: str = "bits"  # bits | logits: bits, and the forward pass of both models compared
     seed: int = 0
+    mode: str = "measure"  # measure: real ranks, real bytes | plan: no ranks, a prediction
 
     @property
-    def mode(self) -> str:
+    def placement_mode(self) -> str:
         """`collocated` or `non-collocated`: what `refit.mode` says, else the pair's own."""
         return self.parallel.mode if self.refit.mode == "auto" else self.refit.mode
 

@@ -209,13 +209,13 @@ def place(job: Job) -> Placement:
     Raises:
         UserError: from `Layout`, with the side named; or an unknown mode.
     """
-    if job.mode not in ("collocated", "non-collocated"):
+    if job.placement_mode not in ("collocated", "non-collocated"):
         raise UserError(
-            f"mode '{job.mode}' is not collocated or non-collocated"
+            f"mode '{job.placement_mode}' is not collocated or non-collocated"
             " (auto in refit.mode: the pair's)"
         )
     source = _side(job, "source", job.parallel.source.tp, 0)
-    start = 0 if job.mode == "collocated" else source.gpus
+    start = 0 if job.placement_mode == "collocated" else source.gpus
     destination = _side(job, "destination", source.etp, start)
     per_node = job.cluster.ranks_per_node
     if per_node < 1:

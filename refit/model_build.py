@@ -36,8 +36,8 @@ def convention(job: Job) -> tuple[Convention, dict[str, Any]]:
     Raises:
         UserError: an unknown build, or megatron-core is not installed.
     """
-    if job.build == "shards":
-        return PRODUCTION, {"build": "shards", "differs": []}
+    if job.build == "shards" or job.mode == "plan":  # nothing is built here: production's tensors
+        return PRODUCTION, {"build": job.build, "differs": []}
     if job.build != "megatron":
         raise UserError(f"build '{job.build}' is not megatron or shards")
     try:

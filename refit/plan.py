@@ -103,23 +103,56 @@ class Plan:
     @cached_property
     def bounds(self) -> Bounds:
         """See `Bounds`."""
-        remote = np.flatnonzero(self.remote)
-        sets, nbytes = self.holder_set[remote], self.nbytes[remote]
-        node = self.destination[remote] // self.placement.ranks_per_node
-        away = ~self.holders.on_node[sets, node]
-        # (tensor, holder set, start in the source shard) names a block; each must reach each node
-        # once
-        block = (self.tensor[remote] * self.holders.count + sets) * (
-            1 + self.source_start.max(initial=0)
-        )
-        block = (block + self.source_start[remote]) * self.placement.nodes + node
-        _, first = np.unique(block[away], return_index=True)
         return Bounds(
-            move=int(nbytes.sum()),
-            send=self.holders.least_busiest_sender(sets, nbytes),
+            move=int(self.nbytes[self.remote].sum()),
+            send=self.holders.least_busiest_sender(
+                self.holder_set[self.remote], self.nbytes[self.remote]
+            ),
             recv=int(self.recv_bytes.max(initial=0)),
-            cross_node=int(nbytes[away][first].sum()),
+            cross_node=int(self.node_needs.sum()),
         )
+
+    @cached_property
+    def node_needs(self) -> IntArray:
+        """[nodes]: bytes of the blocks that a node needs and no rank of it holds, each once."""
+        rows = self._away
+        node = self.destination[rows] // self.placement.ranks_per_node
+        _, first = np.unique(self._block[rows] * self.placement.nodes + node, return_index=True)
+        return np.bincount(node[first], self.nbytes[rows[first]], self.placement.nodes).astype(
+            np.int64
+        )
+
+    @cached_property
+    def leaving_bytes(self) -> int:
+        """Bytes of the blocks that some node needs and does not hold, each block once."""
+        return int(self.nbytes[self._once(self._away)].sum())
+
+    @cached_property
+    def least_send(self) -> int:
+        """As `bounds.send`, but where receivers may pass blocks on: each leaves its holders once.
+
+        No plan, direct or by stages, has a busiest holder that sends less.
+        """
+        rows = self._once(np.flatnonzero(self.remote))
+        return self.holders.least_busiest_sender(self.holder_set[rows], self.nbytes[rows])
+
+    @property
+    def _away(self) -> IntArray:
+        """Rows whose block no rank of the destination's node holds."""
+        rows = np.flatnonzero(self.remote)
+        node = self.destination[rows] // self.placement.ranks_per_node
+        return rows[~self.holders.on_node[self.holder_set[rows], node]]
+
+    @property
+    def _block(self) -> IntArray:
+        """[copies]: what names a block: tensor, holder set, start in the source shard."""
+        return (self.tensor * self.holders.count + self.holder_set) * (
+            1 + self.source_start.max(initial=0)
+        ) + self.source_start
+
+    def _once(self, rows: IntArray) -> IntArray:
+        """The rows without those whose block came before."""
+        return rows[np.unique(self._block[rows], return_index=True)[1]]
 
     def _per_rank(self, rank: IntArray) -> IntArray:
         # bincount weighs in float64, which counts bytes exactly up to 2**53

@@ -46,6 +46,8 @@ class Point:
     def of(job: Job, root: Path, overrides: tuple[str, ...] = ()) -> Point:
         """The point of a job below a results folder."""
         tag = f"{job.model.name}-{job.parallel.name}-{job.refit.name}"
+        if job.mode == "plan":
+            tag += f"-plan-{job.cluster.name}"
         if job.sweep.repetition > 1:
             tag += f"-r{job.sweep.repetition}"
         return Point(job, root / f"{tag}-{identity(job)}", overrides)
@@ -122,16 +124,21 @@ class Attempt:
 def identity(job: Job) -> str:
     """Ten hex digits over what affects a result: not names, texts, deadlines or sweep settings.
 
-    The first repetition of a point is the point itself, so that repeating it renames nothing.
+    The first repetition of a point is the point itself, so that repeating it renames nothing. A
+    prediction depends on the cluster's rates, a measurement on what the machine really has.
     """
     config = asdict(job)
+    if job.mode == "measure":
+        del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
     del config["parallel"]["use_case"], config["bench"]["deadline_s"], config["sweep"]
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
-    cluster = config["cluster"]
-    config["cluster"] = {key: cluster[key] for key in ("name", "ranks_per_node")}
+    cluster, of_cluster = config["cluster"], ["name", "ranks_per_node"]
+    if job.mode == "plan":
+        of_cluster.append("hardware")
+    config["cluster"] = {key: cluster[key] for key in of_cluster}
     canonical = json.dumps(config, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 

@@ -103,6 +103,7 @@ class Record:
     throughput: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
     clock: dict[str, str] = field(default_factory=lambda: dict(CLOCK))
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: str = ""
@@ -125,7 +126,7 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
         name=point.name,
         overrides=list(point.overrides),
         config=point.job.to_dict(),
-        mode=point.job.mode,
+        mode=point.job.placement_mode,
         environment=environment,
         started_at=now(),
     )

@@ -62,10 +62,10 @@ def too_many_gpus(job: Job, placement: Placement) -> str | None:
     """The seed's formulas: source + destination GPUs, or the larger of both when collocated."""
     source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
     has = cluster.nodes * cluster.ranks_per_node
-    if placement.used <= has:
+    if placement.used <= has or job.mode == "plan":  # a planned cluster is as large as it needs
         return None
     larger = max(source, destination)
-    if job.mode == "collocated":
+    if job.placement_mode == "collocated":
         how, out = f"max(source {source}, destination {destination})", ""
     else:
         how = f"source {source} + destination {destination}"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from difflib import get_close_matches
 from operator import attrgetter
+from typing import Any
 
 from refit.job import Job
 
 JobRule = Callable[[Job], str | None]
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
+    "mode": ("measure", "plan"),
     "build": ("megatron", "shards"),
     "verify": ("bits", "logits"),
     "cluster.launcher": ("local", "slurm"),
     "sweep.mode": ("retry", "cached", "force", "read-only"),
+    "cluster.hardware.device": ("cuda", "cpu"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
     "parallel.mode": ("collocated", "non-collocated"),
     "model.normalization": ("LayerNorm", "RMSNorm"),
@@ -100,6 +104,38 @@ def amounts_positive(job: Job) -> str | None:
     return None
 
 
+def rates_positive(job: Job) -> str | None:
+    """What a cluster states of its hardware is a rate; no efficiency beats the link it is of."""
+    hardware = job.cluster.hardware
+    for name, value in asdict(hardware).items():
+        where = f"cluster.hardware.{name}={value}"
+        if name.endswith("_efficiency") and not 0 < value <= 1:
+            return f"{where}: must be more than 0, and 1 at most"
+        if name.endswith(("_gb", "_gbps")) and value is not None and not 0 < value < float("inf"):
+            return f"{where}: must be more than 0, or null where it is unknown"
+    if not 0 <= hardware.latency_us < float("inf"):
+        return f"cluster.hardware.latency_us={hardware.latency_us}: must be 0 or more"
+    return _wrong_fit(hardware.fitted)
+
+
+FITTED = {"wire": 1.0, "latency_us": 0.0, "staging": 0.0, "fixed_us": 0.0}  # and their minima
+
+
+def _wrong_fit(fitted: Any) -> str | None:
+    where = "cluster.hardware.fitted"
+    if fitted is None:
+        return None
+    if not isinstance(fitted, dict):
+        return f"{where}={fitted!r} is not a mapping of methods"
+    for method, terms in fitted.items():
+        if not isinstance(terms, dict) or set(terms) - set(FITTED):
+            return f"{where}.{method}={terms!r}: allowed: {', '.join(FITTED)}"
+        for name, value in terms.items():
+            if not isinstance(value, int | float) or not FITTED[name] <= value < float("inf"):
+                return f"{where}.{method}.{name}={value}: must be {FITTED[name]:g} or more"
+    return None
+
+
 def exclude_is_a_list(job: Job) -> str | None:
     """Patterns stand in a list, also a single one."""
     value = job.sweep.exclude
@@ -174,6 +210,7 @@ VALUES: tuple[JobRule, ...] = (
     known_words,
     counts_large_enough,
     amounts_positive,
+    rates_positive,
     exclude_is_a_list,
     windows_valid,
     balancing_known,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from refit import record
-from refit.display import Display, cells, used_ranks
+from refit.display import Display, cells, seconds_of, used_ranks
 from refit.job import UserError
 from refit.point import read_json, write_atomic
 
@@ -46,6 +46,8 @@ class Row:
     median_s: float | None
     p90_s: float | None
     max_s: float | None
+    floor_s: float | None
+    estimate_s: float | None
     gbps: float | None
     limit_gbps: float | None
     fraction: float | None
@@ -92,6 +94,8 @@ def flat(found: dict[str, Any]) -> Row:
         median_s=seconds.get("median"),
         p90_s=seconds.get("p90"),
         max_s=seconds.get("max"),
+        floor_s=seconds_of(found, "floor"),
+        estimate_s=seconds_of(found, "estimate"),
         gbps=throughput.get("gbps"),
         limit_gbps=throughput.get("limit_gbps"),
         fraction=throughput.get("fraction"),

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from refit import environment, record
+from refit import environment, predict, record
 from refit.agent import Agent
 from refit.display import Display
 from refit.job import UserError
@@ -29,11 +29,12 @@ def dry_run(planned: Sequence[Planned], display: Display) -> None:
         fate = f"skip: {each.skip}" if each.skip else "run"
         if each.kept:
             fate = f"keep: {each.kept['status']}"
-        shape = ""
+        shape, where = "", each.point.job.cluster.launcher
         if not each.skip:
             there = place(each.point.job)
+            where = each.point.job.cluster.launcher if each.point.job.mode == "measure" else "plan"
             shape = f"{there.used} of {there.world} ranks, {there.nodes} node(s)"
-        display.line(f"{each.point.name}  {shape}  {each.point.job.cluster.launcher}  {fate}")
+        display.line(f"{each.point.name}  {shape}  {where}  {fate}")
     for alike in slurm.groups(_on_slurm(planned)).values():
         jobs = -(-len(alike) // alike[0].job.sweep.pack)
         display.line(f"\n{len(alike)} points in {jobs} jobs:")
@@ -77,9 +78,13 @@ def _done_meanwhile(point: Point) -> bool:
 
 
 def _on_slurm(planned: Sequence[Planned]) -> list[Point]:
-    """The points that are to be run and whose own cluster is a Slurm one."""
+    """The points that are to be measured and whose own cluster is a Slurm one."""
     todo = [p.point for p in planned if not p.kept and not p.skip]
-    return [point for point in todo if point.job.cluster.launcher == "slurm"]
+    return [
+        point
+        for point in todo
+        if point.job.cluster.launcher == "slurm" and point.job.mode == "measure"
+    ]
 
 
 def _open(point: Point) -> dict[str, Any]:
@@ -93,7 +98,8 @@ def _run_here(
     planned: Sequence[Planned], display: Display
 ) -> Iterator[tuple[Planned, dict[str, Any]]]:
     """Each point that needs no Slurm, with its record."""
-    mine = [p for p in planned if p.kept or p.skip or p.point.job.cluster.launcher == "local"]
+    distant = {point.id for point in _on_slurm(planned)}
+    mine = [p for p in planned if p.point.id not in distant]
     with Agent(p.point.job for p in mine) as agent:
         for number, each in enumerate(mine, 1):
             point = each.point
@@ -107,6 +113,11 @@ def _run_here(
                 yield each, _skipped(point, each.skip)
             else:
                 display.begin(point.job, count)
+                if point.job.mode == "plan":
+                    found = predict.run(point)
+                    display.predicted(found)
+                    yield each, found
+                    continue
                 with display.progress() as progress:
                     found = agent.run(point, progress)
                 display.result(found)

@@ -107,7 +107,7 @@ def test_row_is_the_seeds(row: str) -> None:
     name = f"{row}_tp{tp}ep{ep}_to_tp{to_tp}ep{to_ep}"
     job = job_of(f"parallel={name}")
     assert (job.parallel.name, job.parallel.use_case) == (name, use_case)
-    assert job.mode == ("non-collocated" if row.startswith("non") else "collocated")
+    assert job.placement_mode == ("non-collocated" if row.startswith("non") else "collocated")
     placement = place(job)
     source, destination = placement.source, placement.destination
     assert (source.tp, source.ep, source.pp, source.cp, source.etp) == (tp, ep, 1, 1, 1)

@@ -18,6 +18,7 @@ from tests.unit.jobs import make_job
 # (changes that make the job impossible, what the reason must say)
 BAD: list[tuple[dict[str, Any], str]] = [
     # values
+    ({"mode": "paln"}, "mode=paln is not one of measure, plan; did you mean plan?"),
     ({"build": "megatorn"}, "build=megatorn is not one of megatron, shards; did you mean meg"),
     ({"verify": "hash"}, "verify=hash is not one of bits, logits"),
     ({"sweep__mode": "again"}, "sweep.mode=again is not one of retry, cached, force, read-only"),
@@ -31,6 +32,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"bench__deadline_s": float("nan")}, "bench.deadline_s=nan: must be more than 0"),
     ({"refit__bucket_mb": -1.0}, "refit.bucket_mb=-1.0: must be more than 0"),
     ({"refit__in_flight": 0}, "refit.in_flight=0: must be 1 or more"),
+    ({"cluster__hardware__nic_gbps": 0.0}, "cluster.hardware.nic_gbps=0.0: must be more than 0"),
+    ({"cluster__hardware__nic_efficiency": 1.2}, "nic_efficiency=1.2: must be more than 0, and 1"),
+    ({"cluster__hardware__latency_us": -1.0}, "cluster.hardware.latency_us=-1.0: must be 0 or"),
+    ({"cluster__hardware__fitted": 3}, "cluster.hardware.fitted=3 is not a mapping of methods"),
+    ({"cluster__hardware__fitted": {"ipc": {"speed": 1}}}, "allowed: wire, latency_us, staging"),
+    ({"cluster__hardware__fitted": {"ipc": {"wire": 0.5}}}, "ipc.wire=0.5: must be 1 or more"),
+    ({"cluster__hardware__device": "tpu"}, "cluster.hardware.device=tpu is not one of cuda, cpu"),
     ({"cluster__nodes": 0}, "cluster.nodes=0: must be 1 or more"),
     ({"cluster__ranks_per_node": 0}, "cluster.ranks_per_node=0: must be 1 or more"),
     ({"model__num_layers": 0}, "model.num_layers=0: must be 1 or more"),
