@@ -141,6 +141,9 @@ class Refit:
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
     bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
     in_flight: int = 4  # messages under way per rank and direction
+    # direct: every replica from a holder | hierarchical: a block crosses to each node once, and the
+    # rank that fetched it passes it on
+    fanout: str = "direct"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refit.fanout import fetchers
 from refit.holders import Holders
 from refit.layout import IntArray, Placement
 from refit.tensors import Catalogue, Family
@@ -44,6 +46,8 @@ class Plan:
         length: along the cut axis.
         nbytes: of the block.
         holder_set: id in `holders` of the set of source ranks that hold the block.
+        relayed: of bool; the source is another destination rank of the node, which has fetched the
+            block before; `source_start` still says where it lies in a holder's shard.
     """
 
     catalogue: Catalogue
@@ -57,6 +61,7 @@ class Plan:
     length: IntArray
     nbytes: IntArray
     holder_set: IntArray
+    relayed: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.tensor)
@@ -68,6 +73,25 @@ class Plan:
     def from_rank(self, rank: int) -> IntArray:
         """Rows that this rank provides, in plan order."""
         return np.flatnonzero(self.source == rank)
+
+    @cached_property
+    def stages(self) -> tuple[Plan, ...]:
+        """The plans to carry out one after another; from the second on, sources are destinations.
+
+        This plan alone where nothing is relayed. Only its rows, not its bounds, make sense of a
+        stage.
+        """
+        if not self.relayed.any():
+            return (self,)
+        there = replace(self.placement, source=self.placement.destination)
+        first, second = self._rows(~self.relayed), self._rows(self.relayed)
+        # ranks of one node that want the same block cut the tensor alike
+        return first, replace(second, placement=there, source_start=second.destination_start)
+
+    def _rows(self, which: NDArray[np.bool_]) -> Plan:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        columns: dict[str, Any] = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+        return replace(self, **{name: column[which] for name, column in columns.items()})
 
     @cached_property
     def remote(self) -> NDArray[np.bool_]:
@@ -103,11 +127,12 @@ class Plan:
     @cached_property
     def bounds(self) -> Bounds:
         """See `Bounds`."""
+        direct = self.holders.least_busiest_sender(
+            self.holder_set[self.remote], self.nbytes[self.remote]
+        )
         return Bounds(
             move=int(self.nbytes[self.remote].sum()),
-            send=self.holders.least_busiest_sender(
-                self.holder_set[self.remote], self.nbytes[self.remote]
-            ),
+            send=self.least_send if self.relayed.any() else direct,
             recv=int(self.recv_bytes.max(initial=0)),
             cross_node=int(self.node_needs.sum()),
         )
@@ -146,9 +171,7 @@ class Plan:
     @property
     def _block(self) -> IntArray:
         """[copies]: what names a block: tensor, holder set, start in the source shard."""
-        return (self.tensor * self.holders.count + self.holder_set) * (
-            1 + self.source_start.max(initial=0)
-        ) + self.source_start
+        return _block(self.tensor, self.holder_set, self.source_start)
 
     def _once(self, rows: IntArray) -> IntArray:
         """The rows without those whose block came before."""
@@ -161,7 +184,7 @@ class Plan:
         ).astype(np.int64)
 
 
-def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
+def build_plan(catalogue: Catalogue, placement: Placement, fanout: str = "direct") -> Plan:
     """Every block copy, each with exactly one source.
 
     Rows are ordered by family, layer, expert, piece, replica. The source of a block is its
@@ -170,6 +193,10 @@ def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
     loaded replica gets the next blocks, in runs of neighbouring destinations, so that each rank
     talks to few peers. The level is met within one block per replica; equal loads go to the lower
     rank.
+
+    With `fanout="hierarchical"`, where several ranks of a node want a block that no rank of the
+    node holds, one of them fetches it and is the source of the others (`refit.fanout`), so that
+    each block crosses the network once per destination node.
 
     Raises:
         UserError: a tensor does not divide over a layout (`refit.rules` finds that first).
@@ -181,7 +208,15 @@ def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
     tensor, destination, source_start, destination_start, length, nbytes, holder_set = (
         np.concatenate(column) for column in zip(*tables, strict=True)
     )
-    source = holders.choose(holder_set, destination, nbytes)
+    source = destination.copy()
+    if fanout == "hierarchical":
+        node = destination // placement.ranks_per_node
+        away = np.flatnonzero(~holders.on_node[holder_set, node])
+        block = _block(tensor[away], holder_set[away], source_start[away])
+        source[away] = fetchers(block, node[away], destination[away], nbytes[away])
+    relayed = source != destination
+    own = ~relayed
+    source[own] = holders.choose(holder_set[own], destination[own], nbytes[own])
     return Plan(
         catalogue,
         placement,
@@ -194,7 +229,14 @@ def build_plan(catalogue: Catalogue, placement: Placement) -> Plan:
         length,
         nbytes,
         holder_set,
+        relayed,
     )
+
+
+def _block(tensor: IntArray, holder_set: IntArray, source_start: IntArray) -> IntArray:
+    """A number for each block, which these name together; [copies]."""
+    sets, starts = 1 + holder_set.max(initial=0), 1 + source_start.max(initial=0)
+    return (tensor * sets + holder_set) * starts + source_start
 
 
 def _copies(
