@@ -12,6 +12,13 @@ from refit.plan import Plan
 from refit.weights import Weights
 
 
+class Unsupported(Exception):
+    """What was asked cannot be done by this transport here; its text says why and the way out.
+
+    For what shows only on the ranks; what can be known before they start is in `refit.methods`.
+    """
+
+
 class Transport(Protocol):
     """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order."""
 
@@ -20,7 +27,11 @@ class Transport(Protocol):
     def prepare(
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        """Once: buffers, handles, registration."""
+        """Once: buffers, handles, registration.
+
+        Raises:
+            Unsupported: it cannot; on all ranks or on some, whose reason is then the point's.
+        """
 
     def execute(self) -> dict[str, float]:
         """One refit. Returns seconds per phase; this rank's destination is usable on return."""
