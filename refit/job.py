@@ -123,6 +123,7 @@ class Refit:
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
     bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
     in_flight: int = 4  # messages under way per rank and direction
+    backend: str = "auto"  # of method megatron: auto | gloo | nccl | nvshmem | nixl
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,23 @@ def _gloo(job: Job, placement: Placement) -> str | None:
     return None
 
 
-METHODS: dict[str, Callable[[Job, Placement], str | None]] = {"ipc": _ipc, "gloo": _gloo}
+def _megatron(job: Job, placement: Placement) -> str | None:
+    if job.build != "megatron":
+        return (
+            f"refit=megatron is megatron-core's own refit, which takes GPTModels; build={job.build}"
+            " has none, use build=megatron"
+        )
+    return None
+
+
+BACKENDS = ("auto", "gloo", "nccl", "nvshmem", "nixl")
+"""The names of megatron-core's copy services; which of them it has depends on its version."""
+
+METHODS: dict[str, Callable[[Job, Placement], str | None]] = {
+    "ipc": _ipc,
+    "gloo": _gloo,
+    "megatron": _megatron,
+}
 """Each method's file is refit/transport/<name>.py; the function says why it cannot run, or None."""
 
 
@@ -45,6 +61,10 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
         raise UserError(
             f"no refit method '{method}'; there are {allowed},"
             " and any importable package.module:Class"
+        )
+    if method == "megatron" and job.refit.backend not in BACKENDS:
+        raise UserError(
+            f"no backend '{job.refit.backend}' of refit=megatron; there are {', '.join(BACKENDS)}"
         )
     return method, "asked for"
 

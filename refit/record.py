@@ -37,12 +37,14 @@ class Ended:
     reason: str = ""
 
 
+MEMORY = ("host_peak_bytes", "device_peak_bytes", "refit_peak_bytes", "staging_bytes")
+
 CLOCK = {
     "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank"
     " leaves it; a rank's time ends when its own destination weights are written and synchronised;"
     " the slowest rank counts",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
-    " transfer; models are built before",
+    " transfer; models are built before; a method that plans itself is timed with its plan alone",
     "limit": "the destination ranks copy as many bytes, or of more than 2 GB the same share each,"
     " from one half of their own destination memory to the other, as often as there are timed"
     " iterations (at most ten); the median, same clock",
@@ -68,6 +70,7 @@ class RankReport:
     warm: list[Span]
     limit: list[Span]  # each a memory copy of this share of the destination's bytes
     limit_share: float = 1.0
+    cold_phases: dict[str, float] = field(default_factory=dict)  # seconds
     phases: dict[str, float] = field(
         default_factory=dict
     )  # seconds, median of the timed iterations
@@ -78,7 +81,8 @@ class RankReport:
     logits: dict[str, Any] | None = None
     host_peak_bytes: int = 0
     device_peak_bytes: int = 0
-    staging_bytes: int = 0
+    refit_peak_bytes: int | None = None
+    staging_bytes: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
 
@@ -175,8 +179,8 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
         begun,
         verification=_verification(reports),
         memory={
-            name: max(getattr(r, name) for r in reports)
-            for name in ("host_peak_bytes", "device_peak_bytes", "staging_bytes")
+            name: max((b for r in reports if (b := getattr(r, name)) is not None), default=None)
+            for name in MEMORY
         },
         environment={
             **begun.environment,
@@ -235,7 +239,10 @@ def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], d
         "median": median,
         "p90": sorted(warm)[-(-9 * len(warm) // 10) - 1],
         "max": max(warm),
+        "drift": drift(warm),
+        "cold_phases": _largest([r.cold_phases for r in active]),
         "phases": _largest([r.phases for r in active]),
+        "phases_per_rank": {str(r.rank): {**r.cold_phases, **r.phases} for r in active},
         "per_rank": {
             str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active
         },
@@ -244,9 +251,22 @@ def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], d
         "gbps": gbps,
         "limit_gbps": limit,
         "limit": "memory copy by the destination ranks, measured in this run",
+        "limit_source": "measured",
         "fraction": gbps / limit,
     }
     return seconds, throughput
+
+
+def drift(warm: Sequence[float]) -> float | None:
+    """Median of the last tenth of some times over that of the first tenth: 1 where they stay.
+
+    Returns:
+        None for fewer than twenty, whose tenths are a single time each.
+    """
+    tenth = len(warm) // 10
+    if tenth < 2:
+        return None
+    return statistics.median(warm[-tenth:]) / statistics.median(warm[:tenth])
 
 
 def write(path: Path, record: Record) -> None:

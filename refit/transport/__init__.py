@@ -20,7 +20,11 @@ class Unsupported(Exception):
 
 
 class Transport(Protocol):
-    """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order."""
+    """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order.
+
+    A class with `plans_itself = True` carries out a plan of its own, made in `prepare`, and not the
+    one that it is given; its cold refit is then timed without ours.
+    """
 
     def __init__(self, refit: Refit) -> None: ...
 
@@ -37,8 +41,8 @@ class Transport(Protocol):
         """One refit. Returns seconds per phase; this rank's destination is usable on return."""
 
     @property
-    def staging_bytes(self) -> int:
-        """Memory held besides the weights themselves."""
+    def staging_bytes(self) -> int | None:
+        """Memory held besides the weights themselves; None where it is not known."""
 
     def close(self) -> None:
         """Give everything back."""
