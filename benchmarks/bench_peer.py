@@ -43,7 +43,9 @@ def main() -> None:
 def speed(peer: str) -> None:
     """Each method in turn, several times; ratios of the medians of one turn."""
     jobs = [job(*TP4_TO_TP2, f"refit={method}") for method in METHODS]
-    print(f"ours and {peer} (gloo), dense, collocated TP4 -> TP2, 4 ranks; slowest rank, median of 5")
+    print(
+        f"ours and {peer} (gloo), dense, collocated TP4 -> TP2, 4 ranks; slowest rank, median of 5"
+    )
     turns = []
     records = run(jobs * REPEATS)
     print(f"  {records[0]['plan']['bytes'] / 1e9:.2f} GB written per refit, all verified")
@@ -85,8 +87,7 @@ def rows(peer: str) -> None:
             theirs = ended(*pair, "refit=megatron")
             twin = ended(*dense, "refit=megatron")
             print(
-                f"  {name}: ipc {ours['status']}, {peer} {theirs['status']},"
-                f" twin {twin['status']}"
+                f"  {name}: ipc {ours['status']}, {peer} {theirs['status']}, twin {twin['status']}"
             )
             for record in (theirs, twin):
                 if record["reason"]:

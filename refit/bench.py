@@ -70,7 +70,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
 
     def first() -> dict[str, float]:
         started = time.perf_counter()
-        plan = ready or build_plan(tensors, placement)
+        plan = build_plan(tensors, placement) if ready is None else ready
         planned = time.perf_counter()
         transport.prepare(plan, rank, source, destination)
         prepared = time.perf_counter()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from refit import limits
 from refit.layout import Layout, Placement
 from refit.plan import Plan
 from refit.point import Point, write_atomic
@@ -158,6 +159,8 @@ def placed(
             "cross_node_bytes": plan.cross_node_bytes,
             "max_send_bytes": int(plan.send_bytes.max(initial=0)),
             "max_recv_bytes": int(plan.recv_bytes.max(initial=0)),
+            "max_peer_bytes": plan.busiest_bytes(plan.remote & ~plan.crosses_nodes),
+            "max_cross_node_bytes": plan.busiest_bytes(plan.crosses_nodes),
             "lower_bounds": asdict(plan.bounds),
         },
     )
@@ -192,7 +195,9 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
     if wrong:
         return ended(record, "invalid", wrong)
     assert begun.plan is not None
-    seconds, throughput = _times([r for r in reports if r.active], begun.plan["bytes"])
+    active = [r for r in reports if r.active]
+    hardware = begun.config["cluster"].get("hardware") or {}
+    seconds, throughput = _times(active, begun.plan, hardware)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 
@@ -225,14 +230,18 @@ def _wrong(reports: Sequence[RankReport]) -> str:
     return ""
 
 
-def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _times(
+    active: Sequence[RankReport], plan: dict[str, Any], hardware: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """`seconds` and `throughput` from the ranks that hold weights."""
     cold = _slowest(active, [r.cold for r in active])
     warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
     median = statistics.median(warm)
     copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     copy = statistics.median(copies) / active[0].limit_share
-    gbps, limit = (nbytes / s / 1e9 for s in (median, copy))
+    gbps, device = plan["bytes"] / median / 1e9, active[0].device
+    known = [limits.memory_copy(plan["bytes"], copy, device), *limits.links(plan, hardware, device)]
+    limit = limits.tightest(known)
     seconds = {
         "cold": cold,
         "warm": warm,
@@ -249,10 +258,11 @@ def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], d
     }
     throughput = {
         "gbps": gbps,
-        "limit_gbps": limit,
-        "limit": "memory copy by the destination ranks, measured in this run",
-        "limit_source": "measured",
-        "fraction": gbps / limit,
+        "limit_gbps": limit.gbps,
+        "limit": limit.what,
+        "limit_source": limit.source,
+        "fraction": gbps / limit.gbps,
+        "limits": [asdict(one) for one in known],
     }
     return seconds, throughput
 

@@ -16,6 +16,8 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "cluster.launcher": ("local", "slurm"),
     "sweep.mode": ("retry", "cached", "force", "read-only"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
+    # megatron-core's copy services; which of them it has depends on its version
+    "refit.backend": ("auto", "gloo", "nccl", "nvshmem", "nixl"),
     "parallel.mode": ("collocated", "non-collocated"),
     "model.normalization": ("LayerNorm", "RMSNorm"),
     "model.position_embedding_type": ("learned_absolute", "rope", "none"),

@@ -42,6 +42,7 @@ class Transport:
         self._backend = refit.backend
         self._refit: Callable[[], None] = lambda: None
         self._marks: list[float] = []
+        self.details: dict[str, int | str] = {}
 
     def prepare(
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
@@ -51,6 +52,7 @@ class Transport:
         if any(side.model is None for side in sides):
             raise Unsupported("megatron-core refits GPTModels; build=shards has none")
         service = _service(self._backend, sides)
+        self.details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
         self._watch(service)
         with _own_words("cannot plan this refit"), without_cuda():
             self._refit = _planned(models[0], models[1], service)
