@@ -69,8 +69,10 @@ def _line(record: dict[str, Any]) -> str:
 
 def rows(peer: str) -> None:
     """The ten rows: by ours, by the peer as it is, and by the peer on the dense twin."""
-    print(f"the ten rows by ipc and by {peer}; the twin has the row's TP and no experts")
     names = sorted(p.stem for p in (CONF / "parallel").glob("*collocated_*.yaml"))
+    print(f"the ten rows, {peer} as installed; the twin has the row's TP and no experts")
+    print(f"  {'':33}{'ipc':10}{'peer':24}peer, dense twin")
+    words: dict[str, list[str]] = {}
     with TemporaryDirectory() as folder, Agent([job()]) as agent:
 
         def ended(*overrides: str) -> dict[str, Any]:
@@ -78,25 +80,28 @@ def rows(peer: str) -> None:
             return agent.run(Point.of(what, Path(folder)))
 
         for name in names:
+            dense = ["model=dense", "parallel.source.ep=1", "parallel.destination.ep=1"]
             pair = [f"parallel={name}", *NARROW]
-            dense = [
-                *["model=dense", f"parallel={name}", "parallel.source.ep=1"],
-                *["parallel.destination.ep=1", "model.num_layers=1", "model.vocab_size=2000"],
-            ]
             ours = ended(*pair, "refit=ipc")
             theirs = ended(*pair, "refit=megatron")
-            twin = ended(*dense, "refit=megatron")
-            print(
-                f"  {name}: ipc {ours['status']}, {peer} {theirs['status']}, twin {twin['status']}"
-            )
+            twin = ended(*dense, f"parallel={name}", *NARROW[:1], *NARROW[2:], "refit=megatron")
+            print(f"  {name:33}{_verdict(ours):10}{_verdict(theirs):24}{_verdict(twin)}")
             for record in (theirs, twin):
-                if record["reason"]:
-                    print(f"      {record['config']['model']['name']}: {_first(record['reason'])}")
+                if record["status"] not in ("ok", "invalid"):
+                    words.setdefault(record["reason"].splitlines()[0], []).append(name)
+    build = theirs["model_build"]
+    engine = "with" if build["transformer_engine"] else "without"
+    print(f"  models are built {engine} Transformer Engine; what the peer says:")
+    for reason, of in words.items():
+        print(f"    {', '.join(of)}:\n      {reason}")
 
 
-def _first(reason: str) -> str:
-    line = reason.splitlines()[0]
-    return line if len(line) <= 240 else line[:237] + "..."
+def _verdict(record: dict[str, Any]) -> str:
+    """`right`, `wrong` and how much of it, `refused`; else the status."""
+    checked = record["verification"]
+    if record["status"] == "invalid":
+        return f"wrong, {checked['mismatches'] / checked['elements']:.0%} of elements"
+    return {"ok": "right", "unsupported": "refused"}.get(record["status"], record["status"])
 
 
 if __name__ == "__main__":

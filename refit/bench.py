@@ -76,7 +76,12 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         prepared = time.perf_counter()
         transport.execute()
         moved = time.perf_counter() - prepared
-        return {"plan": planned - started, "prepare": prepared - planned, "transfer": moved}
+        own_s = getattr(transport, "plan_s", 0.0)
+        return {
+            "plan": planned - started + own_s,
+            "prepare": prepared - planned - own_s,
+            "transfer": moved,
+        }
 
     cold, cold_phases = _timed(first)
     for i in range(job.bench.warmup):

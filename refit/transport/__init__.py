@@ -23,7 +23,8 @@ class Transport(Protocol):
     """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order.
 
     A class with `plans_itself = True` carries out a plan of its own, made in `prepare`, and not the
-    one that it is given; its cold refit is then timed without ours.
+    one that it is given; its cold refit is then timed without ours. Its `plan_s` is the seconds of
+    `prepare` that went into planning.
     """
 
     def __init__(self, refit: Refit) -> None: ...
