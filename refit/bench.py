@@ -13,19 +13,19 @@ import numpy
 import torch
 import torch.distributed as dist
 
-from refit import methods, models
+from refit import memory, methods, models
 from refit.architecture import catalogue
 from refit.job import Job
-from refit.layout import Placement, place
+from refit.layout import place
 from refit.logits import compare_logits
 from refit.model_build import convention
 from refit.pattern import Check, Pattern
 from refit.plan import build_plan
 from refit.record import RankReport, Span
 from refit.slab import Slab
-from refit.tensors import Catalogue
 from refit.transport import Transport
-from refit.weights import Weights
+
+PROGRESS_S = 0.1  # between two words on timed iterations: telling takes the time of other ranks
 
 COPY_BYTES = 2e9  # of all destinations together: more than any cache holds
 COPIES = 10  # the most that the memory copy is timed
@@ -64,16 +64,38 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
             write(weights)
 
     progress("cold refit")
-    cold = _timed(lambda: _cold(transport, tensors, placement, rank, source, destination))[0]
+    ready = build_plan(tensors, placement) if getattr(transport, "plans_itself", False) else None
+    host_peak = _host_peak()
+    before = memory.forget_peak()
+
+    def first() -> dict[str, float]:
+        started = time.perf_counter()
+        plan = build_plan(tensors, placement) if ready is None else ready
+        planned = time.perf_counter()
+        transport.prepare(plan, rank, source, destination)
+        prepared = time.perf_counter()
+        transport.execute()
+        moved = time.perf_counter() - prepared
+        own_s = getattr(transport, "plan_s", 0.0)
+        return {
+            "plan": planned - started + own_s,
+            "prepare": prepared - planned - own_s,
+            "transfer": moved,
+        }
+
+    cold, cold_phases = _timed(first)
     for i in range(job.bench.warmup):
         progress(f"warm-up {i + 1}/{job.bench.warmup}")
         _timed(transport.execute)
-    warm, phases = [], []
+    warm, phases, told = [], [], -PROGRESS_S
     for i in range(job.bench.iterations):
-        progress(f"timed iteration {i + 1}/{job.bench.iterations}")
+        if time.monotonic() - told >= PROGRESS_S:
+            progress(f"timed iteration {i + 1}/{job.bench.iterations}")
+            told = time.monotonic()
         span, seconds = _timed(transport.execute)
         warm.append(span)
         phases.append(seconds)
+    refit_peak = memory.peak_since(before)
     progress("verifying")
     found = old.check(destination) if destination else Check(0, 0)
 
@@ -108,13 +130,15 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         warm=warm,
         limit=limit,
         limit_share=share,
+        cold_phases=cold_phases,
         phases={name: statistics.median(p[name] for p in phases) for name in phases[0]},
         elements=found.elements,
         mismatches=found.mismatches,
         first_mismatch=found.first,
         source_mismatches=kept.mismatches,
         logits=logits,
-        host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        host_peak_bytes=max(host_peak, _host_peak()),
+        refit_peak_bytes=refit_peak,
         staging_bytes=staging,
         versions={
             "torch": torch.__version__,
@@ -125,16 +149,9 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
     )
 
 
-def _cold(
-    transport: Transport,
-    tensors: Catalogue,
-    placement: Placement,
-    rank: int,
-    source: Weights | None,
-    destination: Weights | None,
-) -> dict[str, float]:
-    transport.prepare(build_plan(tensors, placement), rank, source, destination)
-    return transport.execute()
+def _host_peak() -> int:
+    """The most memory that was resident in this process, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]]:

@@ -148,9 +148,15 @@ def outcome(record: dict[str, Any]) -> str:
         f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s"
         f" (slowest rank, median of {len(seconds['warm'])}; cold {seconds['cold']:.3f} s),"
         f" {throughput['gbps']:.2f} GB/s,"
-        f" {throughput['fraction']:.0%} of this machine's memory copy;"
+        f" {throughput['fraction']:.0%} of {_limit(throughput)};"
         f" {record['verification']['elements']} elements verified bit for bit"
     )
+
+
+def _limit(throughput: dict[str, Any]) -> str:
+    if throughput["limit_source"] == "measured":
+        return "this machine's memory copy"
+    return str(throughput["limit"])
 
 
 def cells(record: dict[str, Any]) -> tuple[str, ...]:

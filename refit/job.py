@@ -144,6 +144,7 @@ class Refit:
     # direct: every replica from a holder | hierarchical: a block crosses to each node once, and the
     # rank that fetched it passes it on
     fanout: str = "direct"
+    backend: str = "auto"  # of method megatron: auto | gloo | nccl | nvshmem | nixl
 
 
 @dataclass(frozen=True)

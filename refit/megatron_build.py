@@ -46,6 +46,7 @@ with _quiet():
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.tensor_parallel import layers
     from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
     from megatron.core.transformer import multi_latent_attention
     from megatron.core.transformer.dot_product_attention import DotProductAttention
@@ -109,6 +110,8 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
             replace(torch.cuda, "current_device", lambda: "cpu")
             # Megatron's own names the device cuda outright
             replace(fused_softmax, "get_sliding_window_causal_mask", _outside_window)
+        # sets the attributes that Megatron's refit plans by, and then a whole weight's values
+        replace(layers, "_initialize_affine_weight_cpu", _set_attributes)
         yield
 
 
@@ -206,7 +209,11 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         use_cpu_initialization=True,
-        perform_initialization=False,
+        # Transformer Engine sets its weights' attributes whether they are initialised or not
+        perform_initialization=not has_transformer_engine(),
+        init_method=_leave_alone,
+        output_layer_init_method=_leave_alone,
+        embedding_init_method=_leave_alone,
     )
     if model.position_embedding_type == "yarn" and not model.multi_latent_attention:
         # GPTModel looks for these on the config, which has no fields for them; without the two
@@ -217,6 +224,25 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         config.yarn_mscale = config.yarn_mscale_all_dim = None
         config.yarn_correction_range_round_to_int = False
     return config
+
+
+def _set_attributes(
+    weight: torch.Tensor,
+    output_size: int,
+    input_size: int,
+    per_partition_size: int,
+    partition_dim: int,
+    init_method: Any,
+    stride: int = 1,
+    **_: Any,
+) -> None:
+    """What Megatron's `_initialize_affine_weight_cpu` does, but for the values."""
+    layers.set_tensor_model_parallel_attributes(weight, True, partition_dim, stride)
+
+
+def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
+    """Initialise nothing: the values are this program's own."""
+    return weight
 
 
 def process_groups(layout: Layout, rank: int) -> ProcessGroupCollection:

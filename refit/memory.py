@@ -1,8 +1,9 @@
-"""Does a point fit this node's memory? Asked before any rank starts. Torch-free."""
+"""Does a point fit this node's memory, and what did its refits take of it? Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,46 @@ def available() -> int | None:
 def oom_kills() -> int:
     """How many processes this kernel has killed for memory since boot; 0 where it does not say."""
     return _field(Path("/proc/vmstat"), "oom_kill") or 0
+
+
+@dataclass(frozen=True)
+class Resident:
+    """This process's memory: all that is resident, and what of it is shared; bytes."""
+
+    total: int
+    shared: int
+
+
+def forget_peak() -> Resident | None:
+    """Let the kernel's peak of this process begin anew; what is resident now.
+
+    Returns:
+        None where the system keeps no such peak.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc_pid_clear_refs(5): resets VmHWM
+    except OSError:
+        return None
+    return _resident("VmRSS:")
+
+
+def peak_since(before: Resident | None) -> int | None:
+    """Bytes of private memory that this process held at most, above what was resident before.
+
+    Shared memory, that of weights which peers have mapped too, does not count. It is taken not to
+    shrink meanwhile.
+    """
+    peak = _resident("VmHWM:")
+    if before is None or peak is None:
+        return None
+    return max(0, peak.total - before.total - (peak.shared - before.shared))
+
+
+def _resident(total: str) -> Resident | None:
+    found = [_field(Path("/proc/self/status"), name) for name in (total, "RssShmem:")]
+    if found[0] is None or found[1] is None:
+        return None
+    return Resident(found[0] * 1024, found[1] * 1024)
 
 
 def _field(file: Path, name: str) -> int | None:

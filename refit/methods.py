@@ -22,7 +22,20 @@ def _gloo(job: Job, placement: Placement) -> str | None:
     return None
 
 
-METHODS: dict[str, Callable[[Job, Placement], str | None]] = {"ipc": _ipc, "gloo": _gloo}
+def _megatron(job: Job, placement: Placement) -> str | None:
+    if job.build != "megatron":
+        return (
+            f"refit=megatron is megatron-core's own refit, which takes GPTModels; build={job.build}"
+            " has none, use build=megatron"
+        )
+    return None
+
+
+METHODS: dict[str, Callable[[Job, Placement], str | None]] = {
+    "ipc": _ipc,
+    "gloo": _gloo,
+    "megatron": _megatron,
+}
 """Each method's file is refit/transport/<name>.py; the function says why it cannot run, or None."""
 
 

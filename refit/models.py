@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -26,15 +26,17 @@ class Built:
     Attributes:
         layout: of the side.
         catalogue: every tensor of the model, the same on both sides.
-        weights: what this rank holds.
-        model: megatron-core's GPTModel, its `pg_collection` set, every parameter and persistent
-            buffer a view of `weights.arena`; None for build=shards.
+        weights: what this rank holds, and the model that it is bound to.
     """
 
     layout: Layout
     catalogue: Catalogue
     weights: Weights
-    model: Any = None
+
+    @property
+    def model(self) -> Any:
+        """As `weights.model`."""
+        return self.weights.model
 
 
 def build(
@@ -72,7 +74,7 @@ def build(
     model = megatron_build.gpt_model(job, placement, side, rank)
     weights = Weights.allocate(tensors.held_by(layout, rank), slab, device)
     bind(model, weights, tied=job.model.share_embeddings_and_output_weights)
-    return Built(layout, tensors, weights, model)
+    return Built(layout, tensors, replace(weights, model=model))
 
 
 def bind(model: Any, weights: Weights, tied: bool) -> None:

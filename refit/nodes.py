@@ -88,7 +88,7 @@ class Nodes:
                 found.append(Ended(said["status"], said["reason"]))
         bad = [e for e in found if e.status not in ("ok", "invalid")]
         # a death or an error of its own explains the connections that other nodes lost by it
-        order = ("crashed", "oom", "timeout", "failed")
+        order = ("crashed", "oom", "timeout", "unsupported", "failed")
         return min(bad, key=lambda e: (follows(e), order.index(e.status))) if bad else found[0]
 
     def wait_for_record(self, limit_s: float) -> None:

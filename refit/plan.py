@@ -121,8 +121,20 @@ class Plan:
     @property
     def cross_node_bytes(self) -> int:
         """Bytes whose source and destination are on different nodes."""
+        return int(self.nbytes[self.crosses_nodes].sum())
+
+    @cached_property
+    def crosses_nodes(self) -> NDArray[np.bool_]:
+        """[copies]: source and destination are on different nodes."""
         per_node = self.placement.ranks_per_node
-        return int(self.nbytes[self.source // per_node != self.destination // per_node].sum())
+        return self.source // per_node != self.destination // per_node
+
+    def busiest_bytes(self, rows: NDArray[np.bool_]) -> int:
+        """Of these rows, bytes of the rank and direction that have most."""
+        return max(
+            int(np.bincount(rank[rows], self.nbytes[rows], self.placement.world).max(initial=0))
+            for rank in (self.source, self.destination)
+        )
 
     @cached_property
     def bounds(self) -> Bounds:

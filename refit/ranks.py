@@ -152,6 +152,8 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
         # A rank that died outright explains the others' lost connections; else the first to speak
         # does.
         rank, first = min(failed, key=lambda rf: (follows(rf[1]), rf[0].ended_at))
+        if first.status == "unsupported":  # its text is written for the user, and of every rank
+            return first
         return Ended(
             first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}"
         )

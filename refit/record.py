@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from refit import limits
 from refit.layout import Layout, Placement
 from refit.plan import Plan
 from refit.point import Point, write_atomic
@@ -37,12 +38,14 @@ class Ended:
     reason: str = ""
 
 
+MEMORY = ("host_peak_bytes", "device_peak_bytes", "refit_peak_bytes", "staging_bytes")
+
 CLOCK = {
     "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank"
     " leaves it; a rank's time ends when its own destination weights are written and synchronised;"
     " the slowest rank counts",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
-    " transfer; models are built before",
+    " transfer; models are built before; a method that plans itself is timed with its plan alone",
     "limit": "the destination ranks copy as many bytes, or of more than 2 GB the same share each,"
     " from one half of their own destination memory to the other, as often as there are timed"
     " iterations (at most ten); the median, same clock",
@@ -68,6 +71,7 @@ class RankReport:
     warm: list[Span]
     limit: list[Span]  # each a memory copy of this share of the destination's bytes
     limit_share: float = 1.0
+    cold_phases: dict[str, float] = field(default_factory=dict)  # seconds
     phases: dict[str, float] = field(
         default_factory=dict
     )  # seconds, median of the timed iterations
@@ -78,7 +82,8 @@ class RankReport:
     logits: dict[str, Any] | None = None
     host_peak_bytes: int = 0
     device_peak_bytes: int = 0
-    staging_bytes: int = 0
+    refit_peak_bytes: int | None = None
+    staging_bytes: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
 
@@ -155,6 +160,8 @@ def placed(
             "cross_node_bytes": plan.cross_node_bytes,
             "max_send_bytes": int(plan.send_bytes.max(initial=0)),
             "max_recv_bytes": int(plan.recv_bytes.max(initial=0)),
+            "max_peer_bytes": plan.busiest_bytes(plan.remote & ~plan.crosses_nodes),
+            "max_cross_node_bytes": plan.busiest_bytes(plan.crosses_nodes),
             "lower_bounds": asdict(plan.bounds),
         },
     )
@@ -176,8 +183,8 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
         begun,
         verification=_verification(reports),
         memory={
-            name: max(getattr(r, name) for r in reports)
-            for name in ("host_peak_bytes", "device_peak_bytes", "staging_bytes")
+            name: max((b for r in reports if (b := getattr(r, name)) is not None), default=None)
+            for name in MEMORY
         },
         environment={
             **begun.environment,
@@ -189,7 +196,9 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
     if wrong:
         return ended(record, "invalid", wrong)
     assert begun.plan is not None
-    seconds, throughput = _times([r for r in reports if r.active], begun.plan["bytes"])
+    active = [r for r in reports if r.active]
+    hardware = begun.config["cluster"].get("hardware") or {}
+    seconds, throughput = _times(active, begun.plan, hardware)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 
@@ -222,32 +231,53 @@ def _wrong(reports: Sequence[RankReport]) -> str:
     return ""
 
 
-def _times(active: Sequence[RankReport], nbytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _times(
+    active: Sequence[RankReport], plan: dict[str, Any], hardware: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """`seconds` and `throughput` from the ranks that hold weights."""
     cold = _slowest(active, [r.cold for r in active])
     warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
     median = statistics.median(warm)
     copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     copy = statistics.median(copies) / active[0].limit_share
-    gbps, limit = (nbytes / s / 1e9 for s in (median, copy))
+    gbps, device = plan["bytes"] / median / 1e9, active[0].device
+    known = [limits.memory_copy(plan["bytes"], copy, device), *limits.links(plan, hardware, device)]
+    limit = limits.tightest(known)
     seconds = {
         "cold": cold,
         "warm": warm,
         "median": median,
         "p90": sorted(warm)[-(-9 * len(warm) // 10) - 1],
         "max": max(warm),
+        "drift": drift(warm),
+        "cold_phases": _largest([r.cold_phases for r in active]),
         "phases": _largest([r.phases for r in active]),
+        "phases_per_rank": {str(r.rank): {**r.cold_phases, **r.phases} for r in active},
         "per_rank": {
             str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active
         },
     }
     throughput = {
         "gbps": gbps,
-        "limit_gbps": limit,
-        "limit": "memory copy by the destination ranks, measured in this run",
-        "fraction": gbps / limit,
+        "limit_gbps": limit.gbps,
+        "limit": limit.what,
+        "limit_source": limit.source,
+        "fraction": gbps / limit.gbps,
+        "limits": [asdict(one) for one in known],
     }
     return seconds, throughput
+
+
+def drift(warm: Sequence[float]) -> float | None:
+    """Median of the last tenth of some times over that of the first tenth: 1 where they stay.
+
+    Returns:
+        None for fewer than twenty, whose tenths are a single time each.
+    """
+    tenth = len(warm) // 10
+    if tenth < 2:
+        return None
+    return statistics.median(warm[-tenth:]) / statistics.median(warm[:tenth])
 
 
 def write(path: Path, record: Record) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,11 +28,14 @@ class Weights:
         arena: [bytes] of uint8; no shard lies outside it.
         shards: in arena order.
         tensors: tensor id -> view of the arena, in the shard's dtype and shape.
+        model: megatron-core's GPTModel whose parameters and persistent buffers are these views,
+            its `pg_collection` set; None for build=shards.
     """
 
     arena: torch.Tensor
     shards: list[Shard]
     tensors: dict[int, torch.Tensor]
+    model: Any = None
 
     @staticmethod
     def allocate(

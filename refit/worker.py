@@ -23,6 +23,7 @@ from refit.job import UserError
 from refit.point import write_atomic
 from refit.ranks import Task
 from refit.record import RankReport
+from refit.transport import Unsupported
 
 
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
@@ -97,6 +98,8 @@ def _die_with(agent: Connection) -> None:
 
 
 def _status_of(error: Exception) -> str:
+    if isinstance(error, Unsupported):
+        return "unsupported"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(
         error
     ):
@@ -107,5 +110,7 @@ def _status_of(error: Exception) -> str:
 def _one_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return (
-        text if isinstance(error, UserError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+        text
+        if isinstance(error, (UserError, Unsupported))
+        else f"{type(error).__name__}: {text.splitlines()[0]}"
     )

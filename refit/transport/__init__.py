@@ -12,22 +12,38 @@ from refit.plan import Plan
 from refit.weights import Weights
 
 
+class Unsupported(Exception):
+    """What was asked cannot be done by this transport here; its text says why and the way out.
+
+    For what shows only on the ranks; what can be known before they start is in `refit.methods`.
+    """
+
+
 class Transport(Protocol):
-    """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order."""
+    """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order.
+
+    A class with `plans_itself = True` carries out a plan of its own, made in `prepare`, and not the
+    one that it is given; its cold refit is then timed without ours. Its `plan_s` is the seconds of
+    `prepare` that went into planning.
+    """
 
     def __init__(self, refit: Refit) -> None: ...
 
     def prepare(
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        """Once: buffers, handles, registration."""
+        """Once: buffers, handles, registration.
+
+        Raises:
+            Unsupported: it cannot; on all ranks or on some, whose reason is then the point's.
+        """
 
     def execute(self) -> dict[str, float]:
         """One refit. Returns seconds per phase; this rank's destination is usable on return."""
 
     @property
-    def staging_bytes(self) -> int:
-        """Memory held besides the weights themselves."""
+    def staging_bytes(self) -> int | None:
+        """Memory held besides the weights themselves; None where it is not known."""
 
     def close(self) -> None:
         """Give everything back."""

@@ -1,0 +1,150 @@
+"""The peer: the installed megatron-core's own refit planner, executor and copy service.
+
+Nothing here moves a byte. It hands Megatron the two GPTModels and lets it plan and copy as it does
+for its users; what it cannot do it says itself, and that is the point's reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Any, get_args
+
+import torch
+import torch.distributed as dist
+from megatron.core import resharding
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.resharding import refit as core
+
+from refit.job import Refit
+from refit.plan import Plan
+from refit.transport import Unsupported
+from refit.transport.megatron_cpu import without_cuda
+from refit.weights import Weights
+
+VERSION = version("megatron-core")
+
+
+class Transport:
+    """See `refit.transport.Transport`.
+
+    `prepare` is Megatron's planning and the start of its service, `execute` a refit with its cached
+    plan. `pack` is the time before its service runs, `wire` its service's run, and `unpack` what
+    follows, its barrier included.
+    """
+
+    plans_itself = True
+    plan_s = 0.0
+
+    def __init__(self, refit: Refit) -> None:
+        self._backend = refit.backend
+        self._refit: Callable[[], None] = lambda: None
+        self._marks: list[float] = []
+        self.details: dict[str, int | str] = {}
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        sides = [side for side in (source, destination) if side is not None]
+        models = [side.model if side is not None else None for side in (source, destination)]
+        if any(side.model is None for side in sides):
+            raise Unsupported("megatron-core refits GPTModels; build=shards has none")
+        service = _service(self._backend, sides)
+        self.details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
+        self._watch(service)
+        start = time.perf_counter()
+        with _own_words("cannot plan this refit"), without_cuda():
+            self._refit = _planned(models[0], models[1], service)
+        self.plan_s = time.perf_counter() - start
+
+    def execute(self) -> dict[str, float]:
+        start = time.perf_counter()
+        with _own_words("cannot do this refit"), without_cuda():
+            self._refit()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        begun, ended = self._marks
+        done = time.perf_counter()
+        return {"pack": begun - start, "wire": ended - begun, "unpack": done - ended}
+
+    @property
+    def staging_bytes(self) -> int | None:
+        return None  # it allocates in each refit what that needs, and gives it back
+
+    def close(self) -> None:
+        self._refit = lambda: None
+        core.clear_service_cache()
+
+    def _watch(self, service: Any) -> None:
+        """Note when the service starts and ends its run."""
+        run = service.run
+
+        def timed() -> None:
+            begun = time.perf_counter()
+            run()
+            self._marks = [begun, time.perf_counter()]
+
+        service.run = timed
+
+
+def _service(backend: str, sides: list[Weights]) -> Any:
+    """Megatron's copy service of a name; `auto` is nccl where any rank's weights are on CUDA."""
+    if backend == "auto":
+        on_cuda = [False] * dist.get_world_size()
+        dist.all_gather_object(on_cuda, any(side.arena.is_cuda for side in sides))
+        backend = "nccl" if any(on_cuda) else "gloo"
+    known = get_args(core.RefitBackendName)
+    if backend not in known:
+        raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {', '.join(known)}")
+    try:
+        with without_cuda():
+            return core.get_or_create_service(backend)
+    except Exception as error:
+        raise Unsupported(
+            f"megatron-core {VERSION} cannot start its {backend} service here: {_text(error)}"
+        ) from error
+
+
+def _planned(source: Any, destination: Any, service: Any) -> Callable[[], None]:
+    """Let Megatron plan; every rank of the world calls this. Returns a refit by that plan."""
+    if hasattr(core, "prepare_swap_model_weights"):  # after 0.16.1; takes None for a model
+        core.prepare_swap_model_weights(source, destination)
+        return partial(core.swap_model_weights, source, destination, service)
+    # 0.16.1's swap_model_weights wants both models on every rank. What that calls, and Megatron
+    # exports, wants only modules with groups: one without parameters gives and takes nothing.
+    some = source if source is not None else destination
+    num_experts = some.config.num_moe_experts if some is not None else None
+    source, destination = (m if m is not None else _absent() for m in (source, destination))
+    plan = resharding.build_centralized_reshard_plan(source, destination, num_experts)
+    return partial(resharding.execute_reshard_plan, plan, source, destination, service)
+
+
+def _absent() -> torch.nn.Module:
+    module: Any = torch.nn.Module()
+    module.pg_collection = ProcessGroupCollection()
+    return module
+
+
+@contextmanager
+def _own_words(what: str) -> Iterator[None]:
+    """An error that megatron-core itself raises is what it has to say of this refit.
+
+    Errors from below it, a lost peer or memory that ran out, are none of its making.
+    """
+    try:
+        yield
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        raised_in = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+        if not raised_in.startswith("megatron."):
+            raise
+        raise Unsupported(f"megatron-core {VERSION} {what}: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
