@@ -122,7 +122,9 @@ class Refit:
     method: str = "auto"  # auto, a name in refit/methods.py, or any importable package.module:Class
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
     bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
-    in_flight: int = 4  # messages under way per rank and direction
+    in_flight: int = 4  # groups or buckets under way per rank and direction
+    max_ops_per_group: int = 512  # sends and receives of one rank that are posted together
+    streams: int = 2  # CUDA streams for packing, and as many for unpacking; the CPU has none
 
 
 @dataclass(frozen=True)

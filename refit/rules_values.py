@@ -37,6 +37,8 @@ MINIMA: dict[str, int] = {
     "sweep.repetition": 1,
     "sweep.max_attempts": 1,
     "refit.in_flight": 1,
+    "refit.max_ops_per_group": 2,  # a send and the receive that goes with it
+    "refit.streams": 1,
     "model.num_layers": 1,
     "model.hidden_size": 1,
     "model.num_attention_heads": 1,

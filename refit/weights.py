@@ -82,6 +82,11 @@ class Weights:
         return Weights(arena, list(shards), tensors)
 
 
+def device_of(*sides: Weights | None) -> torch.device:
+    """The device that a rank's weights are on; the CPU where it holds none."""
+    return next((w.arena.device for w in sides if w is not None), torch.device("cpu"))
+
+
 def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:
     """Where each shard starts in the arena, and the arena's size, both in bytes; in list order."""
     starts, end = [], 0
