@@ -91,7 +91,7 @@ def run(
             finite.fill(source)
         _timed(transport.execute)
         logits = compare_logits(job, placement, rank, built[0], built[1])
-    staging = transport.staging_bytes
+    staging, details = transport.staging_bytes, getattr(transport, "details", {})
     transport.close()
     progress("measuring the memory copy rate")
     limit = _copy_time(destination.arena if destination else None)
@@ -110,6 +110,7 @@ def run(
         logits=logits,
         host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         staging_bytes=staging,
+        transport=details,
         versions={
             "torch": torch.__version__,
             "numpy": numpy.__version__,

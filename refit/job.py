@@ -135,6 +135,7 @@ class Cluster:
     launcher: str = "local"  # local: processes of this machine | slurm: jobs
     nodes: int = 1  # the most nodes a point may take
     ranks_per_node: int = 8
+    device: str = "auto"  # auto: a GPU for each rank, shared where there are fewer | cpu | cuda
     slurm: Any = None  # what sbatch is asked for, in submitit's names; nulls are left out
 
 

@@ -131,7 +131,7 @@ def identity(job: Job) -> str:
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
     cluster = config["cluster"]
-    config["cluster"] = {key: cluster[key] for key in ("name", "ranks_per_node")}
+    config["cluster"] = {key: cluster[key] for key in ("name", "ranks_per_node", "device")}
     canonical = json.dumps(config, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 

@@ -77,6 +77,7 @@ class RankReport:
     host_peak_bytes: int = 0
     device_peak_bytes: int = 0
     staging_bytes: int = 0
+    transport: dict[str, int | str] = field(default_factory=dict)  # its own words: heap, messages
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
 
@@ -100,6 +101,7 @@ class Record:
     seconds: dict[str, Any] | None = None
     throughput: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
+    transport: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
     clock: dict[str, str] = field(default_factory=lambda: dict(CLOCK))
     environment: dict[str, Any] = field(default_factory=dict)
@@ -176,6 +178,7 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
             name: max(getattr(r, name) for r in reports)
             for name in ("host_peak_bytes", "device_peak_bytes", "staging_bytes")
         },
+        transport=_transport(reports),
         environment={
             **begun.environment,
             "versions": reports[0].versions,
@@ -189,6 +192,17 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
     seconds, throughput = _times([r for r in reports if r.active], begun.plan["bytes"])
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
+
+
+def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:
+    """What the transport says of itself: of each number the largest of all ranks."""
+    found: dict[str, int | str] = {}
+    for name, value in (item for r in reports for item in r.transport.items()):
+        before = found.get(name)
+        if isinstance(value, int) and isinstance(before, int):
+            value = max(value, before)
+        found[name] = value
+    return found
 
 
 def _verification(reports: Sequence[RankReport]) -> dict[str, Any]:

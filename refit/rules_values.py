@@ -14,6 +14,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "build": ("megatron", "shards"),
     "verify": ("bits", "logits"),
     "cluster.launcher": ("local", "slurm"),
+    "cluster.device": ("auto", "cpu", "cuda"),
     "sweep.mode": ("retry", "cached", "force", "read-only"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
     "parallel.mode": ("collocated", "non-collocated"),

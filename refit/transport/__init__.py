@@ -13,7 +13,11 @@ from refit.weights import Weights
 
 
 class Transport(Protocol):
-    """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order."""
+    """Moves one rank's part of a plan. All ranks, idle ones too, call each method in one order.
+
+    One that has something to say of itself has a property `details`, a dictionary of numbers and
+    texts, for the record's `transport`.
+    """
 
     def __init__(self, refit: Refit) -> None: ...
 
