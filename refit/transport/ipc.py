@@ -21,8 +21,7 @@ from refit.weights import Weights, device_of
 class Transport:
     """See `refit.transport.Transport`. All copies of a rank are one foreach copy; no staging.
 
-    On CUDA other processes' streams cannot be waited for by stream order, so a refit begins with
-    this: each source waits for its own stream, and all ranks meet.
+    On CUDA a refit begins with `share.meet`, and ends when this rank's stream is done.
     """
 
     def __init__(self, refit: Refit) -> None:
@@ -34,9 +33,7 @@ class Transport:
     def prepare(
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        devices = [""] * plan.placement.world
-        dist.all_gather_object(devices, device_of(source, destination).type)
-        self._on_cuda = "cuda" in devices
+        self._on_cuda = share.any_cuda(device_of(source, destination))
         self._lent = None if source is None else source.arena
         rows = plan.to_rank(rank)
         peers = np.unique(plan.source[rows[plan.remote[rows]]]).tolist()
@@ -56,8 +53,7 @@ class Transport:
         if not self._on_cuda:
             blocks.copy(self._into, self._out_of)
             return {"copy": time.perf_counter() - start}
-        torch.cuda.current_stream().synchronize()
-        dist.barrier()
+        share.meet()
         met = time.perf_counter()
         blocks.copy(self._into, self._out_of)
         torch.cuda.current_stream().synchronize()

@@ -44,6 +44,19 @@ def lanes(device: torch.device, streams: int) -> Lanes:
     return CudaLanes(device, streams) if device.type == "cuda" else CpuLanes()
 
 
+class Clock:
+    """Adds the time since the last lap to a phase."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+
 class CpuLanes:
     """Program order is the only order there is."""
 

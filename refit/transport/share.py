@@ -48,3 +48,20 @@ def exchange(mine: torch.Tensor | None, rank: int, peers: Iterable[int]) -> dict
     theirs = {peer: pickle.loads(of[rank]) for peer, of in enumerate(gathered) if rank in of}
     dist.barrier()  # no rank lets go of its tensor before its readers have it
     return theirs
+
+
+def any_cuda(device: torch.device) -> bool:
+    """Whether the weights of any rank are on a GPU; all ranks call together."""
+    devices = [""] * dist.get_world_size()
+    dist.all_gather_object(devices, device.type)
+    return "cuda" in devices
+
+
+def meet() -> None:
+    """Before one-sided reads of device memory: every rank's own stream has done what it was given.
+
+    A reader cannot wait for another process's stream, so each waits for its own, and all meet.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.current_stream().synchronize()
+    dist.barrier()
