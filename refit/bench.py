@@ -114,7 +114,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
             finite.fill(source)
         _timed(transport.execute)
         logits = compare_logits(job, placement, rank, built[0], built[1])
-    staging = transport.staging_bytes
+    staging, details = transport.staging_bytes, getattr(transport, "details", {})
     transport.close()
     progress("measuring the memory copy rate")
     arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
@@ -140,6 +140,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         host_peak_bytes=max(host_peak, _host_peak()),
         refit_peak_bytes=refit_peak,
         staging_bytes=staging,
+        transport=details,
         versions={
             "torch": torch.__version__,
             "numpy": numpy.__version__,

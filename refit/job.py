@@ -140,7 +140,9 @@ class Refit:
     method: str = "auto"  # auto, a name in refit/methods.py, or any importable package.module:Class
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
     bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
-    in_flight: int = 4  # messages under way per rank and direction
+    in_flight: int = 4  # groups or buckets under way per rank and direction
+    max_ops_per_group: int = 512  # sends and receives of one rank that are posted together
+    streams: int = 2  # CUDA streams for packing, and as many for unpacking; the CPU has none
     # direct: every replica from a holder | hierarchical: a block crosses to each node once, and the
     # rank that fetched it passes it on
     fanout: str = "direct"
@@ -175,6 +177,7 @@ class Cluster:
     launcher: str = "local"  # local: processes of this machine | slurm: jobs
     nodes: int = 1  # the most nodes a point may take
     ranks_per_node: int = 8
+    device: str = "auto"  # auto: a GPU for each rank, shared where there are fewer | cpu | cuda
     hardware: Hardware = field(default_factory=Hardware)
     slurm: Any = None  # what sbatch is asked for, in submitit's names; nulls are left out
 

@@ -135,7 +135,7 @@ def identity(job: Job) -> str:
     del config["parallel"]["use_case"], config["bench"]["deadline_s"], config["sweep"]
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
-    cluster, of_cluster = config["cluster"], ["name", "ranks_per_node"]
+    cluster, of_cluster = config["cluster"], ["name", "ranks_per_node", "device"]
     if job.mode == "plan":
         of_cluster.append("hardware")
     config["cluster"] = {key: cluster[key] for key in of_cluster}

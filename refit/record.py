@@ -84,6 +84,7 @@ class RankReport:
     device_peak_bytes: int = 0
     refit_peak_bytes: int | None = None
     staging_bytes: int | None = None
+    transport: dict[str, int | str] = field(default_factory=dict)  # its own words: heap, messages
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
 
@@ -107,6 +108,7 @@ class Record:
     seconds: dict[str, Any] | None = None
     throughput: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
+    transport: dict[str, Any] | None = None
     verification: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     clock: dict[str, str] = field(default_factory=lambda: dict(CLOCK))
@@ -186,6 +188,7 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
             name: max((b for r in reports if (b := getattr(r, name)) is not None), default=None)
             for name in MEMORY
         },
+        transport=_transport(reports),
         environment={
             **begun.environment,
             "versions": reports[0].versions,
@@ -201,6 +204,17 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
     seconds, throughput = _times(active, begun.plan, hardware)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
+
+
+def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:
+    """What the transport says of itself: of each number the largest of all ranks."""
+    found: dict[str, int | str] = {}
+    for name, value in (item for r in reports for item in r.transport.items()):
+        before = found.get(name)
+        if isinstance(value, int) and isinstance(before, int):
+            value = max(value, before)
+        found[name] = value
+    return found
 
 
 def _verification(reports: Sequence[RankReport]) -> dict[str, Any]:

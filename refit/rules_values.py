@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "build": ("megatron", "shards"),
     "verify": ("bits", "logits"),
     "cluster.launcher": ("local", "slurm"),
+    "cluster.device": ("auto", "cpu", "cuda"),
     "sweep.mode": ("retry", "cached", "force", "read-only"),
     "cluster.hardware.device": ("cuda", "cpu"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
@@ -46,6 +47,8 @@ MINIMA: dict[str, int] = {
     "sweep.repetition": 1,
     "sweep.max_attempts": 1,
     "refit.in_flight": 1,
+    "refit.max_ops_per_group": 2,  # a send and the receive that goes with it
+    "refit.streams": 1,
     "model.num_layers": 1,
     "model.hidden_size": 1,
     "model.num_attention_heads": 1,

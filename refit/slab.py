@@ -54,6 +54,14 @@ def _received(sent: Any) -> Slab:
     return Slab(sent.detach())
 
 
+def anonymous() -> Slab:
+    """A new slab of ordinary pages."""
+    if hasattr(os, "memfd_create"):
+        return Slab(os.memfd_create("refit", os.MFD_CLOEXEC))
+    with tempfile.TemporaryFile() as file:
+        return Slab(os.dup(file.fileno()))
+
+
 class SlabSource:
     """Makes slabs, of huge pages where an ordinary user can have them, else of ordinary ones.
 
@@ -73,10 +81,7 @@ class SlabSource:
         """A new, empty one."""
         if self._folder is not None:
             return Slab(os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=self._folder))
-        if hasattr(os, "memfd_create"):
-            return Slab(os.memfd_create("refit-weights", os.MFD_CLOEXEC))
-        with tempfile.TemporaryFile() as file:
-            return Slab(os.dup(file.fileno()))
+        return anonymous()
 
     def close(self) -> None:
         if self._folder is not None:

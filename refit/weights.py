@@ -53,10 +53,7 @@ class Weights:
         if slab is None or not total:
             return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
         start = slab.take(total)
-        # torch keeps a duplicate of the descriptor; its type stubs do not know the method
-        attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
-        storage = attach(slab.descriptor, start + total)
-        return Weights.view(shards, torch.empty(0, dtype=torch.uint8).set_(storage)[start:])
+        return Weights.view(shards, attach(slab, start + total)[start:])
 
     def populate(self) -> None:
         """Map every page now, which is faster than by a fault each. Where it fails, they fault."""
@@ -85,6 +82,18 @@ class Weights:
             for start, shard in zip(starts, shards, strict=True)
         }
         return Weights(arena, list(shards), tensors)
+
+
+def attach(slab: Slab, nbytes: int) -> torch.Tensor:
+    """The first bytes of a slab, as a tensor of uint8 that other processes can map."""
+    # torch keeps a duplicate of the descriptor; its type stubs do not know the method
+    new = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
+    return torch.empty(0, dtype=torch.uint8).set_(new(slab.descriptor, nbytes))
+
+
+def device_of(*sides: Weights | None) -> torch.device:
+    """The device that a rank's weights are on; the CPU where it holds none."""
+    return next((w.arena.device for w in sides if w is not None), torch.device("cpu"))
 
 
 def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from refit.plan import Plan
+from refit.transport.schedule import Message
+from refit.weights import Weights
 
 Tensors = dict[int, torch.Tensor]
 
@@ -30,6 +32,34 @@ def pairs(
         destinations.append(part(plan, tensor, into, int(plan.destination_start[row]), length))
         sources.append(part(plan, tensor, theirs, int(plan.source_start[row]), length))
     return destinations, sources
+
+
+def local_pairs(
+    plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Destination and source views of the blocks that a rank already holds itself."""
+    rows = plan.to_rank(rank)
+    rows = rows[~plan.remote[rows]]
+    if not len(rows):
+        return [], []
+    assert source is not None and destination is not None
+    return pairs(plan, rows.tolist(), destination.tensors, {rank: source.tensors})
+
+
+def staged_pairs(
+    plan: Plan, message: Message, bucket: torch.Tensor, tensors: Tensors
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """A message's blocks as views of its bucket and of this rank's shards.
+
+    Args:
+        bucket: [message.nbytes] of uint8, aligned as `schedule.ALIGN` says.
+    """
+    weights = [part(plan, b.tensor, tensors, b.start, b.length) for b in message.blocks]
+    staged = [
+        bucket[b.offset : b.offset + b.nbytes].view(w.dtype).view(w.shape)
+        for b, w in zip(message.blocks, weights, strict=True)
+    ]
+    return staged, weights
 
 
 def copy(destinations: list[torch.Tensor], sources: list[torch.Tensor]) -> None:

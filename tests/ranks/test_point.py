@@ -74,7 +74,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("method", ["ipc", "gloo"])
+@pytest.mark.parametrize("method", ["ipc", "gloo", "symmetric", "nixl"])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_pair_is_bit_exact(agent: Agent, tmp_path: Path, pair: str, method: str) -> None:
     what = replace(PAIRS[pair], refit=replace(PAIRS[pair].refit, method=method))

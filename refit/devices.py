@@ -1,0 +1,58 @@
+"""Which device a job's ranks use, and how many of them a node has. Torch-free."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from refit.job import Job
+
+Device = Literal["cpu", "cuda"]
+
+
+def device(job: Job) -> Device:
+    """What `cluster.device` says; for `auto` a GPU where there is one that torch can use."""
+    if job.cluster.device == "auto":
+        return "cpu" if no_cuda() else "cuda"
+    return "cuda" if job.cluster.device == "cuda" else "cpu"
+
+
+def missing(job: Job) -> str | None:
+    """Why the device that a job asks for is not here, or None."""
+    reason = no_cuda() if device(job) == "cuda" else None
+    return reason and f"cluster.device=cuda: {reason}; use cluster.device=cpu"
+
+
+def no_cuda() -> str | None:
+    """Why ranks on this node cannot use CUDA, or None."""
+    if not gpus():
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hint = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES={hidden})"
+        return f"this node has no NVIDIA GPU{hint}"
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return "torch is not installed"
+    if not (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").is_file():
+        return "the installed torch is a build without CUDA; install one with it"
+    return None
+
+
+def gpus() -> int:
+    """NVIDIA GPUs that processes of this node may use, by its device files."""
+    try:
+        there = sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
+    except OSError:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    # as CUDA reads it: what stands behind an invalid entry is not seen either
+    named = 0
+    for entry in visible.split(","):
+        if not entry.strip() or entry.strip().startswith("-"):
+            break
+        named += 1
+    return min(there, named)

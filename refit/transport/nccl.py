@@ -1,0 +1,58 @@
+"""Two-sided messages over NCCL, from device to device. Not yet run: the project had no GPU.
+
+One rank per device: NCCL refuses two ranks of a communicator on one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from refit.job import Refit
+from refit.transport.gloo import GlooWire
+from refit.transport.twosided import Parts, TwoSided
+
+
+class NcclWire:
+    """A process group of its own beside the default one, which stays gloo's."""
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+
+    def open(self, device: torch.device) -> None:
+        self._group = dist.new_group(backend="nccl")
+        # torch: a batch of a subset of the ranks must not be a group's first call
+        dist.all_reduce(torch.zeros(1, device="cuda"), group=self._group)
+
+    def gather(self, item: Any) -> list[Any]:
+        return GlooWire().gather(item)
+
+    def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
+        operations = [dist.P2POp(dist.irecv, part, peer, self._group) for peer, part in receives]
+        operations += [dist.P2POp(dist.isend, part, peer, self._group) for peer, part in sends]
+        return dist.batch_isend_irecv(operations)
+
+    def close(self) -> None:
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+
+class Transport(TwoSided):
+    """See `refit.transport.twosided.TwoSided`.
+
+    Each group is one `batch_isend_irecv`, launched as a whole. A whole model in one deadlocks NCCL
+    at about 24 000 operations per rank and passes at 8 000 (Megatron-LM issue #7189);
+    `max_ops_per_group` keeps far below.
+    """
+
+    def __init__(self, refit: Refit) -> None:
+        self._nccl = NcclWire()
+        super().__init__(refit, self._nccl)
+
+    def close(self) -> None:
+        super().close()
+        self._nccl.close()

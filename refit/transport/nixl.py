@@ -1,0 +1,278 @@
+"""One-sided reads between registered buffers, by NIXL over UCX: within a node and across nodes.
+
+Host memory has been run; device memory not yet: the project had no GPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import nixl
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from refit.job import Refit
+from refit.plan import Plan
+from refit.transport import blocks, share
+from refit.transport.lanes import Clock
+from refit.transport.schedule import aligned
+from refit.weights import Weights, device_of
+
+# One descriptor costs what reading some 16 KB more does (5 us; UCX over CMA, on two cores), so
+# what lies between two runs of a strided block is read along where it is shorter.
+GAP_BYTES = 1 << 14
+POLL_S = 5e-5
+
+
+class Transport:
+    """See `refit.transport.Transport`.
+
+    A destination rank reads straight into its shards what is contiguous in both shards. The rest it
+    reads into staging, a run of memory per descriptor, and copies from there. Reads are batched
+    per peer, at most `bucket_mb` each and `in_flight` at a time, so staging is at most
+    in_flight * bucket, where one row of a tensor is no larger. A block has at most one descriptor
+    for each of its rows. Only destinations wait, and for nobody's action: no deadlock.
+    """
+
+    def __init__(self, refit: Refit) -> None:
+        self._bucket_bytes = int(refit.bucket_mb * 1e6)
+        self._in_flight = refit.in_flight
+        self._into: list[torch.Tensor] = []
+        self._out_of: list[torch.Tensor] = []
+        self._batches: list[_Batch] = []
+        self._handles: list[Any] = []
+        self._staging = torch.empty(0, dtype=torch.uint8)
+        self._registered: list[Any] = []
+        self._agent: Any = None
+        self._on_cuda = False
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        self._into, self._out_of = blocks.local_pairs(plan, rank, source, destination)
+        device = device_of(source, destination)
+        self._on_cuda = share.any_cuda(device)
+        batches = _batches(plan, rank, self._bucket_bytes) if destination is not None else []
+        size = aligned(max((b.staged for b in batches), default=0))
+        count = min(self._in_flight, len(batches))
+        self._staging = torch.empty(count * size, dtype=torch.uint8, device=device)
+        reads = {b.peer for b in batches}
+        lends = source is not None and bool(plan.remote[plan.from_rank(rank)].any())
+        if reads or lends:
+            self._agent = nixl.nixl_agent(f"rank{rank}", nixl.nixl_agent_config())
+            arenas = [w.arena for w in (source, destination) if w is not None]
+            for memory in (*arenas, self._staging):
+                if memory.numel():
+                    self._registered.append(self._agent.register_memory(memory))
+        said: list[Any] = [None] * plan.placement.world
+        mine = None
+        if lends:
+            assert source is not None
+            base = source.arena.data_ptr()
+            mine = (self._agent.get_agent_metadata(), base, max(source.arena.get_device(), 0))
+        dist.all_gather_object(said, mine)
+        names = {peer: self._agent.add_remote_agent(said[peer][0]) for peer in sorted(reads)}
+        memory_type = "VRAM" if self._on_cuda else "DRAM"
+        for number, batch in enumerate(batches):
+            assert destination is not None
+            start = number % self._in_flight * size
+            slot = self._staging[start : start + size]
+            batch.bind(plan, slot, destination.tensors)
+            _, base, index = said[batch.peer]
+            own = max(destination.arena.get_device(), 0)
+            local = self._agent.get_xfer_descs(batch.local(own), memory_type)
+            remote = self._agent.get_xfer_descs(batch.remote(base, index), memory_type)
+            name = names[batch.peer]
+            self._handles.append(self._agent.initialize_xfer("READ", local, remote, name))
+        self._batches = batches
+
+    def execute(self) -> dict[str, float]:
+        clock = Clock({"meet": 0.0, "local": 0.0, "wire": 0.0, "unpack": 0.0})
+        if self._on_cuda:
+            share.meet()
+            clock.lap("meet")
+        under_way: deque[int] = deque()
+        for number, handle in enumerate(self._handles):
+            if len(under_way) == self._in_flight:
+                self._finish(under_way.popleft(), clock)
+            _check(self._agent.transfer(handle))
+            under_way.append(number)
+            clock.lap("wire")
+        blocks.copy(self._into, self._out_of)
+        clock.lap("local")
+        while under_way:
+            self._finish(under_way.popleft(), clock)
+        if self._on_cuda:
+            torch.cuda.current_stream().synchronize()
+            clock.lap("local")
+        return clock.seconds
+
+    def _finish(self, number: int, clock: Clock) -> None:
+        while _check(self._agent.check_xfer_state(self._handles[number])) == "PROC":
+            time.sleep(POLL_S)
+        clock.lap("wire")
+        batch = self._batches[number]
+        blocks.copy(batch.weights, batch.views)
+        if self._on_cuda and batch.views:
+            torch.cuda.current_stream().synchronize()  # the next read into this slot is not ordered
+        clock.lap("unpack")
+
+    @property
+    def staging_bytes(self) -> int:
+        return self._staging.numel()
+
+    @property
+    def details(self) -> dict[str, int | str]:
+        """For the record: how the rank's blocks became reads."""
+        return {
+            "reads": len(self._batches),
+            "descriptors": sum(len(b.runs) for b in self._batches),
+            "read_bytes": sum(length for b in self._batches for _, _, length in b.runs),
+        }
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.release()
+        dist.barrier()  # nobody reads any more
+        for registered in self._registered:
+            self._agent.deregister_memory(registered)
+        self._handles, self._batches, self._registered, self._agent = [], [], [], None
+        self._staging = torch.empty(0, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive rows of one block, as it is read: `count` runs, or one where they are joined.
+
+    Attributes:
+        row: of the plan.
+        first, rows: which of the block's rows (of its 2-d view of the destination).
+        at: byte in the source's arena.
+        run, count, stride: bytes of a run, how many, and from one to the next in the source.
+        pitch: bytes from one row to the next in staging; 0: read in place, not staged.
+        offset: in the batch's staging.
+    """
+
+    row: int
+    first: int
+    rows: int
+    at: int
+    run: int
+    count: int
+    stride: int
+    pitch: int
+    offset: int
+
+
+class _Batch:
+    """What is read from one peer by one request."""
+
+    def __init__(self, peer: int) -> None:
+        self.peer = peer
+        self.pieces: list[_Piece] = []
+        self.nbytes = 0
+        self.staged = 0
+        self.runs: list[tuple[int, int, int]] = []  # (local address, remote offset, bytes)
+        self.weights: list[torch.Tensor] = []
+        self.views: list[torch.Tensor] = []
+
+    def bind(self, plan: Plan, slot: torch.Tensor, tensors: blocks.Tensors) -> None:
+        """Find the addresses in this rank's shards and in the staging slot."""
+        for p in self.pieces:
+            into = _block(plan, p.row, tensors, is_source=False)
+            if into.dim() == 2:
+                into = into[p.first : p.first + p.rows]
+            if not p.pitch:
+                self.runs.append((into.data_ptr(), p.at, p.run))
+                continue
+            base = slot.data_ptr() + p.offset
+            self.runs += [(base + i * p.run, p.at + i * p.stride, p.run) for i in range(p.count)]
+            item = into.element_size()
+            flat = slot[p.offset : p.offset + aligned(p.rows * p.pitch)]
+            size, stride = into.shape, (p.pitch // item, 1)
+            start = flat.storage_offset() // item
+            self.views.append(flat.view(into.dtype).as_strided(size, stride, start))
+            self.weights.append(into)
+
+    def local(self, device: int) -> np.ndarray[Any, Any]:
+        """[runs, 3]: address, bytes, device."""
+        return np.array([(a, n, device) for a, _, n in self.runs], dtype=np.uint64)
+
+    def remote(self, base: int, device: int) -> np.ndarray[Any, Any]:
+        """[runs, 3]: address at the peer, bytes, device."""
+        return np.array([(base + at, n, device) for _, at, n in self.runs], dtype=np.uint64)
+
+
+def _batches(plan: Plan, rank: int, limit: int) -> list[_Batch]:
+    """A rank's reads, per peer, of at most `limit` bytes each but for a single longer row."""
+    rows = plan.to_rank(rank)
+    rows = rows[plan.remote[rows]]
+    mine = _shapes(plan, rank, source=False)
+    found = []
+    # nearest peers upwards first, so that not all readers begin at one
+    peers = sorted(set(plan.source[rows].tolist()), key=lambda p: (p - rank) % plan.placement.world)
+    for peer in peers:
+        theirs = _shapes(plan, peer, source=True)
+        batch = _Batch(peer)
+        for row in rows[plan.source[rows] == peer].tolist():
+            for piece in _pieces(plan, row, mine, theirs, limit):
+                nbytes = piece.rows * piece.pitch or piece.run
+                if batch.pieces and aligned(batch.nbytes) + nbytes > limit:
+                    found.append(batch)
+                    batch = _Batch(peer)
+                batch.nbytes = aligned(batch.nbytes) + nbytes
+                if piece.pitch:
+                    offset = aligned(batch.staged)
+                    piece = _Piece(**{**vars(piece), "offset": offset})
+                    batch.staged = offset + nbytes
+                batch.pieces.append(piece)
+        found.append(batch)
+    return found
+
+
+def _pieces(
+    plan: Plan, row: int, mine: blocks.Tensors, theirs: blocks.Tensors, limit: int
+) -> Iterator[_Piece]:
+    into = _block(plan, row, mine, is_source=False)
+    out_of = _block(plan, row, theirs, is_source=True)
+    item = out_of.element_size()
+    at = int(out_of.storage_offset()) * item
+    in_place = into.is_contiguous() and out_of.is_contiguous()
+    num_rows = out_of.shape[0] if out_of.dim() == 2 else 1
+    run = out_of.numel() // num_rows * item
+    stride = out_of.stride(0) * item if out_of.dim() == 2 else run
+    joined = stride - run <= GAP_BYTES
+    step = max(1, limit // (stride if joined else run))
+    for first in range(0, num_rows, step):
+        rows = min(step, num_rows - first)
+        begin = at + first * stride
+        if in_place:
+            yield _Piece(row, first, rows, begin, rows * run, 1, 0, 0, 0)
+        elif joined:
+            # the last row ends with its run: what follows may be beyond the arena
+            span = (rows - 1) * stride + run
+            yield _Piece(row, first, rows, begin, span, 1, 0, stride, 0)
+        else:
+            yield _Piece(row, first, rows, begin, run, rows, stride, run, 0)
+
+
+def _block(plan: Plan, row: int, tensors: blocks.Tensors, is_source: bool) -> torch.Tensor:
+    start = (plan.source_start if is_source else plan.destination_start)[row]
+    return blocks.part(plan, int(plan.tensor[row]), tensors, int(start), int(plan.length[row]))
+
+
+def _shapes(plan: Plan, rank: int, source: bool) -> blocks.Tensors:
+    """A rank's shards on the meta device: shapes, strides and offsets without memory."""
+    side = plan.placement.source if source else plan.placement.destination
+    return Weights.allocate(plan.catalogue.held_by(side, rank), device="meta").tensors
+
+
+def _check(state: str) -> str:
+    if state == "ERR":
+        raise RuntimeError("a NIXL read failed; UCX_LOG_LEVEL=info says more")
+    return state

@@ -1,0 +1,17 @@
+"""Puts into NVSHMEM's symmetric heap. Not yet run: the project had no GPU.
+
+The schedule is `refit.transport.symmetric`'s, which CPU ranks run over another heap.
+"""
+
+from __future__ import annotations
+
+from refit.job import Refit
+from refit.transport.heap_nvshmem import NvshmemHeap
+from refit.transport.symmetric import SymmetricTransport
+
+
+class Transport(SymmetricTransport):
+    """See `SymmetricTransport`."""
+
+    def __init__(self, refit: Refit) -> None:
+        super().__init__(refit, NvshmemHeap)

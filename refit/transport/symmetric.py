@@ -1,0 +1,198 @@
+"""Puts into a symmetric heap: the transport, and its `symmetric` form in CPU ranks' shared memory.
+
+`nvshmem` is the same with another heap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from refit.job import Refit
+from refit.plan import Plan
+from refit.transport import blocks
+from refit.transport.heap import OpenHeap, SymmetricHeap
+from refit.transport.heap_shared import SharedHeap
+from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
+from refit.transport.schedule import Message, aligned, messages
+from refit.weights import Weights, device_of
+
+
+class SymmetricTransport:
+    """See `refit.transport.Transport`.
+
+    A sender packs a message into a slot of its own, puts it into a slot of its receiver and counts
+    there; the receiver waits for the count, unpacks, and grants the slot to the sender of the
+    message that comes `in_flight` later. The receiver's slots go round by its messages' order, so
+    both ends know the slot without asking, and a grant is a count at the sender. The first slots of
+    a refit are granted at the end of the one before.
+
+    Memory: every rank's heap has `in_flight` slots each way of the largest message of any rank: at
+    most 2 * in_flight * bucket, where one index of a cut axis is no larger, and 64 bytes for each
+    counter: one per receiving slot and one per rank.
+
+    No deadlock: a rank takes its sends in order and its receives in order. A send waits for a grant
+    that follows a receive of lesser order at its receiver; a receive waits for the send of its own
+    order. So of all steps not yet done the least, sends before receives of equal order, can
+    always go on, and it is next in its rank's queue.
+    """
+
+    def __init__(self, refit: Refit, open_heap: OpenHeap) -> None:
+        self._bucket_bytes = int(refit.bucket_mb * 1e6)
+        self._in_flight = refit.in_flight
+        self._streams = refit.streams
+        self._open_heap = open_heap
+        self._into: list[torch.Tensor] = []
+        self._out_of: list[torch.Tensor] = []
+        self._steps: dict[bool, list[_Step]] = {True: [], False: []}
+        self._lanes: Lanes = CpuLanes()
+        self._heap: SymmetricHeap | None = None
+        self._heap_bytes = 0
+
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        self._into, self._out_of = blocks.local_pairs(plan, rank, source, destination)
+        device = device_of(source, destination)
+        self._lanes = lanes(device, self._streams)
+        todo = messages(plan, rank, self._bucket_bytes)
+        sends = [m for m in todo if m.is_send]
+        receives = [m for m in todo if not m.is_send]
+        world = plan.placement.world
+        # each receiver tells its senders which slots their messages go into, in order
+        slots: dict[int, list[int]] = {}
+        for number, message in enumerate(receives):
+            slots.setdefault(message.peer, []).append(number % self._in_flight)
+        largest = max((m.nbytes for m in todo), default=0)
+        said: list[tuple[int, dict[int, list[int]]]] = [(0, {}) for _ in range(world)]
+        dist.all_gather_object(said, (largest, slots))
+        size = aligned(max(nbytes for nbytes, _ in said))
+        given = {peer: deque(of[rank]) for peer, (_, of) in enumerate(said) if rank in of}
+
+        # counters: arrivals in each receiving slot, then grants from each rank
+        self._heap_bytes = 2 * self._in_flight * size
+        self._heap = heap = self._open_heap(
+            rank, self._heap_bytes, self._in_flight + world, {m.peer for m in todo}, device
+        )
+        mine = heap.local[self._in_flight * size :]
+        for number, message in enumerate(sends):
+            assert source is not None
+            slot = number % self._in_flight
+            step = _Step.of(
+                plan, message, mine[slot * size :], source.tensors, given[message.peer].popleft()
+            )
+            self._steps[True].append(step)
+        for number, message in enumerate(receives):
+            assert destination is not None
+            slot = number % self._in_flight
+            self._steps[False].append(
+                _Step.of(plan, message, heap.local[slot * size :], destination.tensors, slot)
+            )
+        self._slot_bytes, self._rank = size, rank
+        for step in self._steps[False][: self._in_flight]:
+            self._grant(step)
+
+    def execute(self) -> dict[str, float]:
+        assert self._heap is not None
+        self._lanes.start()
+        with self._lanes.on("local"):
+            blocks.copy(self._into, self._out_of)
+        put = [Mark()] * self._in_flight  # by slot of this rank's own: its bytes have left it
+        at = {True: 0, False: 0}
+        while heads := [(s, i) for s, i in at.items() if i < len(self._steps[s])]:
+            heads.sort(key=lambda head: self._steps[head[0]][head[1]].message.order)
+            for is_send, number in heads:
+                step = self._steps[is_send][number]
+                if self._heap.ready(self._counter(step)):
+                    if is_send:
+                        self._send(step, number, put)
+                    else:
+                        self._receive(step, number)
+                    at[is_send] += 1
+                    break
+            else:
+                with self._lanes.on("wire"):
+                    self._heap.pause()
+        return self._lanes.finish()
+
+    def _counter(self, step: _Step) -> int:
+        """What the step waits for: its receiver's grant, or the arrival in its slot."""
+        return self._in_flight + step.message.peer if step.message.is_send else step.slot
+
+    def _send(self, step: _Step, number: int, put: list[Mark]) -> None:
+        assert self._heap is not None
+        own = number % self._in_flight
+        with self._lanes.on("pack", number, after=[put[own]]) as packed:
+            blocks.copy(step.staged, step.weights)
+        with self._lanes.on("wire", after=[packed]) as put[own]:
+            self._heap.wait(self._counter(step))
+            start = step.slot * self._slot_bytes
+            self._heap.put_signal(step.message.peer, start, step.bucket, step.slot)
+
+    def _receive(self, step: _Step, number: int) -> None:
+        assert self._heap is not None
+        with self._lanes.on("unpack", number):
+            self._heap.wait(self._counter(step))
+            blocks.copy(step.weights, step.staged)
+            # Grants go out in the order of the messages that they are for, since a sender only
+            # counts them: those for the next refit once this one has left all slots.
+            receives = self._steps[False]
+            if number + self._in_flight < len(receives):
+                self._grant(receives[number + self._in_flight])
+            if number + 1 == len(receives):
+                for step in receives[: self._in_flight]:
+                    self._grant(step)
+
+    def _grant(self, step: _Step) -> None:
+        """Tell a message's sender that its slot is free."""
+        assert self._heap is not None
+        self._heap.signal(step.message.peer, self._in_flight + self._rank)
+
+    @property
+    def staging_bytes(self) -> int:
+        return self._heap_bytes
+
+    @property
+    def details(self) -> dict[str, int | str]:
+        """For the record: which heap, and how the rank's blocks became messages."""
+        return {
+            "heap": self._heap.name if self._heap else "",
+            "messages": len(self._steps[True]) + len(self._steps[False]),
+            "slots": 2 * self._in_flight,
+            "slot_bytes": self._slot_bytes,
+        }
+
+    def close(self) -> None:
+        self._into, self._out_of, self._steps = [], [], {True: [], False: []}
+        if self._heap is not None:
+            self._heap.close()
+            self._heap = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A message, its bucket in this rank's heap, and its blocks as views of both its ends here."""
+
+    message: Message
+    bucket: torch.Tensor
+    staged: list[torch.Tensor]
+    weights: list[torch.Tensor]
+    slot: int  # at the receiver
+
+    @staticmethod
+    def of(
+        plan: Plan, message: Message, heap: torch.Tensor, tensors: blocks.Tensors, slot: int
+    ) -> _Step:
+        bucket = heap[: message.nbytes]
+        staged, weights = blocks.staged_pairs(plan, message, bucket, tensors)
+        return _Step(message, bucket, staged, weights, slot)
+
+
+class Transport(SymmetricTransport):
+    """Between CPU ranks of one node, through shared memory. See `SymmetricTransport`."""
+
+    def __init__(self, refit: Refit) -> None:
+        super().__init__(refit, SharedHeap)
