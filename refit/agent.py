@@ -120,13 +120,16 @@ class Agent:
         method, why = methods.choose(job, placement)
         form, build = convention(job)
         tensors = catalogue(job.model, placement.source.tp, form)
-        begun = record.placed(begun, placement, build_plan(tensors, placement), method, why, build)
+        begun = record.placed(
+            begun, placement, build_plan(tensors, placement, job.refit.fanout), method, why, build
+        )
         reason = methods.unsupported(method, job, placement)
         if reason:
             return record.ended(begun, "unsupported", reason)
-        here = range(placement.world)[team.node * placement.ranks_per_node :][
-            : placement.ranks_per_node
-        ]
+        here = range(placement.world)  # one agent alone also runs the ranks of pretended nodes
+        if team.count > 1:
+            start = team.node * placement.ranks_per_node
+            here = here[start : start + placement.ranks_per_node]
         reason = self._shortage(tensors, placement, here)
         ended: Ended | None = Ended("oom", reason) if reason else None
         if ended is None:

@@ -24,6 +24,7 @@ from refit.plan import build_plan
 from refit.record import RankReport, Span
 from refit.slab import Slab
 from refit.transport import Transport
+from refit.transport.staged import Staged
 
 PROGRESS_S = 0.1  # between two words on timed iterations: telling takes the time of other ranks
 
@@ -45,7 +46,10 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
     placement = place(job)
     method, _ = methods.choose(job, placement)
     module, name = methods.locate(method)
-    transport: Transport = getattr(importlib.import_module(module), name)(job.refit)
+    kind: Callable[..., Transport] = getattr(importlib.import_module(module), name)
+    transport = kind(job.refit)
+    if job.refit.fanout == "hierarchical":
+        transport = Staged(lambda: kind(job.refit))
     progress("building models")
     # source first on every rank: process groups are made in one order
     built = (
@@ -64,13 +68,18 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
             write(weights)
 
     progress("cold refit")
-    ready = build_plan(tensors, placement) if getattr(transport, "plans_itself", False) else None
+    fanout = job.refit.fanout
+    ready = (
+        build_plan(tensors, placement, fanout)
+        if getattr(transport, "plans_itself", False)
+        else None
+    )
     host_peak = _host_peak()
     before = memory.forget_peak()
 
     def first() -> dict[str, float]:
         started = time.perf_counter()
-        plan = build_plan(tensors, placement) if ready is None else ready
+        plan = build_plan(tensors, placement, fanout) if ready is None else ready
         planned = time.perf_counter()
         transport.prepare(plan, rank, source, destination)
         prepared = time.perf_counter()

@@ -6,6 +6,7 @@ mixed: docs/numbers.md derives both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -253,6 +254,16 @@ def features(traffic: Traffic, hardware: Hardware, method: str, refit: Refit) ->
         imbalance_s=float(busiest.max(initial=0.0)) - mean,
         operations=int(operations.max(initial=0)),
         staging_s=staging,
+    )
+
+
+def total(stages: Sequence[Features]) -> Features:
+    """Of a plan whose stages are carried out one after another."""
+    return Features(
+        wire_s=sum(s.wire_s for s in stages),
+        imbalance_s=sum(s.imbalance_s for s in stages),
+        operations=sum(s.operations for s in stages),
+        staging_s=sum(s.staging_s for s in stages),
     )
 
 

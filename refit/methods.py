@@ -57,6 +57,8 @@ def _megatron(job: Job, placement: Placement) -> str | None:
             f"refit=megatron is megatron-core's own refit, which takes GPTModels; build={job.build}"
             " has none, use build=megatron"
         )
+    if job.refit.fanout != "direct":
+        return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
     return None
 
 

@@ -104,14 +104,19 @@ def predict(job: Job, plan: Plan | None = None) -> Prediction:
     """
     if plan is None:
         placement = place(job)
-        plan = build_plan(catalogue(job.model, placement.source.tp, convention(job)[0]), placement)
+        plan = build_plan(
+            catalogue(job.model, placement.source.tp, convention(job)[0]),
+            placement,
+            job.refit.fanout,
+        )
     method, why = _method(job, plan.placement)
     traffic, hardware = cost.Traffic.of(plan), job.cluster.hardware
     missing = cost.lacking(hardware, plan)
     floor = estimate = None
     if missing is None:
         floor = cost.floor(traffic, hardware)
-        found = cost.features(traffic, hardware, method, job.refit)
+        stages = (cost.Traffic.of(stage) for stage in plan.stages)
+        found = cost.total([cost.features(t, hardware, method, job.refit) for t in stages])
         estimate = cost.estimate(found, cost.fit_of(hardware, method))
     sides = []
     for side in (plan.placement.source, plan.placement.destination):

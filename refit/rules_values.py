@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "sweep.mode": ("retry", "cached", "force", "read-only"),
     "cluster.hardware.device": ("cuda", "cpu"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
+    "refit.fanout": ("direct", "hierarchical"),
     # megatron-core's copy services; which of them it has depends on its version
     "refit.backend": ("auto", "gloo", "nccl", "nvshmem", "nixl"),
     "parallel.mode": ("collocated", "non-collocated"),

@@ -1,0 +1,47 @@
+"""Both fan-outs on ranks of pretended nodes: verified, and the bytes that cross nodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refit.agent import Agent
+from refit.job import Cluster, Degrees
+from refit.point import Point
+from tests.jobs import job
+
+
+def run(folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:
+    """TP 2 EP 2 on one pretended node -> two replicas of TP 2 on another of four, collocated."""
+    pair = job(
+        Degrees(tp=2, ep=2, etp=1, gpus=4),
+        Degrees(tp=2, ep=1, etp=1, gpus=8),
+        mode="non-collocated",
+        method=method,
+        refit={"fanout": fanout, "bucket_mb": 0.05},
+    )
+    what = replace(pair, cluster=Cluster(name="pretended", nodes=3, ranks_per_node=4))
+    with Agent([what]) as agent:
+        return agent.run(Point.of(what, folder))
+
+
+@pytest.mark.parametrize("method", ["gloo", "nixl"])
+def test_both_fanouts_are_verified_and_one_crosses_nodes_once(tmp_path: Path, method: str) -> None:
+    direct, staged = (run(tmp_path / f, f, method) for f in ("direct", "hierarchical"))
+    assert [(r["status"], r["reason"]) for r in (direct, staged)] == [("ok", "")] * 2
+    assert direct["plan"]["bytes"] == staged["plan"]["bytes"]
+    assert direct["verification"]["elements"] == staged["verification"]["elements"] > 0
+    # each node of four holds two replicas, cut over TP 2: half of what crossed need not
+    crossed = [r["plan"]["cross_node_bytes"] for r in (direct, staged)]
+    assert crossed[1] == staged["plan"]["lower_bounds"]["cross_node"] < crossed[0]
+    assert any(phase.startswith("forward ") for phase in staged["seconds"]["phases"])
+    assert staged["transport"]["stages"] == 2
+
+
+@pytest.mark.parametrize("fault", ["GlooSwapsExperts", "GlooDropsBlock", "GlooDeliversStale"])
+def test_faults_of_either_stage_are_seen(tmp_path: Path, fault: str) -> None:
+    record = run(tmp_path, "hierarchical", f"tests.faults:{fault}")
+    assert (record["status"], record["seconds"]) == ("invalid", None)
