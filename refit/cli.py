@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,7 +78,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         main()
     except CompactHydraException as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        _give_up("\n".join(str(e) for e in (error, cause) if e))
+        _give_up("\n".join(str(e) for e in (error, cause, _nearest(cause)) if e))
     except OmegaConfBaseException as error:
         _give_up(str(error))
     except yaml.YAMLError as error:
@@ -95,6 +97,15 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         )
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def _nearest(error: OmegaConfBaseException | None) -> str | None:
+    """For an unknown field of a config file, the one that was probably meant."""
+    if error is None or not is_dataclass(error.object_type):
+        return None
+    known = [f.name for f in fields(error.object_type)]
+    close = [] if error.key in known else get_close_matches(str(error.key), known, 1)
+    return f"did you mean {close[0]}?" if close else None
 
 
 def _give_up(message: str) -> NoReturn:
