@@ -78,7 +78,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         main()
     except CompactHydraException as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        _give_up("\n".join(str(e) for e in (error, cause, _nearest(cause)) if e))
+        _give_up("\n".join(str(e) for e in (error, cause, _nearest(error)) if e))
     except OmegaConfBaseException as error:
         _give_up(str(error))
     except yaml.YAMLError as error:
@@ -99,12 +99,13 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     sys.exit(0)
 
 
-def _nearest(error: OmegaConfBaseException | None) -> str | None:
+def _nearest(error: CompactHydraException) -> str | None:
     """For an unknown field of a config file, the one that was probably meant."""
-    if error is None or not is_dataclass(error.object_type):
+    inner = error.__cause__ or error.__context__
+    if not isinstance(inner, OmegaConfBaseException) or not is_dataclass(inner.object_type):
         return None
-    known = [f.name for f in fields(error.object_type)]
-    close = [] if error.key in known else get_close_matches(str(error.key), known, 1)
+    known = [f.name for f in fields(inner.object_type)]
+    close = [] if inner.key in known else get_close_matches(str(inner.key), known, 1)
     return f"did you mean {close[0]}?" if close else None
 
 
