@@ -198,7 +198,9 @@ SWEEPS = {
         ["-m", "experiment=eight_gpu", "parallel=glob(collocated_*)", "seed=0,1"], 16, 0,
     ),
     "repeats": (["-m", "refit=ipc,gloo", "sweep.repeat=3"], 6, 0),
-    "all but": (["-m", "parallel=glob(*)", "sweep.exclude=[*pitfall*,*collocated_2*]"], PAIRS - 3, 0),
+    "all but": (
+        ["-m", "parallel=glob(*)", "sweep.exclude=[*pitfall*,*collocated_2*]"], PAIRS - 3, 0,
+    ),
 }  # fmt: skip
 
 
