@@ -281,6 +281,7 @@ def test_unknown_field_in_a_model_file(tmp_path: Path) -> None:
     done = refit(f"--config-dir={tmp_path}", "model=extra", folder=tmp_path / "out")
     assert done.returncode == 2
     assert "num_layerz" in done.stderr and "model/extra" in done.stderr
+    assert "did you mean num_layers?" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_help_does_not_import_torch() -> None:
