@@ -1,4 +1,4 @@
-"""How plan time grows with ranks: Kimi K2, 128+128 to 2048+2048. `python -m benchmarks.plan_time`.
+"""How plan time grows with ranks: Kimi K2, 256 to 4096 of them. `python -m benchmarks.bench_plan`.
 
 Prints, for each size: seconds of `build_plan` (the best of three, catalogue not counted), block
 copies, microseconds per copy, that time per copy relative to the first row (linear growth stays
@@ -15,46 +15,14 @@ import gc
 import time
 import tracemalloc
 
+from benchmarks.common import job
 from refit.architecture import catalogue
-from refit.job import Model
 from refit.layout import Layout, Placement
 from refit.plan import Plan, build_plan
 from refit.tensors import Catalogue
 
 SIZES = (128, 256, 512, 1024, 2048)
 REPEATS = 3
-
-
-def kimi_k2() -> Model:
-    """moonshotai/Kimi-K2-Instruct."""
-    return Model(
-        name="kimi_k2",
-        num_layers=61,
-        hidden_size=7168,
-        ffn_hidden_size=18432,
-        num_attention_heads=64,
-        num_query_groups=64,
-        kv_channels=64,
-        multi_latent_attention=True,
-        q_lora_rank=1536,
-        kv_lora_rank=512,
-        qk_head_dim=128,
-        qk_pos_emb_head_dim=64,
-        v_head_dim=128,
-        qk_layernorm=True,
-        gated_linear_unit=True,
-        add_bias_linear=False,
-        normalization="RMSNorm",
-        position_embedding_type="rope",
-        share_embeddings_and_output_weights=False,
-        num_moe_experts=384,
-        moe_ffn_hidden_size=2048,
-        moe_shared_expert_intermediate_size=2048,
-        moe_layer_freq="([0]*1+[1]*60)",
-        moe_router_enable_expert_bias=True,
-        vocab_size=163840,
-        make_vocab_size_divisible_by=1280,
-    )
 
 
 def side_by_side(gpus: int) -> Placement:
@@ -87,7 +55,7 @@ def peak_bytes(tensors: Catalogue, placement: Placement) -> int:
 
 
 def main() -> None:
-    tensors = catalogue(kimi_k2(), source_tp=8)
+    tensors = catalogue(job("model=kimi_k2").model, source_tp=8)
     print("Kimi K2, source TP8 PP8 EP16 -> destination TP8 EP16, best of", REPEATS)
     print(f"{'ranks':>11} {'plan s':>8} {'copies':>10} {'us/copy':>8} {'ratio':>6} {'peak MB':>8}")
     first = 0.0

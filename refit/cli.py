@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -94,7 +96,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         main()
     except CompactHydraException as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        _give_up("\n".join(str(e) for e in (error, cause) if e))
+        _give_up("\n".join(str(e) for e in (error, cause, _nearest(error)) if e))
     except OmegaConfBaseException as error:
         _give_up(str(error))
     except yaml.YAMLError as error:
@@ -113,6 +115,16 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         )
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def _nearest(error: CompactHydraException) -> str | None:
+    """For an unknown field of a config file, the one that was probably meant."""
+    inner = error.__cause__ or error.__context__
+    if not isinstance(inner, OmegaConfBaseException) or not is_dataclass(inner.object_type):
+        return None
+    known = [f.name for f in fields(inner.object_type)]
+    close = [] if inner.key in known else get_close_matches(str(inner.key), known, 1)
+    return f"did you mean {close[0]}?" if close else None
 
 
 def _give_up(message: str) -> NoReturn:

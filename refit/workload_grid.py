@@ -83,12 +83,14 @@ class Workload:
 
     @property
     def parallel(self) -> Parallel:
-        """From training to a serving layout on the same ranks that every possible one can take.
+        """From training to one engine on the first ranks, which every possible workload can take.
 
-        TP 8 and ETP 8 within a node, over it one expert per EP rank (EP 16; EP 8 on 64 GPUs): the
-        widest spread there is, as the larger models fit in no less.
+        TP 8 and ETP 8 within a node, and over nodes one expert per EP rank: 128 GPUs, as the larger
+        models (llama_405B with 16 experts has 3.7 T parameters) fit on no less; EP 8 where there
+        are 64. More engines are more `parallel.destination.gpus`.
         """
-        serving = Degrees(tp=8, ep=min(NUM_EXPERTS, self.world // 8), etp=8, gpus=self.world)
+        ep = min(NUM_EXPERTS, self.world // 8)
+        serving = Degrees(tp=8, ep=ep, etp=8, gpus=8 * ep)
         training = Degrees(tp=self.tp, pp=self.pp, ep=self.ep, etp=self.tp, gpus=self.world)
         return Parallel(
             name=self.name,

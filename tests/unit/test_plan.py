@@ -17,6 +17,7 @@ from refit.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from refit.job import Cluster, Degrees, Job, Model, Parallel
 from refit.layout import Placement, place
 from refit.plan import Plan, build_plan
+from tests.composed import composed
 from tests.unit import oracle
 from tests.unit.oracle import Array
 
@@ -607,24 +608,7 @@ def test_every_expert_goes_where_its_number_says_and_replicas_take_turns() -> No
 
 @pytest.mark.parametrize("per_node", [8, 1024])
 def test_kimi_k2_on_128_and_128_ranks_in_numbers(per_node: int) -> None:
-    kimi = replace(
-        SMALL,
-        name="kimi_k2",
-        num_layers=61,
-        hidden_size=7168,
-        ffn_hidden_size=18432,
-        num_attention_heads=64,
-        multi_latent_attention=True,
-        q_lora_rank=1536,
-        qk_layernorm=True,
-        num_moe_experts=384,
-        moe_ffn_hidden_size=2048,
-        moe_shared_expert_intermediate_size=2048,
-        moe_layer_freq="([0]*1+[1]*60)",
-        moe_router_enable_expert_bias=True,
-        vocab_size=163840,
-        make_vocab_size_divisible_by=1280,
-    )
+    kimi = composed("model=kimi_k2").model
     source = Degrees(8, 1, 8, 16, 1, 128, None, 5)
     plan = case(kimi, source, Degrees(8, 1, 1, 16, 1, 128), per_node=per_node).plan
     # per destination rank: 24 of 384 experts, and a dense eighth besides what is whole everywhere

@@ -1,0 +1,264 @@
+"""Which layout to serve from: `python -m refit.advise model=kimi_k2 gpus=64 source.tp=8 ...`.
+
+Arguments:
+    model=NAME        an option of conf/model; model.<field>=... changes it
+    gpus=N            GPUs of the destination
+    source=NAME       an option of conf/parallel whose source is taken; source.<degree>=... changes
+                      it, or says it without a NAME. Without either, the first option that is named
+                      after the model.
+    cluster=NAME      an option of conf/cluster that states its rates; h100 if it is not said
+    top=N             rows to print; 10
+Anything else is an override as refit.run takes it, such as refit.mode=collocated.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refit import compose, traffic
+from refit.architecture import catalogue
+from refit.job import Degrees, Job, Model, UserError
+from refit.layout import Layout, place
+from refit.memory import per_rank_bytes
+from refit.model_build import convention
+from refit.predict import Prediction, predict
+from refit.rules import impossible
+
+EXIT_USER_ERROR = 2
+ALLGATHER_MAX_EP = 4  # the seed: allgather up to EP 4, all-to-all above
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One destination layout.
+
+    Attributes:
+        seconds: estimated refit.
+        headroom_bytes: of device memory that the fullest destination rank has left.
+        serving_bytes: that a rank sends per MoE layer, for one token per GPU.
+        dispatcher: `allgather`, `alltoall`, or empty without expert parallelism.
+        places: by seconds, headroom and serving, from 1; equal values share a place.
+    """
+
+    job: Job
+    found: Prediction
+    seconds: float
+    headroom_bytes: float
+    serving_bytes: float
+    dispatcher: str
+    places: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def layout(self) -> Layout:
+        return self.found.placement.destination
+
+
+def dispatcher(model: Model, layout: Layout) -> str:
+    """The token dispatcher that suits the layout's EP."""
+    if not model.is_moe or layout.ep == 1:
+        return ""
+    return "allgather" if layout.ep <= ALLGATHER_MAX_EP else "alltoall"
+
+
+def serving_bytes(model: Model, layout: Layout) -> float:
+    """Bytes that a rank sends to others for one layer, at one token per GPU of the layout.
+
+    A replica of tp * pp ranks then has tp * pp tokens, of c bytes of hidden state in all. Over TP a
+    ring all-gather before attention and a reduce-scatter after it send c * (tp - 1) / tp each. With
+    allgather, dispatch and combine bring a rank's c / tp to and from each of ep - 1 others; with
+    all-to-all each token goes to topk experts, (ep - 1) / ep of them elsewhere. What stages hand on
+    is shared among all layers.
+    """
+    tokens = layout.tp * layout.pp
+    c = traffic.hidden_bytes(model, 1, tokens)
+    total = 2 * c * (layout.tp - 1) / layout.tp
+    word = dispatcher(model, layout)
+    if word == "allgather":
+        total += 2 * c / layout.tp * (layout.ep - 1)
+    elif word == "alltoall":
+        routed = traffic.dispatch_bytes(model, layout, 1, tokens)
+        total += 2 * routed * (layout.ep - 1) / layout.ep
+    stages = traffic.pipeline_bytes(model, layout, 1, tokens) * (layout.pp - 1)
+    return total + stages / model.num_layers
+
+
+def candidates(job: Job, gpus: int) -> Iterator[Job]:
+    """Every destination of these GPUs, ETP 1, whose degrees divide; the rules choose among them."""
+    divisors = [n for n in range(1, gpus + 1) if gpus % n == 0]
+    experts = divisors if job.model.is_moe else [1]
+    for pp in divisors:
+        for tp in divisors:
+            for ep in experts:
+                if gpus % (tp * pp) == 0 and gpus % (ep * pp) == 0:
+                    sides = Degrees(tp=tp, pp=pp, ep=ep, etp=1, gpus=gpus)
+                    yield replace(job, parallel=replace(job.parallel, destination=sides))
+
+
+def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
+    """The destinations of these GPUs that are legal and fit, best first.
+
+    They are ordered by the sum of their places by seconds, headroom and serving bytes; equal sums
+    by seconds.
+
+    Args:
+        job: its source, model, mode and cluster; its destination is not looked at.
+
+    Returns:
+        The advice; how many layouts the rules refuse; how many do not fit device memory.
+
+    Raises:
+        UserError: the cluster does not state its rates, the source itself is impossible, or no
+            destination is left.
+    """
+    memory_gb = job.cluster.hardware.memory_gb
+    if memory_gb is None or job.cluster.hardware.peer_gbps is None:
+        raise UserError(
+            f"cluster '{job.cluster.name}' does not state its memory and rates, by which layouts"
+            " are ranked; use cluster=a100, h100, h200, h800 or b200, or set cluster.hardware"
+        )
+    alone = replace(job, parallel=replace(job.parallel, destination=job.parallel.source))
+    if reason := impossible(alone):
+        raise UserError(f"the source is impossible: {reason}")
+    found, refused, too_large, reason = [], 0, 0, ""
+    for each in candidates(job, gpus):
+        if why := impossible(each):
+            refused, reason = refused + 1, why
+        elif (held := _least_bytes(each)) > memory_gb * 1e9:
+            too_large, reason = too_large + 1, f"{held / 1e9:.1f} GB on a rank of {memory_gb:g} GB"
+        elif (advice := _advice(each)) is None:
+            too_large, reason = too_large + 1, f"does not fit {memory_gb:g} GB with its staging"
+        else:
+            found.append(advice)
+    if not found:
+        raise UserError(
+            f"no layout of {gpus} GPUs serves model '{job.model.name}' on cluster"
+            f" '{job.cluster.name}': the rules refuse {refused}, {too_large} do not fit; the last:"
+            f" {reason}; use more GPUs, or another cluster"
+        )
+    values = [(a.seconds, -a.headroom_bytes, a.serving_bytes) for a in found]
+    columns = [sorted(column) for column in zip(*values, strict=True)]
+    placed = [
+        replace(a, places=(columns[0].index(v[0]) + 1, columns[1].index(v[1]) + 1,
+                           columns[2].index(v[2]) + 1))
+        for a, v in zip(found, values, strict=True)
+    ]  # fmt: skip
+    return sorted(placed, key=lambda a: (sum(a.places), a.seconds)), refused, too_large
+
+
+def _least_bytes(job: Job) -> int:
+    """Weights on the fullest rank, staging aside: asked before a plan is made."""
+    placement = place(job)
+    tensors = catalogue(job.model, placement.source.tp, convention(job)[0])
+    held = np.zeros(placement.world, dtype=np.int64)
+    for side in (placement.source, placement.destination):
+        held[side.offset : side.offset + side.gpus] += per_rank_bytes(tensors, side)
+    return int(held[placement.destination.offset : placement.destination.ranks.stop].max())
+
+
+def _advice(job: Job) -> Advice | None:
+    found = predict(job)
+    assert found.estimate is not None and job.cluster.hardware.memory_gb is not None
+    layout = found.placement.destination
+    held = found.held_bytes[layout.offset : layout.ranks.stop].max()
+    headroom = job.cluster.hardware.memory_gb * 1e9 - float(held)
+    if headroom < 0:
+        return None
+    serving = serving_bytes(job.model, layout)
+    return Advice(
+        job, found, found.estimate.seconds, headroom, serving, dispatcher(job.model, layout)
+    )
+
+
+def lines(found: Sequence[Advice], top: int) -> list[str]:
+    """The best rows, with their reasons."""
+    shown = [
+        "place  layout                    estimate s   floor s  headroom GB  serving kB  why",
+    ]
+    for number, one in enumerate(found[:top], 1):
+        assert one.found.floor is not None and one.found.estimate is not None
+        terms = vars(one.found.estimate)
+        largest = max(terms, key=lambda name: terms[name])
+        sent = f"tokens by {one.dispatcher} over EP {one.layout.ep}" if one.dispatcher else "no EP"
+        shown.append(
+            f"{number:5}  {one.layout.describe():24}  {one.seconds:10.3f}"
+            f"  {one.found.floor.seconds:8.3f}  {one.headroom_bytes / 1e9:11.1f}"
+            f"  {one.serving_bytes / 1e3:10.1f}  of {len(found)}: refit {one.places[0]}, memory"
+            f" {one.places[1]}, serving {one.places[2]}; mostly {largest.removesuffix('_s')};"
+            f" {one.layout.dp} replicas; {sent}"
+        )
+    return shown
+
+
+def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
+    """Job, GPUs and number of rows of the command line.
+
+    Raises:
+        UserError: something is missing, misspelt or no number.
+    """
+    own = {"gpus": "", "top": "10", "source": ""}
+    overrides, degrees, model = ["mode=plan"], [], ""
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise UserError(f"'{argument}' is not key=value\n{__doc__}")
+        if key in own:
+            own[key] = value
+        elif key.startswith("source."):
+            degrees.append(f"parallel.{argument}")
+        else:
+            model = value if key == "model" else model
+            overrides.append(argument)
+    numbers = {}
+    for key in ("gpus", "top"):
+        if not own[key].isdecimal() or int(own[key]) < 1:
+            raise UserError(f"{key}={own[key]} is not a number of 1 or more, such as {key}=64")
+        numbers[key] = int(own[key])
+    if not any(a.startswith("cluster=") for a in overrides):
+        overrides.append("cluster=h100")
+    if own["source"]:
+        overrides.append(f"parallel={own['source']}")
+    elif degrees:  # degrees that are not said are 1, not those of the default pair
+        fields = "tp:1,cp:1,pp:1,ep:1,etp:1,gpus:null"
+        overrides.append(f"parallel.source={{{fields}}}")
+    else:
+        known = sorted(p.stem for p in (compose.CONF / "parallel").glob(f"{model}_*.yaml"))
+        if not model or not known:
+            raise UserError(
+                f"no pair in conf/parallel is named after model '{model}'; say source=<pair> or its"
+                " degrees, such as source.tp=8 source.ep=8"
+            )
+        overrides.append(f"parallel={known[0]}")
+    with compose.configs():
+        return compose.job([*overrides, *degrees]), numbers["gpus"], numbers["top"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the ranking.
+
+    Raises:
+        UserError: see `asked` and `advise`.
+    """
+    job, gpus, top = asked(arguments)
+    found, refused, too_large = advise(job, gpus)
+    source = found[0].found.placement.source
+    print(
+        f"{job.model.name}: source {source.gpus} GPUs ({source.describe()}), destination {gpus},"
+        f" {job.placement_mode}, cluster {job.cluster.name};\n{len(found)} layouts are possible,"
+        f" {refused} are refused by the rules, {too_large} do not fit in memory"
+    )
+    print("\n".join(lines(found, top)))
+
+
+if __name__ == "__main__":
+    if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+        print(__doc__)
+        sys.exit(0)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,152 @@
+"""Fitting an estimate: known terms are found again, and real records can be read and left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from refit import cost, predict, record
+from refit.agent import Agent
+from refit.calibrate import base, fit, leave_one_out, main, read
+from refit.job import Cluster, Degrees, Hardware, Job, UserError
+from refit.layout import place
+from refit.model_build import convention
+from refit.point import Point
+from tests.jobs import TINY, job
+
+LINKS = Hardware(memory_gbps=40, peer_gbps=20, node_gbps=25, nic_gbps=1, latency_us=3)
+KNOWN = {
+    "ipc": cost.Fit(wire=1.25, latency_us=4.0, staging=0.0, fixed_us=50.0),
+    "gloo": cost.Fit(wire=2.0, latency_us=30.0, staging=1.5, fixed_us=90.0),
+}
+SHAPES = [(2, 1, 1, 1), (4, 1, 2, 1), (1, 4, 1, 2), (2, 2, 4, 1), (4, 2, 2, 4), (1, 2, 1, 1)]
+
+
+def known_jobs() -> list[Job]:
+    """Six shapes of two sizes by both methods, on links that the cluster states."""
+    found = []
+    for tp, ep, to_tp, to_ep in SHAPES:
+        sides = Degrees(tp=tp, ep=ep, etp=1), Degrees(tp=to_tp, ep=to_ep, etp=1)
+        for method in KNOWN:
+            for hidden in (64, 512):
+                model = replace(TINY, hidden_size=hidden)
+                made = job(*sides, method=method, model=model, refit={"bucket_mb": 0.1})
+                found.append(replace(made, cluster=Cluster("c", ranks_per_node=16, hardware=LINKS)))
+    return found
+
+
+def write_measured(made: Job, root: Path, seconds: float) -> None:
+    """A record as the ranks would have made it, of so many seconds."""
+    point = Point.of(made, root)
+    point.freeze()
+    found = predict.predict(made)
+    begun = record.placed(
+        record.begin(point, {}), place(made), found.plan, made.refit.method, "", convention(made)[1]
+    )
+    whole = asdict(record.ended(begun, "ok", ""))
+    whole["seconds"] = {"median": seconds}
+    whole["throughput"] = {"gbps": 1.0, "limit_gbps": 2.0}
+    point.timing.write_text(json.dumps(whole))
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """Records whose times are exactly those of `KNOWN`."""
+    for made in known_jobs():
+        method = made.refit.method
+        found = cost.features(predict.predict(made).traffic, LINKS, method, made.refit)
+        write_measured(made, tmp_path, cost.estimate(found, KNOWN[method]).seconds)
+    return tmp_path
+
+
+def test_known_terms_are_found_again(known: Path) -> None:
+    rows = read(known)
+    assert len(rows) == 24
+    fits = fit(rows, base(rows))
+    for method, terms in KNOWN.items():
+        assert asdict(fits[method]) == pytest.approx(asdict(terms), rel=1e-6, abs=1e-6)
+    left = leave_one_out(rows)
+    assert len(left) == 24
+    assert max(abs(one.errors[1]) for one in left) < 1e-6
+    assert min(abs(one.errors[0]) for one in left) > 0.01
+
+
+def test_a_row_is_predicted_without_itself(known: Path) -> None:
+    rows = read(known)
+    odd = replace(rows[0], seconds=100 * rows[0].seconds)
+    (left,) = [one for one in leave_one_out([odd, *rows[1:]]) if one.row is odd]
+    assert left.errors[1] == pytest.approx(1 / 100 - 1, rel=1e-6)
+    # a repetition of it is left out with it
+    (left, _) = [one for one in leave_one_out([odd, odd, *rows[1:]]) if one.row is odd]
+    assert left.errors[1] == pytest.approx(1 / 100 - 1, rel=1e-6)
+
+
+def test_terms_never_go_below_the_links(known: Path) -> None:
+    rows = [replace(row, seconds=row.seconds / 1e6) for row in read(known)]
+    for found in fit(rows, base(rows)).values():
+        assert asdict(found) == asdict(cost.Fit(1.0, 0.0, 0.0, 0.0))
+
+
+def test_records_of_the_agent_become_an_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    jobs = [
+        job(*sides, method=method, mode=mode)
+        for method in ("ipc", "gloo")
+        for mode in ("collocated", "non-collocated")
+        for sides in ((Degrees(tp=2, etp=1), Degrees(etp=1)), (Degrees(ep=2), Degrees(ep=1)))
+    ]
+    with Agent(jobs) as agent:
+        for made in jobs:
+            assert agent.run(Point.of(made, results))["status"] == "ok"
+    predict.run(Point.of(replace(jobs[0], mode="plan"), results))  # is not measured: ignored
+    output = tmp_path / "here.yaml"
+    assert main([str(results), "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "ipc: 4 rows" in said and "gloo: 4 rows" in said
+    option: dict[str, Any] = yaml.safe_load(output.read_text())
+    made = replace(jobs[0], mode="plan")
+    known = {**made.to_dict(), "cluster": option}
+    found = predict.predict(Job.from_dict(known))
+    assert option["name"] == "here" and option["hardware"]["device"] == "cpu"
+    assert found.floor is not None and found.estimate is not None
+    assert 0 < found.floor.seconds <= found.estimate.seconds
+    # every row's own floor is no more than its time: the rate is the best that was seen
+    rows = read(results)
+    assert len(rows) == len(jobs)
+    for row in rows:
+        assert cost.floor(row.traffic, base(rows)).seconds <= row.seconds * 1.0001
+    with pytest.raises(UserError, match="exists; add --force"):
+        main([str(results), "--output", str(output)])
+    assert main([str(results), "--output", str(output), "--force"]) == 0
+
+
+def test_what_cannot_be_used_is_named(known: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no verified measurement below"):
+        read(tmp_path / "nowhere")
+    path = next(known.glob("*/timing.json"))
+    whole = json.loads(path.read_text())
+    for change, words in (
+        ({"schema_version": 2}, "is of schema version 2, and this reads 1"),
+        ({"plan": {**whole["plan"], "bytes": 1}}, "says 1 bytes, its config plans"),
+    ):
+        path.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(UserError, match=words):
+            read(known)
+    path.write_text("{")
+    with pytest.raises(UserError, match="not a whole JSON object"):
+        read(known)
+
+
+def test_clusters_are_not_mixed(known: Path) -> None:
+    rows = read(known)
+    other = replace(rows[0].job.cluster, hardware=replace(LINKS, nic_gbps=2.0))
+    mixed = replace(rows[0], job=replace(rows[0].job, cluster=other))
+    with pytest.raises(UserError, match="clusters with different hardware"):
+        base([mixed, *rows[1:]])

@@ -1,0 +1,38 @@
+"""The table of published refits: each has its source and clock, and a possible point of ours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refit.published import lines, rows
+
+
+def test_each_row_is_what_its_name_says() -> None:
+    found = rows()
+    assert len(found) == 9
+    text = "\n".join(lines(found))
+    for row in found:
+        assert row.source in text and row.clock in text and row.why in text
+        assert 0 < row.seconds[0] <= row.seconds[1]
+    compared = [row for row in found if row.found]
+    assert len(compared) == 7
+    for row in compared:
+        assert row.found and row.found.floor and row.found.estimate and row.error is not None
+        assert row.found.floor.seconds <= row.found.estimate.seconds
+        # nothing published is faster than the floor, but for the one that halves the bytes
+        bound = row.found.floor.seconds / (2 if "FP8" in row.name else 1)
+        assert bound < row.seconds[0]
+        middle = np.mean(row.seconds)
+        assert abs(row.error - (row.found.estimate.seconds - middle) / middle) < 1e-12
+    assert text.count("not comparable: moves FP8") == 2
+
+
+def test_bytes_of_a_row_by_hand() -> None:
+    (row,) = [r for r in rows() if "PP 2 EP 8 to TP 8" in r.name]
+    assert row.found is not None
+    # Qwen3-30B-A3B: 28,991,029,248 of its parameters are experts, an eighth of them on each rank;
+    # embeddings of 151936 * 2048, twice, are cut too, as are 48 layers of q, k, v and o
+    attention = 2048 * 128 * (32 + 2 * 4) + 32 * 128 * 2048
+    cut = 28_991_029_248 + 2 * 151936 * 2048 + 48 * attention
+    whole = 48 * (128 * 2048 + 2 * 2048 + 2 * 128) + 2048  # router, norms
+    assert row.found.traffic.received[16:].tolist() == [2 * (cut // 8 + whole)] * 16
