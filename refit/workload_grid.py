@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refit.job import Cluster, Degrees, Job, Model, Parallel, Refit
-from refit.layout import Layout
+
+if TYPE_CHECKING:  # Hydra asks for the options at every start, and layouts need numpy
+    from refit.layout import Layout
 
 NUM_EXPERTS, TOPK, VOCABULARY = 16, 2, 50257
 SHAPES = {  # layers, hidden size, feed-forward size, heads
@@ -73,11 +75,15 @@ class Workload:
     @property
     def layout(self) -> Layout:
         """What it trains on."""
+        from refit.layout import Layout
+
         return Layout(tp=self.tp, pp=self.pp, ep=self.ep, etp=self.tp, gpus=self.world)
 
     @property
     def dense_twin(self) -> tuple[Model, Layout]:
         """The same without experts: EP 1, one MLP per layer, same TP, PP and world."""
+        from refit.layout import Layout
+
         plain = replace(self.model, name=f"{self.model.name}_dense", num_moe_experts=None)
         return plain, Layout(tp=self.tp, pp=self.pp, gpus=self.world)
 
