@@ -111,11 +111,11 @@ def predict(job: Job, plan: Plan | None = None) -> Prediction:
         )
     method, why = _method(job, plan.placement)
     traffic, hardware = cost.Traffic.of(plan), job.cluster.hardware
+    stages = [cost.Traffic.of(stage) for stage in plan.stages]
     missing = cost.lacking(hardware, plan)
     floor = estimate = None
     if missing is None:
         floor = cost.floor(traffic, hardware)
-        stages = (cost.Traffic.of(stage) for stage in plan.stages)
         found = cost.total([cost.features(t, hardware, method, job.refit) for t in stages])
         estimate = cost.estimate(found, cost.fit_of(hardware, method))
     sides = []
@@ -131,7 +131,7 @@ def predict(job: Job, plan: Plan | None = None) -> Prediction:
         why,
         sides[0],
         sides[1],
-        traffic.staging_bytes(method, job.refit),
+        sum((t.staging_bytes(method, job.refit) for t in stages), np.zeros_like(sides[0])),
         floor,
         estimate,
         missing,
@@ -176,6 +176,11 @@ def lines(found: dict[str, Any]) -> Sequence[str]:
         f"Bytes: {plan['bytes'] / 1e9:.3f} GB in {plan['copies']} blocks,"
         f" {plan['local_bytes'] / 1e9:.3f} GB of them local",
         against("Busiest sender", plan["max_send_bytes"], bounds["send"]),
+        *(
+            [f"Busiest forwarder, within its node: {forwarded / 1e9:.3f} GB"]
+            if (forwarded := plan["max_forward_bytes"])
+            else []
+        ),
         against("Busiest receiver", plan["max_recv_bytes"], bounds["recv"]),
         against("Across nodes", plan["cross_node_bytes"], bounds["cross_node"]),
         f"Memory: {memory['max_bytes'] / 1e9:.2f} GB on the fullest rank"
