@@ -11,7 +11,7 @@ import pytest
 
 from refit.agent import Agent
 from refit.architecture import LOCAL_SPEC, catalogue
-from refit.job import Bench, Cluster, Degrees, Job
+from refit.job import Bench, Degrees, Job
 from refit.layout import place
 from refit.point import Point
 from tests.composed import composed, miniature
@@ -19,7 +19,6 @@ from tests.jobs import job
 
 KIMI = composed("model=kimi_k2_mini").model
 QUICK = Bench(iterations=1, deadline_s=240.0)
-EIGHT = Cluster(name="local", ranks_per_node=8)
 
 
 def real(model: str, source: Degrees, destination: Degrees, mode: str, method: str) -> Job:
