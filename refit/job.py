@@ -127,6 +127,7 @@ class Parallel:
 
     name: str = MISSING
     use_case: str = ""
+    model: Optional[str] = None  # the model whose pair this is; null: any
     mode: str = "non-collocated"  # the pair's own: collocated (same ranks) | non-collocated
     source: Degrees = field(default_factory=Degrees)
     destination: Degrees = field(default_factory=Degrees)

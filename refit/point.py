@@ -132,7 +132,8 @@ def identity(job: Job) -> str:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
-    del config["parallel"]["use_case"], config["bench"]["deadline_s"], config["sweep"]
+    del config["parallel"]["use_case"], config["parallel"]["model"]
+    del config["bench"]["deadline_s"], config["sweep"]
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
     cluster, of_cluster = config["cluster"], ["name", "ranks_per_node", "device"]

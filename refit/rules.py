@@ -58,6 +58,17 @@ def _collect(questions: Iterable[Callable[[], str | None]]) -> list[str]:
     return found
 
 
+def pair_of_another_model(job: Job, placement: Placement) -> str | None:
+    """A public pair says whose it is, so that globbing all pairs takes only those that fit."""
+    owner, name = job.parallel.model, job.model.name
+    if owner in (None, name):
+        return None
+    return (
+        f"the pair '{job.parallel.name}' is {owner}'s, and the model is {name}; use model={owner},"
+        " or parallel.model=null to try it all the same"
+    )
+
+
 def too_many_gpus(job: Job, placement: Placement) -> str | None:
     """The seed's formulas: source + destination GPUs, or the larger of both when collocated."""
     source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
@@ -212,6 +223,7 @@ def cut_axes_divide(job: Job, placement: Placement) -> str | None:
 
 
 RULES: tuple[Rule, ...] = (
+    pair_of_another_model,
     too_many_gpus,
     ep_needs_experts,
     expert_bias_needs_etp_1,

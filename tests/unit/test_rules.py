@@ -39,6 +39,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"cluster__hardware__fitted": {"ipc": {"speed": 1}}}, "allowed: wire, latency_us, staging"),
     ({"cluster__hardware__fitted": {"ipc": {"wire": 0.5}}}, "ipc.wire=0.5: must be 1 or more"),
     ({"cluster__hardware__device": "tpu"}, "cluster.hardware.device=tpu is not one of cuda, cpu"),
+    ({"refit__fanout": "tree"}, "refit.fanout=tree is not one of direct, hierarchical"),
+    ({"parallel__model": "kimi_k2"}, "the pair 'pair' is kimi_k2's, and the model is moe; use"),
     ({"cluster__nodes": 0}, "cluster.nodes=0: must be 1 or more"),
     ({"cluster__ranks_per_node": 0}, "cluster.ranks_per_node=0: must be 1 or more"),
     ({"model__num_layers": 0}, "model.num_layers=0: must be 1 or more"),
