@@ -53,6 +53,17 @@ def positions_cover_sequence(job: Job) -> str | None:
     return None
 
 
+def latent_yarn_by_rope_type(job: Job) -> str | None:
+    """Megatron's MLA makes its own rotary embedding, which rope_type chooses."""
+    m = job.model
+    if m.multi_latent_attention and m.position_embedding_type == "yarn":
+        return (
+            "model.position_embedding_type=yarn is of attention other than MLA's; with"
+            " model.multi_latent_attention=true say rope, and model.rope_type=yarn"
+        )
+    return None
+
+
 def expert_fields_need_experts(job: Job) -> str | None:
     """What gives experts a shape says nothing without them (Megatron asserts it for the first)."""
     for name in (
@@ -220,6 +231,7 @@ MODEL: tuple[JobRule, ...] = (
     head_size_whole,
     groups_share_heads,
     positions_cover_sequence,
+    latent_yarn_by_rope_type,
     expert_fields_need_experts,
     layer_pattern_valid,
     topk_within_experts,

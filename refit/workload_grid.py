@@ -85,12 +85,13 @@ class Workload:
     def parallel(self) -> Parallel:
         """From training to one engine on the first ranks, which every possible workload can take.
 
-        TP 8 and ETP 8 within a node, and over nodes one expert per EP rank: 128 GPUs, as the larger
-        models (llama_405B with 16 experts has 3.7 T parameters) fit on no less; EP 8 where there
-        are 64. More engines are more `parallel.destination.gpus`.
+        TP 8 and ETP 8 within a node; over nodes PP 4, and one expert per EP rank: 512 GPUs, as the
+        largest (llama_405B with 16 experts has 3.7 T parameters) fits on no fewer A100s of 80 GB
+        beside what they train; EP 2 to 8 where there are 64 to 256. More engines are more
+        `parallel.destination.gpus`.
         """
-        ep = min(NUM_EXPERTS, self.world // 8)
-        serving = Degrees(tp=8, ep=ep, etp=8, gpus=8 * ep)
+        ep = min(NUM_EXPERTS, self.world // 32)
+        serving = Degrees(tp=8, pp=4, ep=ep, etp=8, gpus=32 * ep)
         training = Degrees(tp=self.tp, pp=self.pp, ep=self.ep, etp=self.tp, gpus=self.world)
         return Parallel(
             name=self.name,

@@ -193,3 +193,14 @@ def test_kimi_k2_mini_has_all_of_kimis_structure() -> None:
     assert not any(key.startswith("moe_router") for key in differs)
     # eight ranks that hold both sides whole stay below 3 GB
     assert 16 * catalogue(mini, source_tp=8).nbytes < 3e9
+
+
+def test_any_depth_by_saying_which_layers() -> None:
+    shallow = ("model=kimi_k2", "model.num_layers=2")
+    reason = impossible(composed(*shallow))
+    assert reason is not None and reason.endswith("its first 2 are model.moe_layer_freq=[0,1]")
+    job = composed(*shallow, "model.moe_layer_freq=[0,1]")
+    assert impossible(job) is None
+    assert kinds(job.model) == kinds(composed("model=kimi_k2").model)
+    # a pattern that is a number goes with any depth
+    assert impossible(composed("model=qwen3_30b_a3b", "model.num_layers=2")) is None

@@ -96,6 +96,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model__seq_length": 8192}, "seq_length=8192 is longer than"),
     ({"model__moe_layer_freq": [1, 0]}, "moe_layer_freq lists 2 layers, the model has 4"),
     (
+        {"model__multi_latent_attention": True, "model__position_embedding_type": "yarn"},
+        "say rope, and model.rope_type=yarn",
+    ),
+    (
         {"model__moe_layer_freq": "([0]*1+[1]*60)"},
         "lists 61 layers, the model has 4; its first 4 are model.moe_layer_freq=[0,1,1,1]",
     ),

@@ -153,13 +153,22 @@ def test_every_possible_one_has_a_plan_to_the_serving_layout() -> None:
         tensors = catalogue(w.model, placement.source.tp)
         plan = build_plan(tensors, placement)
         experts = sum(f.count * f.elements * 2 for f in tensors.families if f.grid == "expert")
-        copies = placement.destination.edp
-        dense_whole = sum(
-            f.count * f.elements * 2 * (8 if f.axis is None else 1)
+        # each expert once; of the rest as many replicas as EP ranks, cut over TP or whole on each
+        # of its 8 ranks; both end stages have the tied embedding
+        assert (placement.destination.edp, placement.destination.dp) == (
+            1,
+            placement.destination.ep,
+        )
+        dense = sum(
+            f.count
+            * f.elements
+            * 2
+            * (8 if f.axis is None else 1)
+            * (2 if f.stage == "both" else 1)
             for f in tensors.families
             if f.grid == "dense"
         )
-        assert plan.total_bytes == experts * copies + dense_whole * placement.destination.dp
+        assert plan.total_bytes == experts + dense * placement.destination.dp
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
