@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def run(point: Point) -> dict[str, Any]:
         UserError: the point's folder cannot be written.
     """
     point.freeze()
-    begun = replace(record.begin(point, environment.describe()), kind="predicted", clock={})
+    begun = replace(record.begin(point, dict(_here())), kind="predicted", clock={})
     found = predict(point.job)
     final = _record(begun, found)
     text = json.dumps(asdict(final)) + "\n"
@@ -195,6 +196,12 @@ def lines(found: dict[str, Any]) -> Sequence[str]:
         parts = ", ".join(f"{k.removesuffix('_s')} {v:.4f}" for k, v in terms.items())
         shown.append(f"{name.capitalize()}: {said[name]['seconds']:.4f} s ({word} {parts})")
     return shown
+
+
+@cache
+def _here() -> dict[str, Any]:
+    """This machine and code, asked once per process and not once per point of a sweep."""
+    return environment.describe()
 
 
 def _record(begun: Record, found: Prediction) -> Record:
