@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, get_args
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from refit.transport.megatron_cpu import without_cuda
 from refit.weights import Weights
 
 VERSION = version("megatron-core")
+_TAKES_NONE = hasattr(core, "prepare_swap_model_weights")  # after 0.16.1; and a group
 
 
 class Transport:
@@ -92,25 +94,48 @@ class Transport:
 
 def _service(backend: str, sides: list[Weights]) -> Any:
     """Megatron's copy service of a name; `auto` is nccl where any rank's weights are on CUDA."""
+    on_cuda = [False] * dist.get_world_size()
+    dist.all_gather_object(on_cuda, any(side.arena.is_cuda for side in sides))
     if backend == "auto":
-        on_cuda = [False] * dist.get_world_size()
-        dist.all_gather_object(on_cuda, any(side.arena.is_cuda for side in sides))
         backend = "nccl" if any(on_cuda) else "gloo"
+    elif backend in ("nccl", "nvshmem") and not any(on_cuda):
+        # without CUDA its nccl service would run all the same, over gloo
+        raise Unsupported(
+            f"megatron-core's {backend} moves GPU memory, and these weights are in the CPU's; use"
+            " refit.backend=gloo"
+        )
     known = get_args(core.RefitBackendName)
     if backend not in known:
         raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {', '.join(known)}")
     try:
         with without_cuda():
-            return core.get_or_create_service(backend)
+            # it sends over the default group, NCCL at Megatron's users and gloo here
+            group = dist.new_group(backend="nccl") if backend == "nccl" else None
+            if group is not None and _TAKES_NONE:
+                return core.get_or_create_service(backend, group=group)
+            service = core.get_or_create_service(backend)
+            return service if group is None else _over(service, group)
     except Exception as error:
         raise Unsupported(
             f"megatron-core {VERSION} cannot start its {backend} service here: {_text(error)}"
         ) from error
 
 
+def _over(service: Any, group: dist.ProcessGroup) -> Any:
+    """Let a service that names no group run over this one."""
+    run = service.run
+
+    def grouped() -> None:
+        with patch.object(dist, "P2POp", partial(dist.P2POp, group=group)):
+            run()
+
+    service.run = grouped
+    return service
+
+
 def _planned(source: Any, destination: Any, service: Any) -> Callable[[], None]:
     """Let Megatron plan; every rank of the world calls this. Returns a refit by that plan."""
-    if hasattr(core, "prepare_swap_model_weights"):  # after 0.16.1; takes None for a model
+    if _TAKES_NONE:
         core.prepare_swap_model_weights(source, destination)
         return partial(core.swap_model_weights, source, destination, service)
     # 0.16.1's swap_model_weights wants both models on every rank. What that calls, and Megatron

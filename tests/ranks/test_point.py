@@ -89,6 +89,19 @@ def test_every_pair_is_bit_exact(agent: Agent, tmp_path: Path, pair: str, method
     assert record["verification"]["stale_checked"]
 
 
+def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) -> None:
+    record = run(agent, tmp_path, job(bench={"iterations": 40}))
+    seconds = record["seconds"]
+    first, last = sorted(seconds["warm"][:4]), sorted(seconds["warm"][-4:])
+    assert seconds["drift"] == pytest.approx((last[1] + last[2]) / (first[1] + first[2]))
+    # of the ranks that hold weights, each its own; no part is longer than the whole
+    assert set(seconds["phases_per_rank"]) == {"0", "1", "2"}
+    for phases in seconds["phases_per_rank"].values():
+        assert phases["plan"] + phases["prepare"] + phases["transfer"] <= seconds["cold"]
+        assert phases["copy"] <= seconds["max"]
+    assert record["memory"]["refit_peak_bytes"] <= record["memory"]["host_peak_bytes"]
+
+
 @pytest.mark.parametrize("bucket_mb", [0.001, 0.05])
 def test_gloo_in_small_buckets(agent: Agent, tmp_path: Path, bucket_mb: float) -> None:
     what = job(
