@@ -59,6 +59,13 @@ def _megatron(job: Job, placement: Placement) -> str | None:
         )
     if job.refit.fanout != "direct":
         return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
+    backend = job.refit.backend
+    if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
+        # its nccl service would run here all the same, over gloo
+        return f"refit.backend={backend} moves GPU memory; {_on_cpu()}; use refit.backend=gloo"
+    if devices.device(job) == "cuda" and backend in ("auto", "nccl"):
+        reason = _nccl(job, placement)
+        return reason and f"refit.backend=nccl: {reason}, or refit.backend=gloo"
     return None
 
 

@@ -94,16 +94,10 @@ class Transport:
 
 def _service(backend: str, sides: list[Weights]) -> Any:
     """Megatron's copy service of a name; `auto` is nccl where any rank's weights are on CUDA."""
-    on_cuda = [False] * dist.get_world_size()
-    dist.all_gather_object(on_cuda, any(side.arena.is_cuda for side in sides))
     if backend == "auto":
+        on_cuda = [False] * dist.get_world_size()
+        dist.all_gather_object(on_cuda, any(side.arena.is_cuda for side in sides))
         backend = "nccl" if any(on_cuda) else "gloo"
-    elif backend in ("nccl", "nvshmem") and not any(on_cuda):
-        # without CUDA its nccl service would run all the same, over gloo
-        raise Unsupported(
-            f"megatron-core's {backend} moves GPU memory, and these weights are in the CPU's; use"
-            " refit.backend=gloo"
-        )
     known = get_args(core.RefitBackendName)
     if backend not in known:
         raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {', '.join(known)}")

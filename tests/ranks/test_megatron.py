@@ -104,7 +104,7 @@ def test_the_expert_bias_stays_behind(agent: Agent, tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"build": "shards"}, "build=shards has none, use build=megatron"),
-        ({"refit": {"backend": "nccl"}}, "in the CPU's; use refit.backend=gloo"),
+        ({"refit": {"backend": "nccl"}}, "moves GPU memory; "),
         ({"refit": {"backend": "nixl"}}, "nixl"),
     ],
 )
