@@ -99,7 +99,8 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
     for phases in seconds["phases_per_rank"].values():
         assert phases["plan"] + phases["prepare"] + phases["transfer"] <= seconds["cold"]
         assert phases["copy"] <= seconds["max"]
-    assert record["memory"]["refit_peak_bytes"] <= record["memory"]["host_peak_bytes"]
+    # null where the system keeps no peak
+    assert (record["memory"]["refit_peak_bytes"] or 0) <= record["memory"]["host_peak_bytes"]
 
 
 @pytest.mark.parametrize("bucket_mb", [0.001, 0.05])
