@@ -10,7 +10,7 @@ from dataclasses import asdict
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
-from refit import environment, memory, methods, ranks, record
+from refit import devices, environment, memory, methods, ranks, record
 from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
@@ -41,7 +41,9 @@ class Agent:
                 with it.
         """
         self._context = multiprocessing.get_context("forkserver")
-        megatron = any(job.build == "megatron" for job in jobs)
+        # Not where ranks use a GPU: a process that has touched CUDA cannot be forked, and whether
+        # megatron-core's imports do depends on what else is installed.
+        megatron = any(j.build == "megatron" and devices.device(j) == "cpu" for j in jobs)
         self._context.set_forkserver_preload(["refit.worker", *["refit.megatron_build"] * megatron])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
@@ -116,7 +118,8 @@ class Agent:
         here = range(placement.world)[team.node * placement.ranks_per_node :][
             : placement.ranks_per_node
         ]
-        reason = self._shortage(tensors, placement, here)
+        # what a GPU has free only its ranks can ask: see rank_device.require
+        reason = self._shortage(tensors, placement, here) if devices.device(job) == "cpu" else None
         ended: Ended | None = Ended("oom", reason) if reason else None
         if ended is None:
             ended = self._run_ranks(job, team, placement, here, begun, progress)

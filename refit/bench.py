@@ -13,7 +13,7 @@ import numpy
 import torch
 import torch.distributed as dist
 
-from refit import methods, models
+from refit import memory, methods, models, rank_device
 from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
@@ -45,15 +45,22 @@ def run(
     method, _ = methods.choose(job, placement)
     module, name = methods.locate(method)
     transport: Transport = getattr(importlib.import_module(module), name)(job.refit)
+    device = rank_device.own(job, placement, rank)
+    form, _ = convention(job)
+    tensors = catalogue(job.model, placement.source.tp, form)
+    sides = (placement.source, placement.destination)
+    rank_device.require(
+        sum(memory.weight_bytes(tensors, side, rank) for side in sides),
+        device,
+        rank // placement.ranks_per_node,
+    )
     progress("building models")
     # source first on every rank: process groups are made in one order
     built = (
-        models.build(job, placement, "source", rank, slabs["source"]),
-        models.build(job, placement, "destination", rank, slabs["destination"]),
+        models.build(job, placement, "source", rank, slabs["source"], device),
+        models.build(job, placement, "destination", rank, slabs["destination"], device),
     )
     source, destination = (b.weights if b else None for b in built)
-    form, _ = convention(job)
-    tensors = catalogue(job.model, placement.source.tp, form)
 
     progress("filling weights")
     old, new, finite = Pattern(job.seed, 0), Pattern(job.seed, 1), Pattern(job.seed, 2, finite=True)
@@ -116,7 +123,8 @@ def run(
             "numpy": numpy.__version__,
             "megatron_core": version("megatron-core"),
         },
-        device="cpu",
+        device_peak_bytes=rank_device.peak_bytes(),
+        device=rank_device.name(device),
     )
 
 
@@ -134,9 +142,11 @@ def _cold(
 
 def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]]:
     """Run something on all ranks at once; this rank's start and end, and what the work returned."""
+    rank_device.synchronize()
     dist.barrier()
     start = time.perf_counter()
     phases = work()
+    rank_device.synchronize()
     span = Span(start, time.perf_counter())
     # a source that nobody waits for must not change its weights while others still read
     dist.barrier()

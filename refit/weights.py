@@ -48,7 +48,10 @@ class Weights:
         if slab is None or not total:
             return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
         slab.reserve(total)
-        return Weights.view(shards, attach(slab, total))
+        # torch keeps a duplicate of the descriptor; its type stubs do not know the method
+        attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
+        storage = attach(slab.descriptor, total)
+        return Weights.view(shards, torch.empty(0, dtype=torch.uint8).set_(storage))
 
     def populate(self) -> None:
         """Map every page now, which is faster than by a fault each. Where it fails, they fault."""
@@ -77,13 +80,6 @@ class Weights:
             for start, shard in zip(starts, shards, strict=True)
         }
         return Weights(arena, list(shards), tensors)
-
-
-def attach(slab: Slab, nbytes: int) -> torch.Tensor:
-    """The first bytes of a slab, as a tensor of uint8 that other processes can map."""
-    # torch keeps a duplicate of the descriptor; its type stubs do not know the method
-    new = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
-    return torch.empty(0, dtype=torch.uint8).set_(new(slab.descriptor, nbytes))
 
 
 def device_of(*sides: Weights | None) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable
 from multiprocessing.reduction import ForkingPickler
@@ -10,17 +11,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing  # registers the reductions of tensors with ForkingPickler
 
-from refit.slab import Slab
-from refit.weights import attach
-
 
 def allocate(nbytes: int) -> torch.Tensor:
-    """[nbytes] of uint8 in CPU memory that other processes can map, zero until it is written."""
-    slab = Slab()
-    slab.reserve(nbytes)
-    shared = attach(slab, nbytes)
-    slab.close()  # torch keeps a duplicate of the descriptor
-    return shared
+    """[nbytes] of uint8 in CPU memory that other processes can map, zero until it is written.
+
+    It has no name, so nothing stays behind after SIGKILL.
+    """
+    descriptor = os.memfd_create("refit-heap", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, nbytes)
+        # torch keeps a duplicate of the descriptor; its type stubs do not know the method
+        attach = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
+        return torch.empty(0, dtype=torch.uint8).set_(attach(descriptor, nbytes))
+    finally:
+        os.close(descriptor)
 
 
 def exchange(mine: torch.Tensor | None, rank: int, peers: Iterable[int]) -> dict[int, torch.Tensor]:
