@@ -37,14 +37,11 @@ class Agent:
     def __init__(self, jobs: Iterable[Job]) -> None:
         """
         Args:
-            jobs: what will run: megatron-core is imported ahead only where one of them builds
-                with it.
+            jobs: what will run: megatron-core and nixl are imported ahead only where one of them
+                uses them.
         """
         self._context = multiprocessing.get_context("forkserver")
-        # Not where ranks use a GPU: a process that has touched CUDA cannot be forked, and whether
-        # megatron-core's imports do depends on what else is installed.
-        megatron = any(j.build == "megatron" and devices.device(j) == "cpu" for j in jobs)
-        self._context.set_forkserver_preload(["refit.worker", *["refit.megatron_build"] * megatron])
+        self._context.set_forkserver_preload(["refit.worker", *_preloads(jobs)])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
         self._environment = environment.describe()
@@ -180,3 +177,17 @@ class Agent:
 
     def _all_slabs(self) -> list[Slab]:
         return [slab for sides in self._memory.values() for slab in sides.values()]
+
+
+def _preloads(jobs: Iterable[Job]) -> list[str]:
+    """What takes seconds to import and can be forked.
+
+    Nothing where ranks use a GPU: a process that has touched CUDA cannot be forked, and whether
+    these imports do depends on what else is installed.
+    """
+    found = set()
+    for job in jobs:
+        if devices.device(job) == "cpu":
+            found |= {"refit.megatron_build"} if job.build == "megatron" else set()
+            found |= {"nixl"} if job.refit.method == "nixl" else set()
+    return sorted(found)
