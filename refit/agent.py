@@ -11,7 +11,7 @@ from dataclasses import asdict
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
-from refit import environment, memory, methods, ranks, record
+from refit import devices, environment, memory, methods, ranks, record
 from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import Placement, place
@@ -38,12 +38,11 @@ class Agent:
     def __init__(self, jobs: Iterable[Job]) -> None:
         """
         Args:
-            jobs: what will run: megatron-core is imported ahead only where one of them builds
-                with it.
+            jobs: what will run: megatron-core and nixl are imported ahead only where one of them
+                uses them.
         """
         self._context = multiprocessing.get_context("forkserver")
-        megatron = any(job.build == "megatron" for job in jobs)
-        self._context.set_forkserver_preload(["refit.worker", *["refit.megatron_build"] * megatron])
+        self._context.set_forkserver_preload(["refit.worker", *_preloads(jobs)])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
         self._slab_source = SlabSource()
@@ -130,7 +129,8 @@ class Agent:
         if team.count > 1:
             start = team.node * placement.ranks_per_node
             here = here[start : start + placement.ranks_per_node]
-        reason = self._shortage(tensors, placement, here)
+        # what a GPU has free only its ranks can ask: see rank_device.require
+        reason = self._shortage(tensors, placement, here) if devices.device(job) == "cpu" else None
         ended: Ended | None = Ended("oom", reason) if reason else None
         if ended is None:
             ended = self._run_ranks(job, team, placement, here, begun, progress)
@@ -188,3 +188,17 @@ class Agent:
         if rank not in self._slabs:
             self._slabs[rank] = self._slab_source.slab()
         return self._slabs[rank]
+
+
+def _preloads(jobs: Iterable[Job]) -> list[str]:
+    """What takes seconds to import and can be forked.
+
+    Nothing where ranks use a GPU: a process that has touched CUDA cannot be forked, and whether
+    these imports do depends on what else is installed.
+    """
+    found = set()
+    for job in jobs:
+        if devices.device(job) == "cpu":
+            found |= {"refit.megatron_build"} if job.build == "megatron" else set()
+            found |= {"nixl"} if job.refit.method == "nixl" else set()
+    return sorted(found)

@@ -13,7 +13,7 @@ import numpy
 import torch
 import torch.distributed as dist
 
-from refit import memory, methods, models
+from refit import memory, methods, models, rank_device
 from refit.architecture import catalogue
 from refit.job import Job
 from refit.layout import place
@@ -50,15 +50,22 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
     transport = kind(job.refit)
     if job.refit.fanout == "hierarchical":
         transport = Staged(lambda: kind(job.refit))
+    device = rank_device.own(job, placement, rank)
+    form, _ = convention(job)
+    tensors = catalogue(job.model, placement.source.tp, form)
+    sides = (placement.source, placement.destination)
+    rank_device.require(
+        sum(memory.weight_bytes(tensors, side, rank) for side in sides),
+        device,
+        rank // placement.ranks_per_node,
+    )
     progress("building models")
     # source first on every rank: process groups are made in one order
     built = (
-        models.build(job, placement, "source", rank, slab),
-        models.build(job, placement, "destination", rank, slab),
+        models.build(job, placement, "source", rank, slab, device),
+        models.build(job, placement, "destination", rank, slab, device),
     )
     source, destination = (b.weights if b else None for b in built)
-    form, _ = convention(job)
-    tensors = catalogue(job.model, placement.source.tp, form)
 
     progress("filling weights")
     old, new, finite = Pattern(job.seed, 0), Pattern(job.seed, 1), Pattern(job.seed, 2, finite=True)
@@ -155,7 +162,8 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
             "numpy": numpy.__version__,
             "megatron_core": version("megatron-core"),
         },
-        device="cpu",
+        device_peak_bytes=rank_device.peak_bytes(),
+        device=rank_device.name(device),
     )
 
 
@@ -166,9 +174,11 @@ def _host_peak() -> int:
 
 def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]]:
     """Run something on all ranks at once; this rank's start and end, and what the work returned."""
+    rank_device.synchronize()
     dist.barrier()
     start = time.perf_counter()
     phases = work()
+    rank_device.synchronize()
     span = Span(start, time.perf_counter())
     # a source that nobody waits for must not change its weights while others still read
     dist.barrier()

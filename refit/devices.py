@@ -21,9 +21,17 @@ def device(job: Job) -> Device:
 
 
 def missing(job: Job) -> str | None:
-    """Why the device that a job asks for is not here, or None."""
-    reason = no_cuda() if device(job) == "cuda" else None
-    return reason and f"cluster.device=cuda: {reason}; use cluster.device=cpu"
+    """Why a job cannot run on the device that it asks for, or None."""
+    if device(job) == "cpu":
+        return None
+    if reason := no_cuda():
+        return f"cluster.device=cuda: {reason}; use cluster.device=cpu"
+    if job.verify == "logits":
+        return (
+            "verify=logits compares models on CPUs only; use cluster.device=cpu, or verify=bits,"
+            " which looks at every element"
+        )
+    return None
 
 
 def no_cuda() -> str | None:

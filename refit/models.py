@@ -53,7 +53,8 @@ def build(
     initialised, and the side's ranks must all call, source before destination; idle ranks need not.
 
     Args:
-        slab: CPU memory for the arena, for peers to map; None: private memory of the device.
+        slab: CPU memory for the arena, for peers to map; None, or another device: private memory
+            of the device.
 
     Returns:
         None on a rank outside the side's layout.
@@ -65,6 +66,8 @@ def build(
     layout: Layout = getattr(placement, side)
     if rank not in layout.ranks:
         return None
+    if torch.device(device).type != "cpu":
+        slab = None
     kind, _ = convention(job)
     tensors = catalogue(job.model, placement.source.tp, kind)
     if job.build == "shards":

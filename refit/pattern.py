@@ -22,7 +22,8 @@ from refit.weights import Weights
 _INTEGER = {"bfloat16": torch.int16, "float32": torch.int32}
 # Finite values of magnitude 2**-7 to 2**-4, either sign: (bits that vary, bits that are set).
 _FINITE = {"bfloat16": (0x81FF, 0x3C00), "float32": (0x81FFFFFF, 0x3C000000)}
-_CHUNK_BYTES = 1 << 19  # expected values are made in pieces that stay in a core's cache
+# Expected values are made in pieces that stay in a core's cache; a GPU wants fewer, larger ones.
+_CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Pattern:
 
     def _check(self, shard: Shard, tensor: torch.Tensor) -> Check:
         view, rows, columns = self._parts(shard, tensor)
-        step = max(1, _CHUNK_BYTES // (len(columns) * view.element_size()))
+        step = max(1, _CHUNK_BYTES[view.device.type] // (len(columns) * view.element_size()))
         expected = torch.empty(
             (min(step, len(rows)), len(columns)), dtype=view.dtype, device=view.device
         )

@@ -84,16 +84,16 @@ class Weights:
         return Weights(arena, list(shards), tensors)
 
 
+def device_of(*sides: Weights | None) -> torch.device:
+    """The device that a rank's weights are on; the CPU where it holds none."""
+    return next((w.arena.device for w in sides if w is not None), torch.device("cpu"))
+
+
 def attach(slab: Slab, nbytes: int) -> torch.Tensor:
     """The first bytes of a slab, as a tensor of uint8 that other processes can map."""
     # torch keeps a duplicate of the descriptor; its type stubs do not know the method
     new = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
     return torch.empty(0, dtype=torch.uint8).set_(new(slab.descriptor, nbytes))
-
-
-def device_of(*sides: Weights | None) -> torch.device:
-    """The device that a rank's weights are on; the CPU where it holds none."""
-    return next((w.arena.device for w in sides if w is not None), torch.device("cpu"))
 
 
 def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:

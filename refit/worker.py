@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.distributed as dist
 
-from refit import bench, record
+from refit import bench, devices, record
 from refit.job import UserError
 from refit.point import write_atomic
 from refit.ranks import Task
@@ -31,6 +31,8 @@ def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     _log_to(task.attempt.rank_log(task.rank))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     threading.Thread(target=_die_with, args=(agent,), daemon=True).start()
+    if devices.device(task.job) == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nor may megatron-core find a GPU to build on
     torch.set_num_threads(task.threads)
     gc.freeze()  # what the fork server imported is never garbage; scanning it would copy its pages
     try:

@@ -1,14 +1,16 @@
 """Transports that do one thing wrong, on top of a real one: verification must never call them ok.
 
-Named on the command line as `refit.method=tests.faults:GlooDropsBlock` and the like.
+Named on the command line as `refit.method=tests.faults:gloo_DropsBlock` and the like.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -120,31 +122,19 @@ class ScribblesOnSource(_Fault):
         return phases
 
 
-class IpcSwapsExperts(SwapsExperts, ipc.Transport): ...
+FAULTS = {
+    fault.__name__: fault
+    for fault in (SwapsExperts, MisordersGateUp, DropsBlock, DeliversStale, ScribblesOnSource)
+}
 
 
-class IpcMisordersGateUp(MisordersGateUp, ipc.Transport): ...
-
-
-class IpcDropsBlock(DropsBlock, ipc.Transport): ...
-
-
-class IpcDeliversStale(DeliversStale, ipc.Transport): ...
-
-
-class IpcScribblesOnSource(ScribblesOnSource, ipc.Transport): ...
-
-
-class GlooSwapsExperts(SwapsExperts, gloo.Transport): ...
-
-
-class GlooMisordersGateUp(MisordersGateUp, gloo.Transport): ...
-
-
-class GlooDropsBlock(DropsBlock, gloo.Transport): ...
-
-
-class GlooDeliversStale(DeliversStale, gloo.Transport): ...
+def __getattr__(name: str) -> Any:
+    """Any fault on top of any transport: `gloo_DropsBlock` and the like."""
+    method, _, fault = name.partition("_")
+    if fault not in FAULTS:
+        raise AttributeError(name)
+    transport = importlib.import_module(f"refit.transport.{method}").Transport
+    return type(name, (FAULTS[fault], transport), {})
 
 
 class Killed(ipc.Transport):

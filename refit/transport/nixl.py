@@ -92,10 +92,10 @@ class Transport:
         self._batches = batches
 
     def execute(self) -> dict[str, float]:
-        clock = Clock({"meet": 0.0, "local": 0.0, "wire": 0.0, "unpack": 0.0})
+        clock = Clock({"local": 0.0, "wire": 0.0, "unpack": 0.0})
         if self._on_cuda:
             share.meet()
-            clock.lap("meet")
+            clock.lap("wire")
         under_way: deque[int] = deque()
         for number, handle in enumerate(self._handles):
             if len(under_way) == self._in_flight:

@@ -109,7 +109,7 @@ def test_overrides_reach_the_point(tmp_path: Path) -> None:
 
 def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
     shared = sorted(os.listdir("/dev/shm"))
-    methods = "ipc,tests.faults:Killed,tests.faults:Hangs,tests.faults:IpcSwapsExperts,gloo"
+    methods = "ipc,tests.faults:Killed,tests.faults:Hangs,tests.faults:ipc_SwapsExperts,gloo"
     sweep = [
         "-m",
         f"parallel={ROW_4},pitfall_12gpus_tp8_to_tp4",
@@ -130,7 +130,7 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
         "ipc": "ok",
         "tests.faults:Killed": "crashed",
         "tests.faults:Hangs": "timeout",
-        "tests.faults:IpcSwapsExperts": "invalid",
+        "tests.faults:ipc_SwapsExperts": "invalid",
         "gloo": "ok",
     }
     skipped = [r for r in found if r["config"]["parallel"]["name"] != ROW_4]

@@ -13,11 +13,15 @@ from typing import Any
 import jsonschema
 import pytest
 
+from refit import devices
 from refit.agent import Agent
 from refit.job import Degrees, Job, UserError
 from refit.point import Point, identity
 from refit.record import SCHEMA, Record
 from tests.jobs import TINY, job
+
+# nixl is an extra that the test extra brings along, so that it is always among them here
+ON_CPU = ["ipc", "gloo", "symmetric", "nixl"]
 
 CHECKER = jsonschema.Draft202012Validator(
     json.loads(SCHEMA.read_text()), format_checker=jsonschema.FormatChecker()
@@ -26,7 +30,7 @@ CHECKER = jsonschema.Draft202012Validator(
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    with Agent([job()]) as one:
+    with Agent([job(), job(method="nixl")]) as one:
         yield one
 
 
@@ -74,7 +78,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("method", ["ipc", "gloo", "symmetric", "nixl"])
+@pytest.mark.parametrize("method", ON_CPU)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_pair_is_bit_exact(agent: Agent, tmp_path: Path, pair: str, method: str) -> None:
     what = replace(PAIRS[pair], refit=replace(PAIRS[pair].refit, method=method))
@@ -103,28 +107,35 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
     assert (record["memory"]["refit_peak_bytes"] or 0) <= record["memory"]["host_peak_bytes"]
 
 
-@pytest.mark.parametrize("bucket_mb", [0.001, 0.05])
-def test_gloo_in_small_buckets(agent: Agent, tmp_path: Path, bucket_mb: float) -> None:
+@pytest.mark.parametrize("method", ["gloo", "symmetric", "nixl"])
+@pytest.mark.parametrize(
+    ("bucket_mb", "in_flight", "max_ops"), [(0.001, 2, 2), (0.02, 3, 3), (0.05, 1, 1000)]
+)
+def test_small_buckets(
+    agent: Agent, tmp_path: Path, method: str, bucket_mb: float, in_flight: int, max_ops: int
+) -> None:
+    knobs = {"bucket_mb": bucket_mb, "in_flight": in_flight, "max_ops_per_group": max_ops}
     what = job(
-        Degrees(tp=2, ep=2, etp=1),
-        Degrees(tp=4, ep=1, etp=1),
-        "collocated",
-        "gloo",
-        refit={"bucket_mb": bucket_mb, "in_flight": 2},
+        Degrees(tp=2, ep=2, etp=1), Degrees(tp=4, ep=1, etp=1), "collocated", method, refit=knobs
     )
     record = run(agent, tmp_path, what)
-    assert record["status"] == "ok"
+    assert (record["status"], record["reason"]) == ("ok", "")
     # one index of the widest tensor, the whole fc1 row, may exceed the smallest bucket
     widest = 2 * TINY.hidden_size * 2
-    assert 0 < record["memory"]["staging_bytes"] <= 2 * 2 * max(bucket_mb * 1e6, widest)
+    ways = 1 if method == "nixl" else 2
+    assert 0 < record["memory"]["staging_bytes"] <= ways * in_flight * max(bucket_mb * 1e6, widest)
+    if method == "gloo":
+        assert 2 <= record["transport"]["largest_group_ops"] <= max_ops
+    if method == "symmetric":
+        assert record["transport"]["heap"] == "shared memory"
 
 
-@pytest.mark.parametrize("base", ["Ipc", "Gloo"])
+@pytest.mark.parametrize("method", ON_CPU)
 @pytest.mark.parametrize(
     "fault", ["SwapsExperts", "MisordersGateUp", "DropsBlock", "DeliversStale"]
 )
-def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, base: str, fault: str) -> None:
-    record = run(agent, tmp_path, job(method=f"tests.faults:{base}{fault}"))
+def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, method: str, fault: str) -> None:
+    record = run(agent, tmp_path, job(method=f"tests.faults:{method}_{fault}"))
     assert record["status"] == "invalid"
     assert record["seconds"] is None and record["throughput"] is None
     assert 0 < record["verification"]["mismatches"] <= record["verification"]["elements"]
@@ -133,7 +144,7 @@ def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, base: str, faul
 
 
 def test_a_changed_source_is_invalid(agent: Agent, tmp_path: Path) -> None:
-    record = run(agent, tmp_path, job(method="tests.faults:IpcScribblesOnSource"))
+    record = run(agent, tmp_path, job(method="tests.faults:ipc_ScribblesOnSource"))
     assert record["status"] == "invalid"
     assert record["verification"]["source_mismatches"] == 1
     assert "changed 1 elements of the source" in record["reason"]
@@ -175,6 +186,23 @@ def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
     assert json.loads(kept.read_text()) == first
     assert json.loads(point.timing.read_text()) == second
     assert Point.load(point.directory) == point
+
+
+@pytest.mark.skipif(devices.no_cuda() is None, reason="this node has a GPU")
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("nccl", "needs a GPU for each rank; this node has no NVIDIA GPU"),
+        ("nvshmem", "nvshmem4py (pip install 'refit-sweep[nvshmem]')"),
+    ],
+)
+def test_a_missing_device_starts_no_rank(
+    agent: Agent, tmp_path: Path, method: str, words: str
+) -> None:
+    record = run(agent, tmp_path, job(method=method))
+    assert record["status"] == "unsupported"
+    assert words in record["reason"]
+    assert not list(tmp_path.rglob("rank*.log"))
 
 
 def test_an_unsupported_method_starts_no_rank(agent: Agent, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The ten rows of the eight-GPU table: real GPTModels, both transports, logits compared."""
+"""The ten rows of the eight-GPU table: real GPTModels with logits compared; every CPU transport."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,9 +27,18 @@ ROWS = {
 }
 
 
-def test_the_whole_group_is_verified_or_skipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("methods", "build", "verify"),
+    [("ipc,gloo", "megatron", "logits"), ("symmetric,nixl", "shards", "bits")],
+)
+def test_the_whole_group_is_verified_or_skipped(
+    tmp_path: Path, methods: str, build: str, verify: str
+) -> None:
     narrow = ["model.num_layers=1", "model.moe_ffn_hidden_size=256", "model.vocab_size=2000"]
-    sweep = ["-m", "parallel=glob(*)", "refit=ipc,gloo", *narrow, "verify=logits"]
+    sweep = ["-m", "parallel=glob(*)", f"refit={methods}", *narrow]
+    if verify == "bits":
+        sweep += ["model.hidden_size=256", "bench.iterations=1"]
+    sweep += [f"build={build}", f"verify={verify}"]
     done = subprocess.run(
         [sys.executable, "-m", "refit.run", *sweep, f"hydra.sweep.dir={tmp_path}"],
         cwd=ROOT,
@@ -45,8 +56,8 @@ def test_the_whole_group_is_verified_or_skipped(tmp_path: Path) -> None:
             assert record["status"] == "skipped" and record["reason"], name
             continue
         assert (record["status"], record["reason"]) == ("ok", ""), name
-        assert record["verification"]["logits"]["ok"]
-        assert record["model_build"]["build"] == "megatron"
+        assert verify == "bits" or record["verification"]["logits"]["ok"]
+        assert record["model_build"]["build"] == build
         mode, source, destination, idle = ROWS[name]
         layout = record["layout"]
         assert (record["mode"], layout["world"]) == (mode, 8)
