@@ -1,0 +1,37 @@
+"""A table of the records below a folder, against each record's own limit: what gpu.sh prints.
+
+Run: python -m benchmarks.gpu_table <folder>
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def line(record: dict[str, Any]) -> str:
+    """One record in one line."""
+    what = f"{record['config']['parallel']['name']:36} {record['method'] or '-':10}"
+    if record["status"] != "ok":
+        return f"{what} {record['status']}: {record['reason'].splitlines()[0]}"
+    rate, layout = record["throughput"], record["layout"]
+    active = layout["world"] - len(layout["idle"])
+    return (
+        f"{what} {active} ranks  {rate['gbps']:8.1f} GB/s  limit {rate['limit_gbps']:8.1f} GB/s"
+        f"  {rate['fraction']:5.2f}  verified  {record['environment']['device']}"
+    )
+
+
+def main() -> None:
+    """Print one line per record."""
+    found = sorted(Path(sys.argv[1]).glob("*/*/timing.json"))
+    if not found:
+        raise SystemExit(f"no records below {sys.argv[1]}")
+    for path in found:
+        print(line(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Transports that measure how much memory they take: `refit.method=tests.measured:gloo` and so on.
+
+Every process's proportional set size, summed over all of them, counts shared pages once. What a
+transport allocates it keeps until close, so what is there after two refits is what it takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from refit.plan import Plan
+from refit.weights import Weights
+
+
+class _Measured:
+    def prepare(
+        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        self._before, self._calls, self.grown = _all_resident(), 0, 0
+        super().prepare(plan, rank, source, destination)  # type: ignore[misc]
+
+    def execute(self) -> dict[str, float]:
+        phases: dict[str, float] = super().execute()  # type: ignore[misc]
+        self._calls += 1
+        if self._calls == 2:
+            self.grown = _all_resident() - self._before
+        return phases
+
+    @property
+    def details(self) -> dict[str, int]:
+        return {"grown_bytes": self.grown}
+
+
+def _all_resident() -> int:
+    """Bytes of memory of all ranks together."""
+    dist.barrier()
+    text = Path("/proc/self/smaps_rollup").read_text()
+    kilobytes = next(int(x.split()[1]) for x in text.splitlines() if x.startswith("Pss:"))
+    total = torch.tensor(kilobytes * 1024)
+    dist.all_reduce(total)
+    return int(total)
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    transport = importlib.import_module(f"refit.transport.{name}").Transport
+    return type(name, (_Measured, transport), {})
