@@ -19,7 +19,7 @@ from refit.plan import Plan
 
 FloatArray = NDArray[np.float64]
 
-ONE_SIDED = ("ipc", "nvshmem", "nixl")
+ONE_SIDED = ("ipc", "nixl")
 """Methods that copy each block on its own, straight to its place; the others pack messages."""
 
 

@@ -41,7 +41,7 @@ def test_both_fanouts_are_verified_and_one_crosses_nodes_once(tmp_path: Path, me
     assert staged["transport"]["stages"] == 2
 
 
-@pytest.mark.parametrize("fault", ["GlooSwapsExperts", "GlooDropsBlock", "GlooDeliversStale"])
+@pytest.mark.parametrize("fault", ["gloo_SwapsExperts", "gloo_DropsBlock", "nixl_DeliversStale"])
 def test_faults_of_either_stage_are_seen(tmp_path: Path, fault: str) -> None:
     record = run(tmp_path, "hierarchical", f"tests.faults:{fault}")
     assert (record["status"], record["seconds"]) == ("invalid", None)

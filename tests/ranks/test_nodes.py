@@ -67,5 +67,5 @@ def test_ipc_says_that_it_needs_one_node(tmp_path: Path) -> None:
 
 
 def test_wrong_weights_on_either_node_are_invalid(tmp_path: Path) -> None:
-    record = on_two_nodes(tmp_path, "tests.faults:GlooSwapsExperts")
+    record = on_two_nodes(tmp_path, "tests.faults:gloo_SwapsExperts")
     assert record["status"] == "invalid" and record["seconds"] is None
