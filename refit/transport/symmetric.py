@@ -27,12 +27,12 @@ class SymmetricTransport:
     A sender packs a message into a slot of its own, puts it into a slot of its receiver and counts
     there; the receiver waits for the count, unpacks, and grants the slot to the sender of the
     message that comes `in_flight` later. The receiver's slots go round by its messages' order, so
-    both ends know the slot without asking, and a grant is a count at the sender. The first slots of
-    a refit are granted at the end of the one before.
+    both ends know the slot without asking, and a grant is a count at the sender, one for each slot.
+    The first slots of a refit are granted by the one before.
 
     Memory: every rank's heap has `in_flight` slots each way of the largest message of any rank: at
     most 2 * in_flight * bucket, where one index of a cut axis is no larger, and 64 bytes for each
-    counter: one per receiving slot and one per rank.
+    counter: (1 + ranks) * `in_flight`.
 
     No deadlock: a rank takes its sends in order and its receives in order. A send waits for a grant
     that follows a receive of lesser order at its receiver; a receive waits for the send of its own
@@ -72,10 +72,11 @@ class SymmetricTransport:
         size = aligned(max(nbytes for nbytes, _ in said))
         given = {peer: deque(of[rank]) for peer, (_, of) in enumerate(said) if rank in of}
 
-        # counters: arrivals in each receiving slot, then grants from each rank
+        # Counters: arrivals in each receiving slot, then grants of each slot of each rank. A count
+        # alone does not say which slot it frees, and streams may free two in either order.
         self._heap_bytes = 2 * self._in_flight * size
         self._heap = heap = self._open_heap(
-            rank, self._heap_bytes, self._in_flight + world, {m.peer for m in todo}, device
+            rank, self._heap_bytes, self._in_flight * (1 + world), {m.peer for m in todo}, device
         )
         mine = heap.local[self._in_flight * size :]
         for number, message in enumerate(sends):
@@ -120,7 +121,9 @@ class SymmetricTransport:
 
     def _counter(self, step: _Step) -> int:
         """What the step waits for: its receiver's grant, or the arrival in its slot."""
-        return self._in_flight + step.message.peer if step.message.is_send else step.slot
+        if not step.message.is_send:
+            return step.slot
+        return self._in_flight * (1 + step.message.peer) + step.slot
 
     def _send(self, step: _Step, number: int, put: list[Mark]) -> None:
         assert self._heap is not None
@@ -137,19 +140,17 @@ class SymmetricTransport:
         with self._lanes.on("unpack", number):
             self._heap.wait(self._counter(step))
             blocks.copy(step.weights, step.staged)
-            # Grants go out in the order of the messages that they are for, since a sender only
-            # counts them: those for the next refit once this one has left all slots.
+            # the slot's next message, of this refit or the next
             receives = self._steps[False]
-            if number + self._in_flight < len(receives):
-                self._grant(receives[number + self._in_flight])
-            if number + 1 == len(receives):
-                for step in receives[: self._in_flight]:
-                    self._grant(step)
+            follower = number + self._in_flight
+            if follower >= len(receives):
+                follower = number % self._in_flight
+            self._grant(receives[follower])
 
     def _grant(self, step: _Step) -> None:
         """Tell a message's sender that its slot is free."""
         assert self._heap is not None
-        self._heap.signal(step.message.peer, self._in_flight + self._rank)
+        self._heap.signal(step.message.peer, self._in_flight * (1 + self._rank) + step.slot)
 
     @property
     def staging_bytes(self) -> int:

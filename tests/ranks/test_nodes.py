@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from refit.job import Cluster, Degrees, Job
 from refit.point import Point
 from tests.jobs import job
@@ -51,8 +53,9 @@ def on_two_nodes(folder: Path, method: str, **bench: Any) -> dict[str, Any]:
     return record
 
 
-def test_both_nodes_take_part(tmp_path: Path) -> None:
-    record = on_two_nodes(tmp_path, "gloo")
+@pytest.mark.parametrize("method", ["gloo", "nixl"])
+def test_both_nodes_take_part(tmp_path: Path, method: str) -> None:
+    record = on_two_nodes(tmp_path, method)
     assert (record["status"], record["reason"]) == ("ok", "")
     assert record["layout"]["world"] == 4 and record["layout"]["ranks_per_node"] == 2
     assert record["plan"]["cross_node_bytes"] == record["plan"]["bytes"] > 0
