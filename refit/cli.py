@@ -103,6 +103,10 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         _give_up(f"malformed YAML: {error}")
     except UserError as error:
         _give_up(str(error))
+    except ValueError as error:
+        if not _of_hydra(error):
+            raise
+        _give_up(str(error))  # options that exclude each other
     except OSError as error:
         if error.filename is None:
             raise
@@ -120,11 +124,24 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
 def _nearest(error: CompactHydraException) -> str | None:
     """For an unknown field of a config file, the one that was probably meant."""
     inner = error.__cause__ or error.__context__
-    if not isinstance(inner, OmegaConfBaseException) or not is_dataclass(inner.object_type):
+    if not isinstance(inner, OmegaConfBaseException):
         return None
-    known = [f.name for f in fields(inner.object_type)]
+    if is_dataclass(inner.object_type):
+        known = [f.name for f in fields(inner.object_type)]
+    elif isinstance(inner.parent_node, DictConfig):  # a plain mapping, such as cluster.slurm
+        known = [str(key) for key in inner.parent_node]
+    else:
+        return None
     close = [] if inner.key in known else get_close_matches(str(inner.key), known, 1)
     return f"did you mean {close[0]}?" if close else None
+
+
+def _of_hydra(error: Exception) -> bool:
+    """Whether Hydra itself raised it, as it does for `-m --cfg job`."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals["__name__"]).startswith("hydra.")
 
 
 def _give_up(message: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +61,50 @@ def shortage(
     )
 
 
-def available() -> int | None:
-    """Bytes of memory that new processes can have; None where the system does not say."""
-    kilobytes = _field(Path("/proc/meminfo"), "MemAvailable:")
-    return None if kilobytes is None else kilobytes * 1024
+def available(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that new processes can have; None where the system does not say.
+
+    A container's limit counts, and that of a Slurm job: the machine's memory may be much more.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    kilobytes = _field(root / "proc/meminfo", "MemAvailable:")
+    left = [] if kilobytes is None else [kilobytes * 1024]
+    return min([*left, *_left_in_groups(root)], default=None)
+
+
+# Of cgroup v2 and v1: where they are, the limit, what is used, what of it can be had back.
+_GROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Bytes left below each limit that this process's control groups have."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, kinds, path = line.split(":", 2)
+        if number != "0" and "memory" not in kinds.split(","):
+            continue
+        top, *names = _GROUPS[0 if number == "0" else 1]
+        group = Path(path)
+        for each in (group, *group.parents):  # in a container the last is the only one seen
+            folder = root / top / each.relative_to("/")
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+            yield max(0, limit - used + (_field(folder / "memory.stat", names[2]) or 0))
 
 
 def oom_kills() -> int:

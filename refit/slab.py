@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -10,6 +11,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 ALIGNMENT = 2 << 20  # bytes: a huge page
+MOUNT_S = 10.0  # for a mount that takes a millisecond; a system that hangs there has none
 
 
 class Slab:
@@ -100,6 +102,8 @@ def _huge_folder() -> int | None:
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder,
     ):
         assert holder.stdout is not None
-        if holder.stdout.readline() == b"there\n":
+        said, _, _ = select.select([holder.stdout], [], [], MOUNT_S)
+        if said and holder.stdout.readline() == b"there\n":
             return os.open(f"/proc/{holder.pid}/root/tmp", os.O_RDONLY | os.O_DIRECTORY)
+        holder.kill()
     return None

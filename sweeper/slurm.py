@@ -21,6 +21,8 @@ from sweeper import status
 from sweeper.pack import Pack
 
 SUBMITIT = ".submitit"  # below the sweep's folder: submitit's files, and the logs of the agents
+# What a point's layouts and the agents decide, and cluster.slurm therefore may not.
+OURS = frozenset(("nodes", "ntasks", "ntasks_per_node", "use_srun", "map_count", "array", "output"))
 CLIENT_S = 60.0  # for a Slurm client; one whose controller is gone takes ten seconds to say so
 
 
@@ -46,17 +48,57 @@ def labelled(points: Iterable[Point]) -> dict[str, list[Point]]:
 
 
 def parameters(point: Point) -> dict[str, Any]:
-    """What a point asks of sbatch, in submitit's names."""
-    asked = {k: v for k, v in (point.job.cluster.slurm or {}).items() if v is not None}
+    """What a point asks of sbatch, in submitit's names.
+
+    Raises:
+        UserError: a value of cluster.slurm is not of the kind that its name needs.
+    """
+    asked = _asked(point.job.cluster.slurm)
     return {
         "job_name": "refit-sweep",
         "stderr_to_stdout": True,
+        # not asked for: left to themselves submitit asks for five minutes and a wckey of its own
+        "time": None,
+        "wckey": None,
         **asked,
         "nodes": place(point.job).nodes,
         "ntasks_per_node": 1,
         # one node's agent that ends badly ends the others, and Slurm says FAILED
         "srun_args": ["--kill-on-bad-exit=1", *asked.get("srun_args", [])],
     }
+
+
+def _asked(said: Any) -> dict[str, Any]:
+    """What `cluster.slurm` asks for, checked as far as submitit does not."""
+    if not isinstance(said, dict | None):
+        raise UserError(
+            f"cluster.slurm={said!r} is not a mapping; conf/cluster/slurm.yaml has its names"
+        )
+    asked = {k: v for k, v in (said or {}).items() if v is not None}
+    for name in ("setup", "teardown", "srun_args"):
+        value = asked.get(name, [])
+        if not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+            raise UserError(
+                f"cluster.slurm.{name}={value!r} is not a list of strings; write"
+                f" 'cluster.slurm.{name}=[\"...\"]'"
+            )
+    more = asked.get("additional_parameters", {})
+    if not isinstance(more, dict):
+        raise UserError(
+            f"cluster.slurm.additional_parameters={more!r} is not a mapping of sbatch's own names;"
+            " write 'cluster.slurm.additional_parameters={container-image: ...}'"
+        )
+    at_once = asked.get("array_parallelism", 1)
+    if not isinstance(at_once, int) or at_once < 1:
+        raise UserError(
+            f"cluster.slurm.array_parallelism={at_once!r}: must be a whole number, 1 or more"
+        )
+    if ours := sorted({*asked, *(name.replace("-", "_") for name in more)} & OURS):
+        raise UserError(
+            f"cluster.slurm cannot say {', '.join(ours)}: a job has one task on each of the nodes"
+            " that its layouts need, cluster.ranks_per_node ranks on each"
+        )
+    return asked
 
 
 def check() -> None:

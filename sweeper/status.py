@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +14,7 @@ from refit.job import UserError
 from refit.point import Point, read_json, write_atomic
 from refit.record import Status, now
 
+EXIT_USER_ERROR = 2
 FINAL = frozenset(get_args(Status))
 """A point's last states; before them come `submitted` (with the Slurm id) and `running`."""
 
@@ -38,17 +41,20 @@ def _path(directory: Path) -> Path:
     return directory / "status.json"
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Print a line per point and the counts. Needs no controller.
 
     Raises:
         UserError: the folder holds no points.
     """
-    if len(arguments) != 1:
-        raise UserError("usage: python -m sweeper.status DIR")
-    directories = sorted(p.parent for p in Path(arguments[0]).glob("*/point.json"))
+    parser = argparse.ArgumentParser(prog="python -m sweeper.status", description=__doc__)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/point.json")
+    folder = parser.parse_args(arguments).folder
+    # a point that cannot run is not frozen, and has its record only
+    found = [*folder.glob("*/point.json"), *folder.glob("*/timing.json")]
+    directories = sorted({path.parent for path in found})
     if not directories:
-        raise UserError(f"no points in {arguments[0]}: it has no */point.json")
+        raise UserError(f"no points in {folder}: it has no */point.json and no */timing.json")
     counts: Counter[str] = Counter()
     for directory in directories:
         said = read_json(_path(directory)) or {}
@@ -58,10 +64,12 @@ def main(arguments: list[str]) -> None:
         counts[state] += 1
         print(f"{state:<12} {said.get('slurm_id') or '-':<14} {directory.name}")
     print(", ".join(f"{n} {state}" for state, n in counts.most_common()))
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -68,7 +68,14 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
         records = {p.point.id: found for p, found in _run_here(planned, display)}
         if distant and distant[0].job.sweep.wait:
             watch.watch(distant, root, display)
-    return [records.get(p.point.id) or read_json(p.point.timing) or _open(p.point) for p in planned]
+    # what stands in their folders is an earlier record
+    going_on = {p.id for p in distant if status.get(p)["state"] not in status.FINAL}
+    return [
+        records.get(p.point.id)
+        or (None if p.point.id in going_on else read_json(p.point.timing))
+        or _open(p.point)
+        for p in planned
+    ]
 
 
 def _done_meanwhile(point: Point) -> bool:

@@ -95,8 +95,9 @@ def _follow(
             said |= {p.name: status.get(p) for p in gone}
             for point in open_points:
                 at = said[point.name]
-                if at["state"] == "running" and alive.get(at["slurm_id"]) == "PENDING":
-                    # Slurm has started its job anew; the next attempt has a name of its own
+                requeued = at["state"] == "running" and alive.get(at["slurm_id"]) == "PENDING"
+                if requeued and status.get(point) == at:
+                    # Slurm will start its job anew; the next attempt has a name of its own
                     status.put(point, "submitted", at["attempt"], at["slurm_id"])
             began = {s["slurm_id"] for s in said.values() if s["state"] != "submitted"}
             cost = {p.name: _again(p, said[p.name], began, watched[p.name], say) for p in gone}

@@ -247,6 +247,11 @@ BAD = {
     "a pattern that is no list": (["-m", "sweep.exclude=x"], "sweep.exclude=x is not a list"),
     "no runs at all": (["-m", "sweep.repeat=0"], "sweep.repeat=0: must be 1 or more"),
     "no such experiment": (["-m", "experiment=nope"], "Could not find 'experiment/nope'"),
+    "a typo in what sbatch is asked": (
+        ["-m", "cluster=slurm", "cluster.slurm.partion=gpu"],
+        "did you mean partition?",
+    ),
+    "options that exclude each other": (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
     "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
 }
 
