@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from refit import program
 from refit.job import UserError
 from refit.point import Point, read_json, write_atomic
 from refit.record import Status, now
@@ -38,7 +39,7 @@ def _path(directory: Path) -> Path:
     return directory / "status.json"
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print a line per point and the counts. Needs no controller.
 
     Raises:
@@ -61,7 +62,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    program.run(main)
