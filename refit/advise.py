@@ -13,13 +13,12 @@ Anything else is an override as refit.run takes it, such as refit.mode=collocate
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from refit import compose, traffic
+from refit import compose, program, traffic
 from refit.architecture import catalogue
 from refit.job import Degrees, Job, Model, UserError
 from refit.layout import Layout, place
@@ -28,7 +27,6 @@ from refit.model_build import convention
 from refit.predict import Prediction, predict
 from refit.rules import impossible
 
-EXIT_USER_ERROR = 2
 ALLGATHER_MAX_EP = 4  # the seed: allgather up to EP 4, all-to-all above
 
 
@@ -242,6 +240,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: see `asked` and `advise`.
     """
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return
     job, gpus, top = asked(arguments)
     found, refused, too_large = advise(job, gpus)
     source = found[0].found.placement.source
@@ -254,11 +255,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
-        print(__doc__)
-        sys.exit(0)
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    program.run(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -14,14 +13,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from refit import cost, record
+from refit import cost, program, record
 from refit.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.job import Hardware, Job, UserError
 from refit.layout import place
 from refit.plan import build_plan
 from refit.point import read_json, write_atomic
-
-EXIT_USER_ERROR = 2
 
 
 @dataclass(frozen=True)
@@ -278,8 +275,4 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    program.run(main)

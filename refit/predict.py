@@ -148,9 +148,8 @@ def run(point: Point) -> dict[str, Any]:
         UserError: the point's folder cannot be written.
     """
     point.freeze()
-    begun = replace(record.begin(point, dict(_here())), kind="predicted", clock={})
-    found = predict(point.job)
-    final = _record(begun, found)
+    begun = record.begin(point, dict(_here()))
+    final = _record(begun, predict(point.job))
     text = json.dumps(asdict(final)) + "\n"
     try:
         write_atomic(point.timing, text)

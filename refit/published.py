@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from refit import compose
+from refit import compose, program
 from refit.job import UserError
 from refit.predict import Prediction, predict
 from refit.rules import impossible
@@ -69,7 +68,11 @@ def _row(entry: dict[str, Any], clocks: dict[str, str]) -> Published:
 def lines(found: Sequence[Published]) -> list[str]:
     """The table, then of each row its source, clock, and what was assumed."""
     width = max(len(row.name) for row in found)
-    head = f"    {'refit':{width}}  published s    floor s  estimate s  error  busiest recv GB"
+    label = len(f"[{len(found)}]")
+    head = (
+        f"{'':{label}} {'refit':{width}}  published s    floor s  estimate s  error"
+        "  busiest recv GB"
+    )
     shown, notes = [head], []
     for number, row in enumerate(found, 1):
         low, high = row.seconds
@@ -84,14 +87,21 @@ def lines(found: Sequence[Published]) -> list[str]:
             )
             if row.found.shortage:
                 why += f"; both at once do not fit: {row.found.shortage.split(', cluster')[0]}"
-        shown.append(f"[{number}] {row.name:{width}}  {published:12}  {ours}")
+        shown.append(f"{f'[{number}]':{label}} {row.name:{width}}  {published:12}  {ours}")
         notes.append(f"[{number}] {row.source}\n    clock: {row.clock}\n    {why}")
     return [*shown, "", *notes]
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Print the table.
+
+    Raises:
+        UserError: an argument is given; or see `rows`.
+    """
+    if arguments:
+        raise UserError(f"refit.published takes no arguments, not {' '.join(arguments)}")
+    print("\n".join(lines(rows())))
+
+
 if __name__ == "__main__":
-    try:
-        print("\n".join(lines(rows())))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    program.run(main)

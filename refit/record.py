@@ -125,7 +125,8 @@ def now() -> str:
 
 
 def begin(point: Point, environment: dict[str, Any]) -> Record:
-    """The record of a point before anything ran."""
+    """The record of a point before anything ran; of kind predicted where nothing will run."""
+    planned = point.job.mode == "plan"
     return Record(
         status="failed",
         reason="did not end",
@@ -134,8 +135,10 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
         overrides=list(point.overrides),
         config=point.job.to_dict(),
         mode=point.job.placement_mode,
+        clock={} if planned else dict(CLOCK),
         environment=environment,
         started_at=now(),
+        kind="predicted" if planned else "measured",
     )
 
 

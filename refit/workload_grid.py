@@ -118,6 +118,14 @@ class Workload:
             build="shards",
         )
 
+    @property
+    def dense_job(self) -> Job:
+        """The dense twin's, to a layout like its own, which has no experts to serve either."""
+        model, layout = self.dense_twin
+        same = Degrees(tp=layout.tp, pp=layout.pp, gpus=layout.gpus)
+        pair = replace(self.parallel, source=same, destination=same)
+        return replace(self.job, model=model, parallel=pair)
+
 
 def shape(size: str) -> Model:
     """The model of a size, with its experts."""

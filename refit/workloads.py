@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from refit import traffic
+from refit import program, traffic
 from refit.job import Model, UserError
 from refit.layout import Layout
 from refit.point import write_atomic
 from refit.rules import impossible
 from refit.workload_grid import NUM_EXPERTS, TOPK, Workload, workloads
-
-EXIT_USER_ERROR = 2
 
 MESSAGES = {  # column of the CSV: what it is, per layer; the last two per step
     "tp_bytes": "tensor parallel all-gather, reduce-scatter",
@@ -71,7 +68,7 @@ def row(workload: Workload, dense: bool = False) -> dict[str, Any]:
         "ga": workload.gradient_accumulation,
         "moe_params_per_rank": traffic.expert_parameters(model, layout),
         **messages(model, layout, workload.micro_batch, workload.sequence),
-        "impossible": impossible(workload.job) or "",
+        "impossible": impossible(workload.dense_job if dense else workload.job) or "",
     }
 
 
@@ -84,12 +81,14 @@ def summary(every: Sequence[Workload]) -> list[str]:
         f"{len(every)} MoE workloads: {NUM_EXPERTS} experts, top-{TOPK}, grouped GEMM, A100",
         "world = TP * PP * EP * DP; experts are cut over TP too (ETP = TP)",
         "",
-        "  EP  experts per EP rank  workloads  Megatron can run",
+        "  EP  Experts per EP Rank  Workloads  Distribution  Megatron can run",
     ]
     lines += [
-        f"{ep:4d}  {NUM_EXPERTS // ep:19d}  {total[ep]:9d}  {can[ep]:16d}" for ep in sorted(total)
+        f"{ep:4d}  {NUM_EXPERTS // ep:19d}  {total[ep]:9d}"
+        f"  {f'{NUM_EXPERTS} / {ep:<2} = {NUM_EXPERTS // ep}':<12}  {can[ep]:16d}"
+        for ep in sorted(total)
     ]
-    lines += [f" all  {'':19s}  {len(every):9d}  {sum(can.values()):16d}", ""]
+    lines += [f" all  {'':19s}  {len(every):9d}  {'':12s}  {sum(can.values()):16d}", ""]
     refused = [workload.name for workload in every if reasons[workload.name]]
     if refused:
         lines.append(f"Megatron cannot run {len(refused)} of them:")
@@ -189,8 +188,4 @@ def _named(name: str, every: Sequence[Workload]) -> Workload:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    program.run(main)

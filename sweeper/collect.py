@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from refit import record
+from refit import program, record
 from refit.display import Display, cells, seconds_of, used_ranks
 from refit.job import UserError
 from refit.point import read_json, write_atomic
 
-EXIT_INCOMPLETE, EXIT_USER_ERROR = 1, 2
+EXIT_INCOMPLETE = 1
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+    program.run(main)

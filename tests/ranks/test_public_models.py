@@ -11,7 +11,7 @@ import pytest
 
 from refit.agent import Agent
 from refit.architecture import LOCAL_SPEC, catalogue
-from refit.job import Bench, Degrees, Job
+from refit.job import Bench, Cluster, Degrees, Job, Refit
 from refit.layout import place
 from refit.point import Point
 from tests.composed import composed, miniature
@@ -50,6 +50,21 @@ KIMI_JOBS = {
         "ipc",
     ),
 }
+# TP 2 EP 4 on one pretended node -> TP 2 EP 2 on the other: two replicas of every block there
+FANOUTS = {
+    fanout: replace(
+        real(
+            "kimi_k2",
+            Degrees(tp=2, ep=4, etp=1, gpus=4),
+            Degrees(tp=2, ep=2, etp=1, gpus=4),
+            "non-collocated",
+            "gloo",
+        ),
+        refit=Refit(name="gloo", method="gloo", fanout=fanout),
+        cluster=Cluster(name="pretended", nodes=2, ranks_per_node=4),
+    )
+    for fanout in ("direct", "hierarchical")
+}
 SWAP = (Degrees(tp=4, ep=2, etp=1, gpus=4), Degrees(tp=2, ep=4, etp=1, gpus=4))
 OTHERS = {
     # biases, sinks, windows, YaRN
@@ -67,7 +82,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    with Agent([*KIMI_JOBS.values(), *OTHERS.values()]) as one:
+    with Agent([*KIMI_JOBS.values(), *FANOUTS.values(), *OTHERS.values()]) as one:
         yield one
 
 
@@ -93,6 +108,17 @@ def test_kimi_k2_mini(name: str, agent: Agent, tmp_path: Path) -> None:
     record = verified(agent, KIMI_JOBS[name], tmp_path)
     assert record["layout"]["world"] == 8
     assert record["memory"]["host_peak_bytes"] < 3e9
+
+
+def test_kimi_k2_mini_with_both_fanouts(agent: Agent, tmp_path: Path) -> None:
+    direct, staged = (verified(agent, FANOUTS[f], tmp_path / f) for f in FANOUTS)
+    plans = [record["plan"] for record in (direct, staged)]
+    bounds = [plan["lower_bounds"]["cross_node"] for plan in plans]
+    # everything crosses, and twice, but for what all four ranks want and hold whole: 4 times
+    assert plans[0]["cross_node_bytes"] == plans[0]["bytes"] >= 2 * bounds[0]
+    assert plans[1]["cross_node_bytes"] == bounds[1] == bounds[0]
+    assert plans[1]["bytes"] == plans[0]["bytes"] and plans[1]["max_forward_bytes"] > 0
+    assert [record["transport"]["stages"] for record in (direct, staged)] == [1, 2]
 
 
 @pytest.mark.parametrize("name", OTHERS)

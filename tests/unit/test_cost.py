@@ -7,7 +7,7 @@ from math import lcm
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from refit.architecture import catalogue
@@ -153,7 +153,8 @@ def jobs(draw: st.DrawFn) -> Job:
     return Job(
         model=TINY,
         parallel=Parallel("p", mode=mode, source=draw(degrees()), destination=draw(degrees())),
-        refit=Refit("r", draw(st.sampled_from(("ipc", "gloo", "auto"))), bucket_mb=0.01),
+        refit=Refit("r", draw(st.sampled_from(("ipc", "gloo", "auto"))), bucket_mb=0.01,
+                    fanout=draw(st.sampled_from(("direct", "hierarchical")))),
         cluster=Cluster("drawn", ranks_per_node=draw(st.sampled_from((1, 2, 3, 8))),
                         hardware=hardware),
         mode="plan",
@@ -164,11 +165,12 @@ def jobs(draw: st.DrawFn) -> Job:
 @given(jobs())
 def test_the_floor_is_below_any_plan(job: Job) -> None:
     found = predict(job)
+    event(f"{len(found.plan.stages)} stages")
     assert found.floor is not None and found.estimate is not None
     assert 0 < found.floor.seconds <= found.estimate.seconds * (1 + 1e-12)
     assert all(value >= 0 for value in asdict(found.estimate).values())
     # a plan with other sources, as bad as can be, has the same floor and no smaller estimate of it
-    plan = found.plan
+    plan = build_plan(found.plan.catalogue, found.placement)
     worst = np.array([plan.holders.ranks(int(s))[-1] for s in plan.holder_set])
     other = predict(job, replace(plan, source=np.where(plan.remote, worst, plan.source)))
     assert other.floor is not None and other.estimate is not None

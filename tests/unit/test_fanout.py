@@ -90,7 +90,7 @@ def oracle_sizes(case: Case) -> list[int]:
 def test_fetchers_by_hand() -> None:
     # Node 0: ranks 0 and 1 want blocks 5, 6 and 7; rank 2 alone wants block 8.
     block = np.array([5, 5, 6, 6, 7, 7, 8])
-    rank = np.array([0, 1, 0, 1, 1, 0, 2])
+    rank = np.array([0, 1, 0, 1, 0, 1, 2])
     nbytes = np.array([10, 10, 10, 10, 20, 20, 99])
     found = fetchers(block, np.zeros(7, np.int64), rank, nbytes)
     assert found.tolist() == [0, 0, 0, 0, 1, 1, 2]  # 20 bytes each; nobody else wants block 8

@@ -9,13 +9,13 @@ from refit.published import lines, rows
 
 def test_each_row_is_what_its_name_says() -> None:
     found = rows()
-    assert len(found) == 9
+    assert len(found) == 10
     text = "\n".join(lines(found))
     for row in found:
         assert row.source in text and row.clock in text and row.why in text
         assert 0 < row.seconds[0] <= row.seconds[1]
     compared = [row for row in found if row.found]
-    assert len(compared) == 7
+    assert len(compared) == 8
     for row in compared:
         assert row.found and row.found.floor and row.found.estimate and row.error is not None
         assert row.found.floor.seconds <= row.found.estimate.seconds

@@ -43,10 +43,10 @@ def test_table_is_the_seeds() -> None:
     lines = summary(EVERY)
     # moe_workload_summary.txt, and which of them Megatron can run
     assert [line.split() for line in lines[4:9]] == [
-        ["2", "8", "5", "3"],
-        ["4", "4", "16", "11"],
-        ["8", "2", "33", "25"],
-        ["16", "1", "69", "56"],
+        ["2", "8", "5", "16", "/", "2", "=", "8", "3"],
+        ["4", "4", "16", "16", "/", "4", "=", "4", "11"],
+        ["8", "2", "33", "16", "/", "8", "=", "2", "25"],
+        ["16", "1", "69", "16", "/", "16", "=", "1", "56"],
         ["all", "123", "95"],
     ]
     assert "Megatron cannot run 28 of them:" in lines
@@ -81,6 +81,8 @@ def test_dense_twins_have_no_expert_traffic() -> None:
         model, layout = w.dense_twin
         assert (layout.ep, layout.etp, layout.tp, layout.pp) == (1, 1, w.tp, w.pp)
         assert layout.gpus == w.world and not model.is_moe
+        # what refuses a workload is in its heads and layers, which the twin shares
+        assert bool(impossible(w.dense_job)) == bool(impossible(w.job))
         sizes = messages(model, layout, w.micro_batch, w.sequence)
         moe = messages(w.model, w.layout, w.micro_batch, w.sequence)
         assert {name for name, size in sizes.items() if size} <= {"tp_bytes", "pp_bytes"}
