@@ -1,7 +1,8 @@
 """Transports that measure how much memory they take: `refit.method=tests.measured:gloo` and so on.
 
-Every process's proportional set size, summed over all of them, counts shared pages once. What a
-transport allocates it keeps until close, so what is there after two refits is what it takes.
+Every process's proportional set size, summed over all of them, counts shared pages once: a shared
+heap is in it, mapped weights of peers are not. It is what the transport holds after two refits; the
+peak of private memory during them is `memory.refit_peak_bytes` of the record.
 """
 
 from __future__ import annotations

@@ -1,37 +1,64 @@
-"""What each transport takes besides the weights, on a model of many buckets."""
+"""What each transport takes besides the weights at most, on a model of more than ten buckets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from refit.agent import Agent
+from refit.job import Degrees
 from refit.point import Point
 from tests.jobs import TINY, job
 
 BUCKET_MB = 4.0
-IN_FLIGHT = 2
-# Per rank, whatever the model: code and heap pages that the first refit touches (7 MB were measured
-# with ipc, which stages nothing), and UCX's pools.
-LIBRARY_BYTES = 12e6
+IN_FLIGHT = 8
+# Per rank, whatever the model: code and heap pages that the first refit touches, and UCX's pools
+# (5.4 MB were measured with ipc, which stages nothing).
+LIBRARY_BYTES = 10e6
 SLOTS = {"ipc": 0, "gloo": 2 * IN_FLIGHT, "symmetric": 2 * IN_FLIGHT, "nixl": IN_FLIGHT}
+
+# Many experts of blocks below 256 KiB, so that gloo stages them.
+WIDE = replace(
+    TINY,
+    num_layers=4,
+    hidden_size=1024,
+    moe_layer_freq=[0, 1, 1, 1],
+    num_moe_experts=64,
+    moe_ffn_hidden_size=192,
+)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    with Agent([job(), job(method="nixl")]) as one:
+        yield one
 
 
 @pytest.mark.parametrize("method", SLOTS)
-def test_peak_is_within_the_bound(tmp_path: Path, method: str) -> None:
-    wide = replace(
-        TINY, hidden_size=1024, ffn_hidden_size=2048, moe_ffn_hidden_size=1536, vocab_size=8000
+def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> None:
+    # both ranks send and receive, so that slots of both directions are in use
+    what = job(
+        Degrees(tp=2, etp=2),
+        Degrees(ep=2, etp=1, gpus=2),
+        "collocated",
+        f"tests.measured:{method}",
+        WIDE,
+        ranks_per_node=2,
+        refit={"bucket_mb": BUCKET_MB, "in_flight": IN_FLIGHT},
     )
-    knobs = {"bucket_mb": BUCKET_MB, "in_flight": IN_FLIGHT}
-    what = job(model=wide, method=f"tests.measured:{method}", refit=knobs, ranks_per_node=3)
-    with Agent([what]) as agent:
-        record = agent.run(Point.of(what, tmp_path))
+    record = agent.run(Point.of(what, tmp_path))
     assert (record["status"], record["reason"]) == ("ok", "")
-    bound = SLOTS[method] * BUCKET_MB * 1e6
+    memory, bound = record["memory"], SLOTS[method] * BUCKET_MB * 1e6
     assert record["plan"]["max_recv_bytes"] > 10 * BUCKET_MB * 1e6
-    assert record["memory"]["staging_bytes"] <= bound
-    allowed = 3 * (bound + LIBRARY_BYTES)
-    assert allowed < record["plan"]["bytes"]  # what one that stages everything would take at least
-    assert record["transport"]["grown_bytes"] <= allowed
+    # the model fills every slot, so that a bound missed by a quarter is seen
+    assert 0.95 * bound <= memory["staging_bytes"] <= bound
+    private = 0 if method == "symmetric" else memory["staging_bytes"]  # its heap is shared
+    if memory["refit_peak_bytes"] is not None:  # where the kernel keeps a peak
+        assert memory["refit_peak_bytes"] <= private + LIBRARY_BYTES
+    grown = record["transport"]["grown_bytes"] / record["layout"]["world"]
+    assert grown <= memory["staging_bytes"] + LIBRARY_BYTES
+    # and what it says that it holds it does hold
+    assert grown >= 0.95 * memory["staging_bytes"]

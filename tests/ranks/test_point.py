@@ -130,6 +130,20 @@ def test_small_buckets(
         assert record["transport"]["heap"] == "shared memory"
 
 
+def test_nixl_reads_widely_spaced_rows_each_by_itself(agent: Agent, tmp_path: Path) -> None:
+    def read(ffn: int, bucket_mb: float = 64.0) -> dict[str, Any]:
+        wide = replace(TINY, ffn_hidden_size=ffn)
+        pair = (Degrees(), Degrees(tp=2, etp=1))
+        record = run(agent, tmp_path, job(*pair, "non-collocated", "nixl", wide,
+                                          refit={"bucket_mb": bucket_mb}))  # fmt: skip
+        assert (record["status"], record["reason"]) == ("ok", "")
+        return dict(record["transport"])
+
+    # half of each row of the dense layer's fc2: 16 000 bytes lie between two rows, or 17 000
+    assert read(17_000)["descriptors"] - read(16_000)["descriptors"] == TINY.hidden_size - 1
+    assert read(17_000, 0.05)["reads"] > TINY.hidden_size / 3  # of two rows each
+
+
 @pytest.mark.parametrize("method", ON_CPU)
 @pytest.mark.parametrize(
     "fault", ["SwapsExperts", "MisordersGateUp", "DropsBlock", "DeliversStale"]
