@@ -14,7 +14,6 @@ from refit.job import UserError
 from refit.point import Point, read_json, write_atomic
 from refit.record import Status, now
 
-EXIT_USER_ERROR = 2
 FINAL = frozenset(get_args(Status))
 """A point's last states; before them come `submitted` (with the Slurm id) and `running`."""
 
