@@ -110,11 +110,7 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
     if method == "auto":
         return _auto(job, placement)
     if method not in METHODS and not _importable(method):
-        allowed = ", ".join(["auto", *METHODS])
-        raise UserError(
-            f"no refit method '{method}'; there are {allowed},"
-            " and any importable package.module:Class"
-        )
+        raise UserError(f"no refit method '{method}': it cannot be imported here")
     return method, "asked for"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from refit import memory
 from refit.job import Job
@@ -155,7 +156,7 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
         if first.status == "unsupported":  # its text is written for the user, and of every rank
             return first
         return Ended(
-            first.status, f"rank {rank.number}: {first.reason}{_tail(attempt, rank.number)}"
+            first.status, f"rank {rank.number}: {first.reason}{tail(attempt.rank_log(rank.number))}"
         )
     late = [r for r in ranks if r.running]
     if late:
@@ -163,7 +164,8 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
             ", ..." if late[4:] else ""
         )
         return Ended(
-            "timeout", f"not done after {deadline_s:g} s: {doing}{_tail(attempt, late[0].number)}"
+            "timeout",
+            f"not done after {deadline_s:g} s: {doing}{tail(attempt.rank_log(late[0].number))}",
         )
     assert ranks[0].ended is not None
     return ranks[0].ended
@@ -182,9 +184,8 @@ def follows(failure: Ended) -> int:
     return 2 if any(text in failure.reason for text in lost) else 1
 
 
-def _tail(attempt: Attempt, rank: int) -> str:
-    """The last lines of a rank's log, and its path."""
-    path = attempt.rank_log(rank)
+def tail(path: Path) -> str:
+    """The last lines of a log, and its path; nothing where there is none."""
     try:
         lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
     except OSError:

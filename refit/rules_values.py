@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from refit.job import Job
+from refit.methods import METHODS
 
 JobRule = Callable[[Job], str | None]
 
@@ -83,6 +84,22 @@ def known_words(job: Job) -> str | None:
         if value not in allowed:
             return f"{name}={value} is not one of {_listed(allowed)}{_guess(value, allowed)}"
     return None
+
+
+def method_known(job: Job) -> str | None:
+    """The method is one of ours, or written as somebody's class, which is looked for later."""
+    value = job.refit.method
+    if value == "auto" or value in METHODS or ":" in value:
+        return None
+    return (
+        f"no refit method '{value}'; there are {_listed(('auto', *METHODS))}, and any importable"
+        f" package.module:Class{_guess(value, ('auto', *METHODS))}"
+    )
+
+
+def misspelt(job: Job) -> str | None:
+    """A word that no job can mean; unlike a pair of layouts that does not fit, it is a mistake."""
+    return known_words(job) or method_known(job)
 
 
 def counts_large_enough(job: Job) -> str | None:
@@ -214,6 +231,7 @@ def coefficients_match(job: Job) -> str | None:
 
 VALUES: tuple[JobRule, ...] = (
     known_words,
+    method_known,
     counts_large_enough,
     amounts_positive,
     rates_positive,

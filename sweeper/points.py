@@ -12,6 +12,7 @@ from refit import record
 from refit.job import Job, UserError
 from refit.point import Point, read_json
 from refit.rules import impossible
+from refit.rules_values import misspelt
 
 Compose = Callable[[Sequence[str]], Job]
 
@@ -44,16 +45,18 @@ def plan(
         say: told how many points are excluded.
 
     Raises:
-        UserError: from `compose`; a setting below `sweep` is wrong; a pattern of sweep.exclude
-            matches no point; or sweep.mode=read-only finds a point without a record.
+        UserError: from `compose`; a word is misspelt; a setting below `sweep` is wrong; a pattern
+            of sweep.exclude matches no point; or sweep.mode=read-only finds a point without a
+            record.
     """
     points: dict[str, tuple[Point, str | None]] = {}
     for overrides in batch:
         job = compose(overrides)
         reason = impossible(job)
-        # a wrong setting of the sweep is no property of a point: nothing of it is to be run
-        if reason and reason.startswith("sweep."):
-            raise UserError(reason)
+        # neither a typo nor a wrong setting of the sweep is a property of a point: nothing is run
+        mistake = misspelt(job) or (reason if (reason or "").startswith("sweep.") else None)
+        if mistake:
+            raise UserError(mistake)
         for point in _repeated(job, root, overrides):
             points.setdefault(point.id, (point, reason))
     kept = _not_excluded([point for point, _ in points.values()], say)

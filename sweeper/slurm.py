@@ -203,6 +203,8 @@ def _adopt(points: Sequence[Point], root: Path) -> list[Point]:
         if point.name not in held:
             left.append(point)
         elif status.get(point)["slurm_id"] != held[point.name][1]:
+            if not point.frozen.exists():  # somebody has deleted the folder of a queued point
+                point.freeze()
             status.put(point, "submitted", *held[point.name])
     return left
 

@@ -13,6 +13,7 @@ from refit import environment, record
 from refit.display import Display
 from refit.job import UserError
 from refit.point import Point, read_json, write_atomic
+from refit.ranks import tail
 from refit.record import Status
 from sweeper import slurm, status
 
@@ -170,8 +171,7 @@ def _again(
     )
     log = point.directory.parent.resolve() / slurm.SUBMITIT / f"{slurm_id}_0_log.out"
     which = f" in try {watched.tries}" if retried else ""
-    where = f"\n  log: {log}" if log.exists() else "; it wrote no log"
-    reason = words.format(slurm_id) + which + where
+    reason = words.format(slurm_id) + which + (tail(log) or "; it wrote no log")
     attempt = point.attempt(said["attempt"])
     begun = record.begin(point, environment.describe())
     record.write(attempt.timing, record.ended(begun, found, reason))

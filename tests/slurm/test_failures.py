@@ -173,6 +173,9 @@ def test_an_agent_that_fails_on_one_node_fails_its_point_at_once(
         "agent of node 1: UserError: no refit method 'somewhere.mine:Transport'" in failed["reason"]
     )
     assert of_method(records, "gloo")["status"] == "ok"
+    # not waited for, what stands in its folder is no news of it
+    code, said = sweep.run("sweep.wait=false")
+    assert code == 0 and "2 points: 1 submitted, 1 ok" in said, said
 
 
 @pytest.mark.parametrize(

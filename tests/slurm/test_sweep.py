@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +79,12 @@ def test_a_controller_that_is_killed_is_taken_over_from(cluster: Cluster, tmp_pa
     # as if it had been killed after sbatch, and before it wrote this job's id
     (queued,) = (name for name, at in sweep.states().items() if at["state"] == "submitted")
     (sweep.folder / queued / "status.json").unlink()
+    again = sweep.start(limited)
+    sweep.wait_for(*finished, "running", "running", "submitted")
+    again.send_signal(signal.SIGINT)
+    code, said = sweep.end(again)
+    assert code == 130 and "Jobs in Slurm's queue go on: the same command" in said
+    shutil.rmtree(sweep.folder / queued)  # runs all the same
     again = sweep.start(limited)
     sweep.wait_for(*finished, "running", "running", "submitted")
     sweep.go_on.touch()

@@ -194,6 +194,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         " parallel.destination.tp=4",
     ),
     ({"parallel__source__pp": 3, "parallel__source__ep": 1}, "parallel.source: 4 layers do not"),
+    ({"refit__method": "glo"}, "package.module:Class; did you mean gloo?"),
     (
         {"parallel__destination__pp": 8, "parallel__destination__tp": 1},
         "parallel.destination: 4 layers do not divide among 8 pipeline stages",

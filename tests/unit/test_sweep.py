@@ -103,6 +103,15 @@ def test_a_wrong_setting_runs_nothing(settings: dict[str, Any], words: str, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_misspelt_word_runs_nothing(tmp_path: Path) -> None:
+    for batch in ([["refit=ipc"], ["refit=glo"]], [["refit=glo"]]):
+        with pytest.raises(UserError, match=r"no refit method 'glo'; .*did you mean gloo"):
+            planned(batch, tmp_path)
+    with pytest.raises(UserError, match="build=megtron is not one of megatron, shards; did you"):
+        plan([[]], lambda _: replace(composed([]), build="megtron"), tmp_path, print)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_says_what_becomes_of_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
