@@ -79,10 +79,15 @@ def read(folder: Path) -> list[Row]:
                 f"{path} is of schema version {version}, and this reads {record.SCHEMA_VERSION};"
                 " calibrate with the code that wrote it, or measure again"
             )
-        if found["kind"] == "measured" and found["status"] == "ok":
-            rows.append(row_of(found, path))
-        else:
-            others += 1
+        try:
+            measured = found["kind"] == "measured" and found["status"] == "ok"
+            rows += [row_of(found, path)] if measured else []
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not a record of ours ({type(error).__name__}: {error}); remove it, or"
+                " run its point again"
+            ) from None
+        others += not measured
     if not rows:
         raise UserError(
             f"no verified measurement below {folder} ({others} records of other kinds);"

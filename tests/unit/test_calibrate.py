@@ -144,6 +144,9 @@ def test_what_cannot_be_used_is_named(known: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps({**whole, **change}))
         with pytest.raises(UserError, match=words):
             read(known)
+    path.write_text('{"schema_version": 1}')
+    with pytest.raises(UserError, match="not a record of ours"):
+        read(known)
     path.write_text("{")
     with pytest.raises(UserError, match="not a whole JSON object"):
         read(known)
