@@ -223,8 +223,12 @@ def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
         fields = "tp:1,cp:1,pp:1,ep:1,etp:1,gpus:null"
         overrides.append(f"parallel.source={{{fields}}}")
     else:
+        if not model:
+            raise UserError("no model is named; say model=NAME, an option of conf/model")
         known = sorted(p.stem for p in (compose.CONF / "parallel").glob(f"{model}_*.yaml"))
-        if not model or not known:
+        if not known:
+            with compose.configs():
+                compose.job(overrides)  # a model that does not exist is said to be so
             raise UserError(
                 f"no pair in conf/parallel is named after model '{model}'; say source=<pair> or its"
                 " degrees, such as source.tp=8 source.ep=8"

@@ -26,6 +26,7 @@ class Row:
     """A measured point: what it moves, how, and its seconds.
 
     Attributes:
+        stages: of its plan, as it was carried out.
         seconds: the record's median.
         rate_gbps: the best rate seen in its run: of the refit, or of the memory copy beside it.
         group: rows that differ in nothing but chance; they are left out together.
@@ -34,10 +35,15 @@ class Row:
     name: str
     method: str
     job: Job
-    traffic: cost.Traffic
+    stages: tuple[cost.Traffic, ...]
     seconds: float
     rate_gbps: float
     group: str
+
+    def features(self, hardware: Hardware) -> cost.Features:
+        """What its estimate is linear in, on these links."""
+        refit = self.job.refit
+        return cost.total([cost.features(t, hardware, self.method, refit) for t in self.stages])
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,15 @@ def read(folder: Path) -> list[Row]:
                 f"{path} is of schema version {version}, and this reads {record.SCHEMA_VERSION};"
                 " calibrate with the code that wrote it, or measure again"
             )
-        if found["kind"] == "measured" and found["status"] == "ok":
-            rows.append(row_of(found, path))
-        else:
-            others += 1
+        try:
+            measured = found["kind"] == "measured" and found["status"] == "ok"
+            rows += [row_of(found, path)] if measured else []
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not a record of ours ({type(error).__name__}: {error}); remove it, or"
+                " run its point again"
+            ) from None
+        others += not measured
     if not rows:
         raise UserError(
             f"no verified measurement below {folder} ({others} records of other kinds);"
@@ -95,7 +106,7 @@ def row_of(found: dict[str, Any], path: Path) -> Row:
     placement, build = place(job), found["model_build"]
     whole = build["build"] == "shards" or build.get("transformer_engine", False)
     tensors = catalogue(job.model, placement.source.tp, PRODUCTION if whole else LOCAL_SPEC)
-    plan = build_plan(tensors, placement)
+    plan = build_plan(tensors, placement, job.refit.fanout)
     if plan.total_bytes != found["plan"]["bytes"]:
         raise UserError(
             f"{path} says {found['plan']['bytes']} bytes, its config plans {plan.total_bytes};"
@@ -107,7 +118,7 @@ def row_of(found: dict[str, Any], path: Path) -> Row:
         found["name"],
         found["method"],
         job,
-        cost.Traffic.of(plan),
+        tuple(cost.Traffic.of(stage) for stage in plan.stages),
         found["seconds"]["median"],
         max(throughput["gbps"], throughput["limit_gbps"]),
         repr(alike),
@@ -137,7 +148,7 @@ def base(rows: Sequence[Row]) -> Hardware:
             hardware, device="cpu", node_gbps=best, peer_gbps=best, memory_gbps=2 * best
         )
     for row in rows:
-        if missing := cost.lacking(hardware, row.traffic.plan):
+        if missing := cost.lacking(hardware, row.stages[0].plan):
             raise UserError(f"{row.name} needs {missing}, which its cluster does not state")
     return replace(hardware, fitted=None)
 
@@ -147,7 +158,7 @@ def fit(rows: Sequence[Row], hardware: Hardware) -> dict[str, cost.Fit]:
     fits = {}
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == method]
-        found = [cost.features(row.traffic, hardware, method, row.job.refit) for row in mine]
+        found = [row.features(hardware) for row in mine]
         wire = np.array([f.wire_s + f.imbalance_s for f in found])
         columns = np.array(
             [wire, [f.operations * 1e-6 for f in found], [f.staging_s for f in found],
@@ -169,7 +180,7 @@ def leave_one_out(rows: Sequence[Row]) -> list[Left]:
             continue
         hardware = base(others)
         fits = fit(others, hardware)
-        features = cost.features(row.traffic, hardware, row.method, row.job.refit)
+        features = row.features(hardware)
         plain = cost.Fit(latency_us=hardware.latency_us)
         before, after = (cost.estimate(features, f).seconds for f in (plain, fits[row.method]))
         found.append(Left(row, before, after))
