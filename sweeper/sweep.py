@@ -79,7 +79,10 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
 
 
 def _done_meanwhile(point: Point) -> bool:
-    """Whether a job of another controller has ended well since this one looked for its record."""
+    """Whether a job of another controller has ended well, unless all is to run again."""
+    said = status.get(point)
+    if said["state"] in ("submitted", "running"):
+        watch.has_ended(point, said)  # killed before it could say so for the point
     found = read_json(point.timing) or {}
     return point.job.sweep.mode != "force" and found.get("status") in DONE
 

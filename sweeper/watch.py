@@ -146,7 +146,7 @@ def _again(
     """
     if said["state"] == "pending":
         return 0  # refused when it was submitted again
-    if said["state"] in status.FINAL or _has_ended(point, said):
+    if said["state"] in status.FINAL or has_ended(point, said):
         return None
     slurm_id = said["slurm_id"]
     word = slurm.state(slurm_id)
@@ -175,7 +175,7 @@ def _again(
     attempt = point.attempt(said["attempt"])
     begun = record.begin(point, environment.describe())
     record.write(attempt.timing, record.ended(begun, found, reason))
-    _has_ended(point, said)
+    has_ended(point, said)
     return None
 
 
@@ -186,7 +186,7 @@ ALIVE = {
 }
 
 
-def _has_ended(point: Point, said: dict[str, Any]) -> bool:
+def has_ended(point: Point, said: dict[str, Any]) -> bool:
     """Whether the attempt has a record, which then becomes the point's.
 
     A job may be killed, or its disk be full, between the record and the status.
