@@ -121,21 +121,28 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
     alone = replace(job, parallel=replace(job.parallel, destination=job.parallel.source))
     if reason := impossible(alone):
         raise UserError(f"the source is impossible: {reason}")
-    found, refused, too_large, reason = [], 0, 0, ""
+    found, refused, too_large, reason, least = [], 0, 0, "", float("inf")
     for each in candidates(job, gpus):
         if why := impossible(each):
             refused, reason = refused + 1, why
-        elif (held := _least_bytes(each)) > memory_gb * 1e9:
-            too_large, reason = too_large + 1, f"{held / 1e9:.1f} GB on a rank of {memory_gb:g} GB"
-        elif (advice := _advice(each)) is None:
-            too_large, reason = too_large + 1, f"does not fit {memory_gb:g} GB with its staging"
+            continue
+        held = _least_bytes(each)
+        advice = _advice(each) if held <= memory_gb * 1e9 else None
+        if advice is None:
+            too_large, least = too_large + 1, min(least, held)
         else:
             found.append(advice)
     if not found:
+        if too_large:
+            reason = (
+                f"the smallest needs {least / 1e9:.1f} GB and staging on a rank of {memory_gb:g} GB"
+            )
+        else:
+            reason = f"the last because {reason}"
         raise UserError(
             f"no layout of {gpus} GPUs serves model '{job.model.name}' on cluster"
-            f" '{job.cluster.name}': the rules refuse {refused}, {too_large} do not fit; the last:"
-            f" {reason}; use more GPUs, or another cluster"
+            f" '{job.cluster.name}': the rules refuse {refused}, {too_large} do not fit; {reason};"
+            " use more GPUs, or another cluster"
         )
     values = [(a.seconds, -a.headroom_bytes, a.serving_bytes) for a in found]
     columns = [sorted(column) for column in zip(*values, strict=True)]

@@ -86,6 +86,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback, as Hydra promises.
     """
+    # Hydra's parser takes overrides from one place only, so -m may not stand between two of them
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         sys.exit(0)

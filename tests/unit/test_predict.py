@@ -82,7 +82,7 @@ def test_a_prediction_never_overwrites_a_measurement() -> None:
 def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
     cluster: str, tmp_path: Path
 ) -> None:
-    arguments = ["-m", "mode=plan", f"cluster={cluster}", "parallel=glob(*_tp4ep?_to_*)"]
+    arguments = ["mode=plan", "-m", f"cluster={cluster}", "parallel=glob(*_tp4ep?_to_*)"]
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['refit.run', *{arguments!r}, 'hydra.sweep.dir={tmp_path}']\n"
