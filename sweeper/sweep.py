@@ -179,12 +179,14 @@ def summary(
     """Print the table and each failure; True when every point is ok or skipped."""
     display.line("")
     display.table(records)
-    bad = [(r, p) for r, p in zip(records, planned, strict=True) if r["status"] not in GOOD]
-    for failed, each in bad:
-        display.line(
-            f"\n{failed['status']}: {each.point.name}\n  {failed['reason']}"
-            f"\n  record: {each.point.timing}"
-        )
+    bad: dict[tuple[str, str], list[Point]] = {}
+    for failed, each in zip(records, planned, strict=True):
+        if failed["status"] not in GOOD:
+            bad.setdefault((failed["status"], failed["reason"]), []).append(each.point)
+    for (how, reason), points in bad.items():  # a reason that many points share is said once
+        who = points[0].name if len(points) == 1 else f"{len(points)} points"
+        paths = "".join(f"\n  record: {point.timing}" for point in points)
+        display.line(f"\n{how}: {who}\n  {reason}{paths}")
     counts = [
         f"{n} {s}" for s in dict.fromkeys(r["status"] for r in records) if (n := _count(records, s))
     ]

@@ -16,6 +16,9 @@ from cuda.core import Buffer, Device
 
 _COUNTER_BYTES = 8  # NVSHMEM's signals are 64-bit words
 
+# Open heaps of this process: a plan of two stages has two, and the library starts once.
+_heaps: set[int] = set()
+
 
 class NvshmemHeap:
     """See `refit.transport.heap.SymmetricHeap`. The lane of a call is torch's current stream.
@@ -27,20 +30,9 @@ class NvshmemHeap:
         self, rank: int, nbytes: int, num_counters: int, peers: Iterable[int], device: torch.device
     ) -> None:
         # idle ranks, too, take part: every allocation is collective
-        index = torch.cuda.current_device()
-        mine = Device(index)
-        mine.set_current()
-        uid = nvshmem.get_unique_id(empty=rank != 0)
-        said = [uid._data.tobytes()]
-        dist.broadcast_object_list(said, src=0)
-        uid._data.view(np.uint8)[:] = np.frombuffer(said[0], dtype=np.uint8)
-        nvshmem.init(
-            device=mine,
-            uid=uid,
-            rank=rank,
-            nranks=dist.get_world_size(),
-            initializer_method="uid",
-        )
+        if not _heaps:
+            _start(rank)
+        _heaps.add(id(self))
         version = nvshmem.get_version()
         self.name = f"NVSHMEM {version.libnvshmem_version}"
         skip = -(-_COUNTER_BYTES * num_counters // 256) * 256
@@ -99,7 +91,22 @@ class NvshmemHeap:
         dist.barrier()
         self.local = self._whole[:0]
         nvshmem.free_tensor(self._whole)
-        nvshmem.finalize()
+        _heaps.discard(id(self))
+        if not _heaps:
+            nvshmem.finalize()
+
+
+def _start(rank: int) -> None:
+    """Start NVSHMEM on this rank's current device; all ranks together."""
+    mine = Device(torch.cuda.current_device())
+    mine.set_current()
+    uid = nvshmem.get_unique_id(empty=rank != 0)
+    said = [uid._data.tobytes()]
+    dist.broadcast_object_list(said, src=0)
+    uid._data.view(np.uint8)[:] = np.frombuffer(said[0], dtype=np.uint8)
+    nvshmem.init(
+        device=mine, uid=uid, rank=rank, nranks=dist.get_world_size(), initializer_method="uid"
+    )
 
 
 def _stream() -> nvshmem.NvshmemStream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from refit.point import Point
 from tests.jobs import job
 
 
-def run(folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    with Agent([job(), job(method="nixl")]) as one:
+        yield one
+
+
+def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:
     """TP 2 EP 2 on one pretended node -> two replicas of TP 2 on another of four, collocated."""
     pair = job(
         Degrees(tp=2, ep=2, etp=1, gpus=4),
@@ -24,13 +31,14 @@ def run(folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:
         refit={"fanout": fanout, "bucket_mb": 0.05},
     )
     what = replace(pair, cluster=Cluster(name="pretended", nodes=3, ranks_per_node=4))
-    with Agent([what]) as agent:
-        return agent.run(Point.of(what, folder))
+    return agent.run(Point.of(what, folder))
 
 
 @pytest.mark.parametrize("method", ["gloo", "nixl"])
-def test_both_fanouts_are_verified_and_one_crosses_nodes_once(tmp_path: Path, method: str) -> None:
-    direct, staged = (run(tmp_path / f, f, method) for f in ("direct", "hierarchical"))
+def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
+    agent: Agent, tmp_path: Path, method: str
+) -> None:
+    direct, staged = (run(agent, tmp_path / f, f, method) for f in ("direct", "hierarchical"))
     assert [(r["status"], r["reason"]) for r in (direct, staged)] == [("ok", "")] * 2
     assert direct["plan"]["bytes"] == staged["plan"]["bytes"]
     assert direct["verification"]["elements"] == staged["verification"]["elements"] > 0
@@ -42,6 +50,6 @@ def test_both_fanouts_are_verified_and_one_crosses_nodes_once(tmp_path: Path, me
 
 
 @pytest.mark.parametrize("fault", ["gloo_SwapsExperts", "gloo_DropsBlock", "nixl_DeliversStale"])
-def test_faults_of_either_stage_are_seen(tmp_path: Path, fault: str) -> None:
-    record = run(tmp_path, "hierarchical", f"tests.faults:{fault}")
+def test_faults_of_either_stage_are_seen(agent: Agent, tmp_path: Path, fault: str) -> None:
+    record = run(agent, tmp_path, "hierarchical", f"tests.faults:{fault}")
     assert (record["status"], record["seconds"]) == ("invalid", None)

@@ -28,17 +28,18 @@ ROWS = {
 
 
 @pytest.mark.parametrize(
-    ("methods", "build", "verify"),
-    [("ipc,gloo", "megatron", "logits"), ("symmetric,nixl", "shards", "bits")],
+    ("pairs", "methods", "build", "verify"),
+    [
+        ("*", "ipc,gloo", "megatron", "logits"),
+        ("*collocated_*", "symmetric,nixl", "shards", "bits"),
+    ],
 )
 def test_the_whole_group_is_verified_or_skipped(
-    tmp_path: Path, methods: str, build: str, verify: str
+    tmp_path: Path, pairs: str, methods: str, build: str, verify: str
 ) -> None:
-    narrow = ["model.num_layers=1", "model.moe_ffn_hidden_size=256", "model.vocab_size=2000"]
-    sweep = ["-m", "parallel=glob(*)", f"refit={methods}", *narrow]
-    if verify == "bits":
-        sweep += ["model.hidden_size=256", "bench.iterations=1"]
-    sweep += [f"build={build}", f"verify={verify}"]
+    narrow = ["num_layers=1", "moe_ffn_hidden_size=256", "hidden_size=256", "vocab_size=2000"]
+    sweep = ["-m", f"parallel=glob({pairs})", f"refit={methods}", "bench.iterations=1"]
+    sweep += [f"build={build}", f"verify={verify}", *(f"model.{said}" for said in narrow)]
     done = subprocess.run(
         [sys.executable, "-m", "refit.run", *sweep, f"hydra.sweep.dir={tmp_path}"],
         cwd=ROOT,
@@ -48,7 +49,7 @@ def test_the_whole_group_is_verified_or_skipped(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
-    options = {p.stem for p in (ROOT / "conf" / "parallel").glob("*.yaml")}
+    options = {p.stem for p in (ROOT / "conf" / "parallel").glob(f"{pairs}.yaml")}
     assert len(records) == 2 * len(options)
     for record in records:
         name = record["config"]["parallel"]["name"]
