@@ -112,7 +112,8 @@ def _follow(
             refused += 1
             if refused >= REFUSED and "refuses" in str(error):
                 raise
-            say(f"trying again in {6 * POLL_S:g} s: {error}")
+            if refused == 1:
+                say(f"trying again every {6 * POLL_S:g} s: {error}")
             time.sleep(5 * POLL_S)
         except OSError as error:  # a full disk, say
             refused += 1
