@@ -36,8 +36,12 @@ setup: .venv/.test-installed
 table: setup
 	$(BIN)/python -m refit.run -m 'parallel=glob(*)'
 
+# The pure tests run beside those on Slurm, which mostly wait; what ranks do is better undisturbed.
 test: lint
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/ranks; ended=$$?; \
+	$(BIN)/python -m pytest tests/unit >.venv/unit.log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest tests/slurm || ended=1; \
+	wait $$unit || ended=1; cat .venv/unit.log; exit $$ended
 
 lint: .venv/.dev-installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from refit.job import UserError
 from refit.layout import place
 from refit.point import Point
 from sweeper import status
-from sweeper.pack import Pack
+from sweeper.pack import KEPT, Pack
 
 SUBMITIT = ".submitit"  # below the sweep's folder: submitit's files, and the logs of the agents
 # What a point's layouts and the agents decide, and cluster.slurm therefore may not.
@@ -187,20 +187,31 @@ def submit(points: Sequence[Point], root: Path) -> None:
 _Submitted = tuple[Point, str, str]  # with the attempt's name and Slurm's id
 
 
+def waits(point: Point, slurm_id: str, alive: Container[str]) -> bool:
+    """Whether a job that Slurm has not finished with may still run the point.
+
+    One that has ended the point may take a while to end itself, or have its pack-mates to run.
+    """
+    said = status.get(point)
+    ended = said["slurm_id"] == slurm_id and said["state"] in KEPT
+    return slurm_id in alive and not ended
+
+
 def _adopt(points: Sequence[Point], root: Path) -> list[Point]:
     """The points that no queued job holds; the others are given the id of theirs.
 
     A controller that is killed while it submits leaves jobs whose ids no status.json has.
     """
     held: dict[str, tuple[str, str]] = {}
-    for slurm_id in queued() if points else ():
+    alive = queued() if points else {}
+    for slurm_id in alive:
         pickled = root / SUBMITIT / f"{slurm_id}_submitted.pkl"
         if pickled.exists():
             pack: Any = DelayedSubmission.load(pickled).function
             held |= {Path(folder).name: (attempt, slurm_id) for folder, attempt in pack.points}
     left = []
     for point in points:
-        if point.name not in held:
+        if not waits(point, held.get(point.name, ("", ""))[1], alive):
             left.append(point)
         elif status.get(point)["slurm_id"] != held[point.name][1]:
             if not point.frozen.exists():  # somebody has deleted the folder of a queued point

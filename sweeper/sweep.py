@@ -59,7 +59,7 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
         if distant:
             slurm.check()
             alive = slurm.queued()
-            gone = [p for p in distant if status.get(p)["slurm_id"] not in alive]
+            gone = [p for p in distant if not slurm.waits(p, status.get(p)["slurm_id"], alive)]
             missing = [p for p in gone if not _done_meanwhile(p)]
             display.line(
                 f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted"
