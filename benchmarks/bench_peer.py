@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.common import CONF, job, run
+from benchmarks.common import job, run
 from refit.agent import Agent
+from refit.compose import CONF
 from refit.point import Point
 
 REPEATS = 5

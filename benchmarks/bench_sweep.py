@@ -16,8 +16,8 @@ import time
 import hydra
 from omegaconf import DictConfig
 
-from benchmarks.common import CONF
 from refit import schema
+from refit.compose import CONF
 
 POINTS = 500
 OURS = ["-m", "refit.run", "-m", "sweep.dry_run=true"]

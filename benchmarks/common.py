@@ -7,22 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
-from refit import schema
+from refit import compose
 from refit.agent import Agent
-from refit.cli import job_of
 from refit.job import Job
 from refit.point import Point
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 def job(*overrides: str) -> Job:
     """The job of some command-line overrides."""
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return job_of(compose("config", list(overrides)))
+    with compose.configs():
+        return compose.job(overrides)
 
 
 def run(jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
-from refit import schema
-from refit.cli import job_of
+from refit import compose
+from refit.compose import CONF
 from refit.job import Job, Model
-
-CONF = Path(__file__).parents[1] / "conf"
 
 PUBLIC = (
     "kimi_k2",
@@ -34,9 +29,8 @@ PUBLIC = (
 @cache
 def composed(*overrides: str) -> Job:
     """The job of some command-line overrides."""
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return job_of(compose("config", list(overrides)))
+    with compose.configs():
+        return compose.job(overrides)
 
 
 def family_layouts(model: str) -> list[str]:

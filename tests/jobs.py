@@ -32,6 +32,23 @@ TINY = Model(
     moe_router_enable_expert_bias=True,
 )
 
+# one layer, 728 parameters of two bytes: embeddings 2 * 16 * 8, linear_qkv 24 * 8, linear_proj
+# 8 * 8, gated fc1 16 * 8, fc2 8 * 8, three norms of 8
+SMALL = Model(
+    name="small",
+    num_layers=1,
+    hidden_size=8,
+    ffn_hidden_size=8,
+    num_attention_heads=4,
+    vocab_size=16,
+    make_vocab_size_divisible_by=4,
+    gated_linear_unit=True,
+    add_bias_linear=False,
+    normalization="RMSNorm",
+    position_embedding_type="rope",
+    share_embeddings_and_output_weights=False,
+)
+
 
 def job(
     source: Degrees | None = None,

@@ -12,29 +12,13 @@ from hypothesis import strategies as st
 
 from refit.architecture import catalogue
 from refit.cost import ONE_SIDED
-from refit.job import Cluster, Degrees, Hardware, Job, Model, Parallel, Refit
+from refit.job import Cluster, Degrees, Hardware, Job, Parallel, Refit
 from refit.layout import place
 from refit.memory import per_rank_bytes, weight_bytes
 from refit.plan import build_plan
 from refit.predict import predict
-from tests.jobs import TINY
+from tests.jobs import SMALL, TINY
 
-# one layer, 728 parameters of two bytes: embeddings 2 * 16 * 8, linear_qkv 24 * 8, linear_proj
-# 8 * 8, gated fc1 16 * 8, fc2 8 * 8, three norms of 8
-SMALL = Model(
-    name="small",
-    num_layers=1,
-    hidden_size=8,
-    ffn_hidden_size=8,
-    num_attention_heads=4,
-    vocab_size=16,
-    make_vocab_size_divisible_by=4,
-    gated_linear_unit=True,
-    add_bias_linear=False,
-    normalization="RMSNorm",
-    position_embedding_type="rope",
-    share_embeddings_and_output_weights=False,
-)
 SLOW = Hardware(  # 1000, 250 and 2000 bytes a second
     memory_gbps=2e-6,
     peer_gbps=1e-6,

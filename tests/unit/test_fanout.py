@@ -11,9 +11,10 @@ from refit.architecture import catalogue
 from refit.fanout import fetchers
 from refit.job import Degrees
 from refit.plan import Plan, build_plan
+from tests.jobs import SMALL
 from tests.unit import oracle
 from tests.unit.oracle import Array
-from tests.unit.test_plan import POISON, SMALL, Case, case, cases, drawn, window
+from tests.unit.test_plan import POISON, Case, case, cases, drawn, window
 
 
 def staged(case: Case) -> Plan:

@@ -18,27 +18,12 @@ from refit.job import Cluster, Degrees, Job, Model, Parallel
 from refit.layout import Placement, place
 from refit.plan import Plan, build_plan
 from tests.composed import composed
+from tests.jobs import SMALL
 from tests.unit import oracle
 from tests.unit.oracle import Array
 
 POISON = -1
 drawn = settings(max_examples=150, derandomize=True, deadline=None, database=None)
-
-
-SMALL = Model(
-    name="small",
-    num_layers=1,
-    hidden_size=8,
-    ffn_hidden_size=8,
-    num_attention_heads=4,
-    vocab_size=16,
-    make_vocab_size_divisible_by=4,
-    gated_linear_unit=True,
-    add_bias_linear=False,
-    normalization="RMSNorm",
-    position_embedding_type="rope",
-    share_embeddings_and_output_weights=False,
-)
 
 
 # ---- one drawn case, with all that is known about it without a plan

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from refit.architecture import catalogue, moe_layers
+from refit.compose import CONF
 from refit.job import Cluster, Degrees, Model
 from refit.layout import IntArray, Layout, Placement, place
 from refit.plan import build_plan
 from refit.rules import impossible
-from tests.composed import CONF, PUBLIC, composed, family_layouts, miniature
+from tests.composed import PUBLIC, composed, family_layouts, miniature
 from tests.unit.test_plan import Case, case, check_elements
 
 # ---- layouts

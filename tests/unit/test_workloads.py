@@ -17,13 +17,14 @@ from hydra.core.object_type import ObjectType
 
 from refit import traffic
 from refit.architecture import catalogue
+from refit.compose import CONF
 from refit.job import UserError
 from refit.layout import Layout, place
 from refit.plan import build_plan
 from refit.rules import impossible
 from refit.workload_grid import Workload, workloads
 from refit.workloads import as_csv, detail, main, messages, row, summary
-from tests.composed import CONF, composed
+from tests.composed import composed
 
 EVERY = workloads()
 PUBLISHED = list(
