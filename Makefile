@@ -16,7 +16,7 @@ INPUTS := pyproject.toml constraints-cpu.txt
 help:
 	@echo "make table   the ten rows of the eight-GPU table, verified, on this machine's CPUs"
 	@echo "make test    lint and all tests"
-	@echo "make lint    ruff, ruff format --check, mypy"
+	@echo "make lint    ruff, ruff format --check, mypy, the directions between rooms"
 	@echo "make bench   benchmarks: ratios taken in one run"
 	@echo "make setup   only install into .venv;  make clean  remove it"
 
@@ -47,6 +47,7 @@ lint: .venv/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: setup
 	@set -e; for script in benchmarks/bench_*.py; do name=$$(basename $$script .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

@@ -16,10 +16,11 @@ import time
 import tracemalloc
 
 from benchmarks.common import job
-from refit.architecture import catalogue
-from refit.layout import Layout, Placement
-from refit.plan import Plan, build_plan
-from refit.tensors import Catalogue
+from refit.layout.layout import Layout, Placement
+from refit.layout.tensors import Catalogue
+from refit.model.architecture import catalogue
+from refit.plan.build import build_plan
+from refit.plan.plan import Plan
 
 SIZES = (128, 256, 512, 1024, 2048)
 REPEATS = 3

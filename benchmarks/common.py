@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from refit import compose
-from refit.agent import Agent
 from refit.job import Job
-from refit.point import Point
+from refit.ranks.agent import Agent
+from refit.record.point import Point
 
 
 def job(*overrides: str) -> Job:

@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from refit import compose, program, traffic
-from refit.architecture import catalogue
+from refit import compose, program
+from refit.forecast import traffic
+from refit.forecast.predict import Prediction, predict
 from refit.job import Degrees, Job, Model, UserError
-from refit.layout import Layout, place
-from refit.memory import per_rank_bytes
-from refit.model_build import convention
-from refit.predict import Prediction, predict
-from refit.rules import impossible
+from refit.layout.layout import Layout, place
+from refit.model.architecture import catalogue
+from refit.model.convention import convention
+from refit.model.weight_bytes import per_rank_bytes
+from refit.rules.impossible import impossible
 
 ALLGATHER_MAX_EP = 4  # the seed: allgather up to EP 4, all-to-all above
 

@@ -21,7 +21,7 @@ from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR
 
 if TYPE_CHECKING:
     from refit.display import Display
-    from refit.point import Point
+    from refit.record.point import Point
 
 EXIT_FAILED = 1
 
@@ -39,10 +39,10 @@ def job_of(config: DictConfig) -> Job:
 
 def run_one(config: DictConfig) -> None:
     """Run one point and exit: 0 verified, 1 not, 2 impossible."""
-    from refit.agent import Agent
     from refit.display import Display
-    from refit.point import Point
-    from refit.rules import impossible
+    from refit.ranks.agent import Agent
+    from refit.record.point import Point
+    from refit.rules.impossible import impossible
 
     hydra = HydraConfig.get()
     display = Display()
@@ -73,7 +73,7 @@ def run_one(config: DictConfig) -> None:
 
 def _predict(point: Point, display: Display) -> None:
     """One point of mode=plan: no ranks, nothing of torch."""
-    from refit import predict
+    from refit.forecast import predict
 
     found = predict.run(point)
     display.predicted(found)

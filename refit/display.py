@@ -14,9 +14,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from refit import predict
+from refit.forecast import predict
 from refit.job import Job
-from refit.layout import place
+from refit.layout.layout import place
 
 COLUMNS = (
     "row",

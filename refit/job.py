@@ -20,7 +20,7 @@ class Model:
     """A model, in the names of Megatron's TransformerConfig and GPTModel, with Megatron's defaults.
 
     Where Megatron derives a missing value (`kv_channels`, `num_query_groups`, `ffn_hidden_size`,
-    `moe_ffn_hidden_size`), `None` means the same here; `refit.architecture` holds the derivation.
+    `moe_ffn_hidden_size`), `None` means the same here; `refit.model.architecture` derives it.
     """
 
     name: str = MISSING
@@ -109,7 +109,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Degrees:
-    """One side's parallel degrees, as a user writes them; `refit.layout.Layout` resolves them."""
+    """One side's parallel degrees, as a user writes them; `refit.layout.layout` resolves them."""
 
     tp: int = 1
     cp: int = 1
@@ -138,7 +138,7 @@ class Refit:
     """How the weights travel."""
 
     name: str = MISSING
-    method: str = "auto"  # auto, a name in refit/methods.py, or any importable package.module:Class
+    method: str = "auto"  # auto, a name in refit/rules/methods.py, or package.module:Class
     mode: str = "auto"  # auto (the pair's own) | collocated | non-collocated
     bucket_mb: float = 64.0  # largest message in MB (1e6 bytes), and so the unit of staging memory
     in_flight: int = 4  # groups or buckets under way per rank and direction

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from refit import compose, program
+from refit.forecast.predict import Prediction, predict
 from refit.job import UserError
-from refit.predict import Prediction, predict
-from refit.rules import impossible
+from refit.rules.impossible import impossible
 
 DATA = Path(__file__).with_name("published.yaml")
 

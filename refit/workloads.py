@@ -11,12 +11,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from refit import program, traffic
+from refit import program
+from refit.forecast import traffic
 from refit.job import Model, UserError
-from refit.layout import Layout
-from refit.point import write_atomic
-from refit.rules import impossible
-from refit.workload_grid import NUM_EXPERTS, TOPK, Workload, workloads
+from refit.layout.layout import Layout
+from refit.model.workload_grid import NUM_EXPERTS, TOPK, Workload, workloads
+from refit.record.point import write_atomic
+from refit.rules.impossible import impossible
 
 MESSAGES = {  # column of the CSV: what it is, per layer; the last two per step
     "tp_bytes": "tensor parallel all-gather, reduce-scatter",
@@ -30,7 +31,7 @@ MESSAGES = {  # column of the CSV: what it is, per layer; the last two per step
 
 
 def messages(model: Model, layout: Layout, micro_batch: int, sequence: int) -> dict[str, int]:
-    """Bytes per rank of each of `MESSAGES`, by `refit.traffic`."""
+    """Bytes per rank of each of `MESSAGES`, by `refit.forecast.traffic`."""
     tokens = (micro_batch, sequence)
     return {
         "tp_bytes": traffic.tensor_parallel_bytes(model, layout, *tokens),

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from refit import program, record
+from refit import program
 from refit.display import Display, cells, seconds_of, used_ranks
 from refit.job import UserError
-from refit.point import read_json, write_atomic
+from refit.record import record
+from refit.record.point import read_json, write_atomic
 
 EXIT_INCOMPLETE = 1
 

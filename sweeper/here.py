@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from refit import environment, record
 from refit.job import UserError
-from refit.layout import place
-from refit.point import Point, write_atomic
+from refit.layout.layout import place
+from refit.record import environment, record
+from refit.record.point import Point, write_atomic
 from sweeper import slurm, status
 from sweeper.pack import Pack
 

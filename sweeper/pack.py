@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from refit.agent import Agent
-from refit.point import Point
+from refit.ranks.agent import Agent
+from refit.record.point import Point
 from sweeper import status
 
 # Final states that a job which Slurm starts anew does not try again. A crash it does: what ended

@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from refit import record
 from refit.job import Job, UserError
-from refit.point import Point, read_json
-from refit.rules import impossible
-from refit.rules_values import misspelt
+from refit.record import record
+from refit.record.point import Point, read_json
+from refit.rules.impossible import impossible
+from refit.rules.values import misspelt
 
 Compose = Callable[[Sequence[str]], Job]
 

@@ -15,8 +15,8 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError
 
 from refit.job import UserError
-from refit.layout import place
-from refit.point import Point
+from refit.layout.layout import place
+from refit.record.point import Point
 from sweeper import status
 from sweeper.pack import KEPT, Pack
 

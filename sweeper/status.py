@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 from refit import program
 from refit.job import UserError
-from refit.point import Point, read_json, write_atomic
-from refit.record import Status, now
+from refit.record.point import Point, read_json, write_atomic
+from refit.record.record import Status, now
 
 FINAL = frozenset(get_args(Status))
 """A point's last states; before them come `submitted` (with the Slurm id) and `running`."""

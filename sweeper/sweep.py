@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from refit import environment, predict, record
-from refit.agent import Agent
 from refit.display import Display
+from refit.forecast import predict
 from refit.job import UserError
-from refit.layout import place
-from refit.point import Point, read_json
+from refit.layout.layout import place
+from refit.ranks.agent import Agent
+from refit.record import environment, record
+from refit.record.point import Point, read_json
 from sweeper import here, slurm, status, watch
 from sweeper.points import DONE, Planned
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refit import environment, record
 from refit.display import Display
 from refit.job import UserError
-from refit.point import Point, read_json, write_atomic
-from refit.ranks import tail
-from refit.record import Status
+from refit.ranks.processes import tail
+from refit.record import environment, record
+from refit.record.point import Point, read_json, write_atomic
+from refit.record.record import Status
 from sweeper import slurm, status
 
 POLL_S = 1.0

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import blocks, gloo, ipc
-from refit.weights import Weights
+from refit.weights.weights import Weights
 
 
 class _Fault:

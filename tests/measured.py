@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from refit.plan import Plan
-from refit.weights import Weights
+from refit.plan.plan import Plan
+from refit.weights.weights import Weights
 
 
 class _Measured:

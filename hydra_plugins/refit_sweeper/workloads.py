@@ -1,4 +1,4 @@
-"""Hydra's door to `refit.workload_grid`: its workloads as options, without 127 files in conf/.
+"""Hydra's door to `refit.model.workload_grid`: workloads as options, without 127 files in conf/.
 
 A config source, and not entries of Hydra's ConfigStore: that is copied whole for every point.
 """
@@ -11,7 +11,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from refit import workload_grid
+from refit.model import workload_grid
 
 
 class WorkloadSearchPath(SearchPathPlugin):

@@ -1,6 +1,6 @@
 """Transports: what carries out a plan. One file per method, each with a class `Transport`.
 
-What a method needs of the machine stands in `refit.methods`, which does not import torch.
+What a method needs of the machine stands in `refit.rules.methods`, which does not import torch.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from refit.job import Refit
-from refit.plan import Plan
-from refit.weights import Weights
+from refit.plan.plan import Plan
+from refit.weights.weights import Weights
 
 
 class Unsupported(Exception):
     """What was asked cannot be done by this transport here; its text says why and the way out.
 
-    For what shows only on the ranks; what can be known before they start is in `refit.methods`.
+    For what shows only on the ranks; `refit.rules.methods` says what is known before they start.
     """
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport.schedule import Message
-from refit.weights import Weights
+from refit.weights.weights import Weights
 
 Tensors = dict[int, torch.Tensor]
 

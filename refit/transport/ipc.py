@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import blocks, share
-from refit.weights import Weights, device_of
+from refit.weights.weights import Weights, device_of
 
 
 class Transport:

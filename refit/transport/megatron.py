@@ -21,10 +21,10 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.resharding import refit as core
 
 from refit.job import Refit
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import Unsupported
 from refit.transport.megatron_cpu import without_cuda
-from refit.weights import Weights
+from refit.weights.weights import Weights
 
 VERSION = version("megatron-core")
 _TAKES_NONE = hasattr(core, "prepare_swap_model_weights")  # after 0.16.1; and a group

@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import blocks, share
 from refit.transport.lanes import Clock
 from refit.transport.schedule import aligned
-from refit.weights import Weights, device_of
+from refit.weights.weights import Weights, device_of
 
 # One descriptor costs what reading some 16 KB more does (5 us; UCX over CMA, on two cores), so
 # what lies between two runs of a strided block is read along where it is shorter.

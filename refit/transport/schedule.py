@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from refit.plan import Plan
+from refit.plan.plan import Plan
 
 ALIGN = 16  # bytes; each block of a bucket starts on such a boundary
 

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing  # registers the reductions of tensors with ForkingPickler
 
-from refit.slab import anonymous
-from refit.weights import attach
+from refit.weights.slab import anonymous
+from refit.weights.weights import attach
 
 
 def allocate(nbytes: int) -> torch.Tensor:

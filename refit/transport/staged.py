@@ -7,9 +7,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import Transport
-from refit.weights import Weights
+from refit.weights.weights import Weights
 
 
 class Staged:

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import blocks
 from refit.transport.heap import OpenHeap, SymmetricHeap
 from refit.transport.heap_shared import SharedHeap
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
 from refit.transport.schedule import Message, aligned, messages
-from refit.weights import Weights, device_of
+from refit.weights.weights import Weights, device_of
 
 
 class SymmetricTransport:

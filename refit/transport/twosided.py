@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan import Plan
+from refit.plan.plan import Plan
 from refit.transport import blocks
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
 from refit.transport.schedule import Message, aligned, group_numbers, messages
-from refit.weights import Weights, device_of
+from refit.weights.weights import Weights, device_of
 
 # Below this a message of its own costs more than the two copies that it saves (gloo, loopback).
 IN_PLACE_BYTES = 1 << 18

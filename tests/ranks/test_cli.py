@@ -170,7 +170,7 @@ def test_retry_keeps_what_is_done(tmp_path: Path) -> None:
 WATCHED = """
 import runpy, sys
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from refit.agent import Agent
+from refit.ranks.agent import Agent
 def refuse(*_): raise AssertionError("an agent was started")
 Agent.__enter__ = refuse
 composed, original = [], ConfigLoaderImpl.load_sweep_config

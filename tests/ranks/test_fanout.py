@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from refit.agent import Agent
 from refit.job import Cluster, Degrees
-from refit.point import Point
+from refit.ranks.agent import Agent
+from refit.record.point import Point
 from tests.jobs import job
 
 

@@ -14,13 +14,13 @@ import pytest
 import torch.distributed as dist
 from megatron.core.tensor_parallel import layers
 
-from refit import megatron_build
-from refit.agent import Agent
 from refit.job import Degrees, Job
-from refit.layout import place
-from refit.point import Point
-from refit.record import SCHEMA
-from refit.rules_values import known_words
+from refit.layout.layout import place
+from refit.ranks.agent import Agent
+from refit.record.point import Point
+from refit.record.record import SCHEMA
+from refit.rules.values import known_words
+from refit.weights import megatron_build
 from tests.jobs import TINY, job
 
 CHECKER = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))

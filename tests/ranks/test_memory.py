@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from refit.agent import Agent
 from refit.job import Degrees
-from refit.point import Point
+from refit.ranks.agent import Agent
+from refit.record.point import Point
 from tests.jobs import TINY, job
 
 BUCKET_MB = 4.0

@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from refit.architecture import PRODUCTION, Convention, catalogue
 from refit.job import Degrees, Job, Model, Parallel, UserError
-from refit.layout import Layout, place
-from refit.models import Built, Side, build
-from refit.slab import Slab, SlabSource
-from refit.tensors import Shard
-from refit.weights import ALIGNMENT, Weights, offsets
+from refit.layout.layout import Layout, place
+from refit.layout.tensors import Shard
+from refit.model.architecture import PRODUCTION, Convention, catalogue
+from refit.weights.models import Built, Side, build
+from refit.weights.slab import Slab, SlabSource
+from refit.weights.weights import ALIGNMENT, Weights, offsets
 
 WORLD = 4
 SIDES: tuple[Side, Side] = ("source", "destination")
@@ -176,8 +176,8 @@ def partition(parameter: torch.nn.Parameter) -> tuple[int | None, int]:
 
 def run_cases(rank: int, folder: str) -> None:
     """All cases in one process: importing Megatron costs more than they do."""
-    from refit import megatron_build
-    from refit.logits import compare_logits
+    from refit.weights import megatron_build
+    from refit.weights.logits import compare_logits
 
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -223,7 +223,7 @@ def run_cases(rank: int, folder: str) -> None:
 
 def refusals(rank: int) -> dict[str, str]:
     """The texts of what cannot be built, or cannot be bound."""
-    from refit import models
+    from refit.weights import models
 
     def refused(model: Model, error: type[Exception]) -> str:
         job = Job(model=model, parallel=Parallel(mode="collocated", source=Degrees(ep=4)))
@@ -254,7 +254,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def results() -> Iterator[list[dict[str, Any]]]:
     """What each of the four ranks saw, of every case."""
-    mp.set_forkserver_preload(["refit.megatron_build"])
+    mp.set_forkserver_preload(["refit.weights.megatron_build"])
     with tempfile.TemporaryDirectory() as folder:
         start = mp.start_processes  # type: ignore[attr-defined]
         start(run_cases, (folder,), nprocs=WORLD, start_method="forkserver")
@@ -338,7 +338,7 @@ def test_shards_need_no_process_group() -> None:
 @pytest.fixture(params=["huge pages, where there are any", "ordinary pages"])
 def slab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slab]:
     if request.param == "ordinary pages":
-        monkeypatch.setattr("refit.slab._huge_folder", lambda: None)
+        monkeypatch.setattr("refit.weights.slab._huge_folder", lambda: None)
     source = SlabSource()
     slab = source.slab()
     source.close()

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from refit.job import Cluster, Degrees, Job
-from refit.point import Point
+from refit.record.point import Point
 from tests.jobs import job
 
 ROOT = Path(__file__).parents[2]
 AGENT = """
 import sys
 from pathlib import Path
-from refit.agent import Agent
-from refit.point import Point
+from refit.ranks.agent import Agent
+from refit.record.point import Point
 if __name__ == "__main__":
     point = Point.load(Path(sys.argv[1]))
     with Agent([point.job]) as agent:

@@ -13,11 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from refit import devices
-from refit.agent import Agent
 from refit.job import Degrees, Job, UserError
-from refit.point import Point, identity
-from refit.record import SCHEMA, Record
+from refit.ranks.agent import Agent
+from refit.record.point import Point, identity
+from refit.record.record import SCHEMA, Record
+from refit.rules import devices
 from tests.jobs import TINY, job
 
 # nixl is an extra that the test extra brings along, so that it is always among them here

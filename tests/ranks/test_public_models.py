@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from refit.agent import Agent
-from refit.architecture import LOCAL_SPEC, catalogue
 from refit.job import Bench, Cluster, Degrees, Job, Refit
-from refit.layout import place
-from refit.point import Point
+from refit.layout.layout import place
+from refit.model.architecture import LOCAL_SPEC, catalogue
+from refit.ranks.agent import Agent
+from refit.record.point import Point
 from tests.composed import composed, miniature
 from tests.jobs import job
 

@@ -1,6 +1,6 @@
 """A second, slow implementation of what every rank holds, written from the formats.
 
-Nothing here calls code of `refit.tensors` or `refit.layout`: it reads degrees and model fields,
+Nothing here calls code of `refit.layout`: it reads degrees and model fields,
 walks the model tensor by tensor, and cuts whole numpy arrays with np.split.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.job import Model
-from refit.layout import Layout
+from refit.layout.layout import Layout
 
 Array = NDArray[np.int64]
 ITEMSIZE = {"bfloat16": 2, "float32": 4}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from refit.advise import advise, asked, dispatcher, lines, serving_bytes
+from refit.forecast.predict import predict
 from refit.job import Degrees, Hardware, Job, UserError
-from refit.layout import Layout, place
-from refit.predict import predict
-from refit.rules import impossible
+from refit.layout.layout import Layout, place
+from refit.rules.impossible import impossible
 from tests.jobs import TINY, job
 
 ROOT = Path(__file__).parents[2]

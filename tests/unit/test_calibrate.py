@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from refit import cost, predict, record
-from refit.agent import Agent
-from refit.calibrate import base, fit, leave_one_out, main, read
+from refit.calibrate import main, read
+from refit.forecast import cost, predict
+from refit.forecast.fit import base, fit, leave_one_out
 from refit.job import Cluster, Degrees, Hardware, Job, UserError
-from refit.layout import place
-from refit.model_build import convention
-from refit.point import Point
+from refit.layout.layout import place
+from refit.model.convention import convention
+from refit.ranks.agent import Agent
+from refit.record import record
+from refit.record.point import Point
 from tests.jobs import TINY, job
 
 LINKS = Hardware(memory_gbps=40, peer_gbps=20, node_gbps=25, nic_gbps=1, latency_us=3)

@@ -15,10 +15,10 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from refit import schema
-from refit.architecture import catalogue
 from refit.job import Job
-from refit.layout import place
-from refit.rules import impossible
+from refit.layout.layout import place
+from refit.model.architecture import catalogue
+from refit.rules.impossible import impossible
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(CONF.glob("*/*.yaml"))

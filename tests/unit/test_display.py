@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from refit.display import Display
-from refit.point import Point
-from refit.record import begin
+from refit.record.point import Point
+from refit.record.record import begin
 from tests.jobs import job
 
 BEFORE = {"1 node(s)": Counter(pending=3, running=1), "2 node(s)": Counter(pending=1)}

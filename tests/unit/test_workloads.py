@@ -15,14 +15,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
-from refit import traffic
-from refit.architecture import catalogue
 from refit.compose import CONF
+from refit.forecast import traffic
 from refit.job import UserError
-from refit.layout import Layout, place
-from refit.plan import build_plan
-from refit.rules import impossible
-from refit.workload_grid import Workload, workloads
+from refit.layout.layout import Layout, place
+from refit.model.architecture import catalogue
+from refit.model.workload_grid import Workload, workloads
+from refit.plan.build import build_plan
+from refit.rules.impossible import impossible
 from refit.workloads import as_csv, detail, main, messages, row, summary
 from tests.composed import composed
 

@@ -1,0 +1,189 @@
+"""Logical tensors: names, whole shapes, dtypes, how each is sharded, who holds what. No torch.
+
+A logical tensor is one weight of the whole model, under its global layer and expert number, however
+ranks share it. A `Family` is the set of tensors that differ only in those two numbers, so a model
+of 70 000 tensors is some thirty families. Which a model has is in `refit.model.architecture`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from refit.job import UserError
+from refit.layout.layout import IntArray, Layout
+
+ITEMSIZE = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tensors alike in all but layer and expert.
+
+    Attributes:
+        name: with `{layer}` and `{expert}` where they vary.
+        shape: of the whole tensor, before any sharding.
+        dtype: `bfloat16` or `float32`.
+        axis: the dimension cut over TP (over ETP for experts), or None where every rank has it
+            whole.
+        chunks: equal parts of `axis` that are each cut on their own: 2 for gate and up (Megatron's
+            partition_stride).
+        grid: `dense` or `expert`: which of the layout's two rank grids shards it.
+        layers: global layer numbers, from 0; empty for what lies outside the layers.
+        stage: the pipeline stage outside the layers: `first`, `last`, or `both` for tied
+            embeddings, of which a last stage that is not the first keeps its own copy.
+        num_experts: 0 where there are none.
+        is_buffer: a persistent buffer, not a parameter.
+        base: id of its first tensor; ids go by layer, then expert.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "bfloat16"
+    axis: int | None = None
+    chunks: int = 1
+    grid: str = "dense"
+    layers: tuple[int, ...] = ()
+    stage: str = "layer"
+    num_experts: int = 0
+    is_buffer: bool = False
+    base: int = 0
+
+    @property
+    def count(self) -> int:
+        """Tensors in the family."""
+        return max(1, len(self.layers)) * max(1, self.num_experts)
+
+    @property
+    def elements(self) -> int:
+        """Elements of one whole tensor."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def length(self) -> int:
+        """Size along the cut axis; along the first where there is none."""
+        return self.shape[self.axis or 0]
+
+    @property
+    def bytes_per_index(self) -> int:
+        """Bytes of one index along the cut axis."""
+        return self.elements // self.length * ITEMSIZE[self.dtype]
+
+    def tensor_name(self, layer: int | None = None, expert: int | None = None) -> str:
+        return self.name.format(layer=layer, expert=expert)
+
+    def shards(self, layout: Layout) -> int:
+        """Into how many shards this layout cuts one tensor."""
+        if self.axis is None:
+            return 1
+        return layout.etp if self.grid == "expert" else layout.tp
+
+    def segments(self, shards: int, shard: int) -> list[tuple[int, int, int]]:
+        """What a shard holds, as (whole start, shard start, length) along `axis`, one per chunk.
+
+        Raises:
+            UserError: the axis does not divide.
+        """
+        piece, rest = divmod(self.length, self.chunks * shards)
+        if rest:
+            parts = f"{self.chunks} x {shards}" if self.chunks > 1 else f"{shards}"
+            raise UserError(f"{self.name}: size {self.length} does not divide into {parts} shards")
+        chunk = self.length // self.chunks
+        return [(k * chunk + shard * piece, k * piece, piece) for k in range(self.chunks)]
+
+    def local_shape(self, shards: int) -> tuple[int, ...]:
+        """Shape of one shard."""
+        if self.axis is None:
+            return self.shape
+        shape = list(self.shape)
+        shape[self.axis] //= shards
+        return tuple(shape)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rank's part of one logical tensor."""
+
+    tensor: int
+    name: str
+    family: Family
+    shards: int  # into how many the tensor is cut
+    shard: int  # which of them this is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.family.local_shape(self.shards)
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * ITEMSIZE[self.family.dtype]
+
+    def global_indices(self) -> IntArray:
+        """Index in the whole tensor of each index along the cut axis of this shard."""
+        parts = self.family.segments(self.shards, self.shard)
+        return np.concatenate([np.arange(start, start + length) for start, _, length in parts])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every logical tensor of a model."""
+
+    families: tuple[Family, ...]
+    num_layers: int
+
+    @property
+    def num_tensors(self) -> int:
+        return sum(f.count for f in self.families)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model; buffers are not counted."""
+        return sum(f.count * f.elements for f in self.families if not f.is_buffer)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole model, buffers included."""
+        return sum(f.count * f.elements * ITEMSIZE[f.dtype] for f in self.families)
+
+    @cached_property
+    def bases(self) -> IntArray:
+        return np.array([f.base for f in self.families], dtype=np.int64)
+
+    def family_of(self, tensor: int) -> Family:
+        return self.families[int(np.searchsorted(self.bases, tensor, side="right")) - 1]
+
+    def name_of(self, tensor: int) -> str:
+        """The full name of a tensor id."""
+        family = self.family_of(tensor)
+        index, expert = divmod(tensor - family.base, max(1, family.num_experts))
+        layer = family.layers[index] if family.layers else None
+        return family.tensor_name(layer, expert)
+
+    def held_by(self, layout: Layout, rank: int) -> list[Shard]:
+        """Every shard that a global rank holds, ordered by tensor id; empty outside the layout."""
+        if rank not in layout.ranks:
+            return []
+        dense = np.argwhere(layout.dense == rank)[0]
+        expert = np.argwhere(layout.expert == rank)[0]
+        stage, tp, ep, etp = int(dense[0]), int(dense[3]), int(expert[2]), int(expert[3])
+        mine = layout.stage_layers(self.num_layers)[stage]
+        ends = {"first": stage == 0, "last": stage == layout.pp - 1}
+        ends["both"] = ends["first"] or ends["last"]
+        held = []
+        for family in self.families:
+            if family.layers:
+                slots = [(i, n) for i, n in enumerate(family.layers) if n in mine]
+            else:
+                slots = [(0, -1)] if ends[family.stage] else []
+            width = max(1, family.num_experts)
+            per_rank = width // layout.ep
+            experts = range(ep * per_rank, (ep + 1) * per_rank) if family.num_experts else range(1)
+            shards = family.shards(layout)
+            shard = 0 if family.axis is None else (etp if family.grid == "expert" else tp)
+            for index, layer in slots:
+                for e in experts:
+                    name = family.tensor_name(layer, e)
+                    held.append(Shard(family.base + index * width + e, name, family, shards, shard))
+        return held

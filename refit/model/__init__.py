@@ -1,0 +1,1 @@
+"""A model's architecture -> its tensors by Megatron's names, with sizes and counts. No torch."""

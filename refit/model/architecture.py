@@ -1,0 +1,240 @@
+"""A model's architecture -> its logical tensors, by Megatron's names. Pure, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from refit.job import Model
+from refit.layout.tensors import Catalogue, Family
+from refit.model.moe_layers import moe_layers
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a build differs from production's tensors (Transformer Engine's), where it matters."""
+
+    norms_dtype: str = "bfloat16"
+    mla_down_sharded: bool = False  # production replicates MLA's down-projections over TP
+
+
+PRODUCTION = Convention()
+LOCAL_SPEC = Convention(norms_dtype="float32", mla_down_sharded=True)
+"""megatron-core's own modules, without Transformer Engine: torch norms keep fp32 weights, and MLA's
+down-projections are plain column-parallel layers."""
+
+
+def padded_vocab(model: Model, source_tp: int) -> int:
+    """Vocabulary rows, padded as Megatron does by make_vocab_size_divisible_by * source TP."""
+    multiple = model.make_vocab_size_divisible_by * source_tp
+    return -(-model.vocab_size // multiple) * multiple
+
+
+def catalogue(
+    model: Model, source_tp: int = 1, convention: Convention = PRODUCTION, padded: bool = True
+) -> Catalogue:
+    """The logical tensors of a model.
+
+    Args:
+        model: the architecture.
+        source_tp: pads the vocabulary.
+        convention: what the build at hand does otherwise than production.
+        padded: False counts the published vocabulary.
+
+    Raises:
+        UserError: from `moe_layers`.
+    """
+    vocab = padded_vocab(model, source_tp) if padded else model.vocab_size
+    h = model.hidden_size
+    families: list[Family] = []
+    tied = model.share_embeddings_and_output_weights
+    families.append(
+        Family(
+            "embedding.word_embeddings.weight",
+            (vocab, h),
+            axis=0,
+            stage="both" if tied else "first",
+        )
+    )
+    if model.position_embedding_type == "learned_absolute":
+        shape = (model.max_position_embeddings, h)
+        families.append(Family("embedding.position_embeddings.weight", shape, stage="first"))
+    moe = moe_layers(model)
+    everywhere = tuple(range(model.num_layers))
+    families += _norm(model, convention, "input_layernorm", h, everywhere)
+    families += (_latent_attention if model.multi_latent_attention else _attention)(
+        model, convention, everywhere
+    )
+    families += _norm(model, convention, "pre_mlp_layernorm", h, everywhere)
+    families += _dense_mlp(model, tuple(i for i in everywhere if not moe[i]))
+    families += _moe(model, tuple(i for i in everywhere if moe[i]))
+    families += _norm(model, convention, "decoder.final_layernorm", h, (), "last")
+    if not tied:
+        families.append(Family("output_layer.weight", (vocab, h), axis=0, stage="last"))
+    based, base = [], 0
+    for family in families:
+        based.append(replace(family, base=base))
+        base += family.count
+    return Catalogue(tuple(based), model.num_layers)
+
+
+def _norm(
+    model: Model,
+    convention: Convention,
+    name: str,
+    size: int,
+    layers: tuple[int, ...],
+    stage: str = "layer",
+) -> list[Family]:
+    prefix = "decoder.layers.{layer}." if layers else ""
+    kinds = ["weight", "bias"] if model.normalization == "LayerNorm" else ["weight"]
+    return [
+        Family(
+            f"{prefix}{name}.{kind}", (size,), convention.norms_dtype, layers=layers, stage=stage
+        )
+        for kind in kinds
+    ]
+
+
+def _linear(
+    name: str,
+    shape: tuple[int, int],
+    axis: int | None,
+    bias: bool,
+    layers: tuple[int, ...],
+    chunks: int = 1,
+) -> list[Family]:
+    """A [out, in] weight, and its bias [out] where asked.
+
+    The bias is cut like the rows, and whole where columns are cut.
+    """
+    families = [
+        Family(
+            f"decoder.layers.{{layer}}.{name}.weight",
+            shape,
+            axis=axis,
+            chunks=chunks,
+            layers=layers,
+        )
+    ]
+    if bias:
+        cut = 0 if axis == 0 else None
+        families.append(
+            Family(
+                f"decoder.layers.{{layer}}.{name}.bias",
+                shape[:1],
+                axis=cut,
+                chunks=chunks,
+                layers=layers,
+            )
+        )
+    return families
+
+
+def head_size(model: Model) -> int:
+    """`kv_channels`, by default hidden_size / num_attention_heads."""
+    return model.kv_channels or model.hidden_size // model.num_attention_heads
+
+
+def query_groups(model: Model) -> int:
+    """`num_query_groups`, by default one per head."""
+    return model.num_query_groups or model.num_attention_heads
+
+
+def ffn_size(model: Model) -> int:
+    """`ffn_hidden_size`, by default 4 * hidden_size."""
+    return model.ffn_hidden_size or 4 * model.hidden_size
+
+
+def expert_ffn_size(model: Model) -> int:
+    """`moe_ffn_hidden_size`, by default the dense size."""
+    return model.moe_ffn_hidden_size or ffn_size(model)
+
+
+def _sinks(model: Model, layers: tuple[int, ...]) -> list[Family]:
+    """GPT-OSS: in every head's softmax, one learnt logit that takes attention from the tokens."""
+    if model.softmax_type != "learnable":
+        return []
+    name = "decoder.layers.{layer}.self_attention.core_attention.softmax_offset"
+    return [Family(name, (model.num_attention_heads,), axis=0, layers=layers)]
+
+
+def _attention(model: Model, convention: Convention, layers: tuple[int, ...]) -> list[Family]:
+    h, heads, groups, size = (
+        model.hidden_size,
+        model.num_attention_heads,
+        query_groups(model),
+        head_size(model),
+    )
+    qkv_bias = model.add_bias_linear or model.add_qkv_bias
+    families = _linear(
+        "self_attention.linear_qkv", ((heads + 2 * groups) * size, h), 0, qkv_bias, layers
+    )
+    if model.qk_layernorm:
+        families += _norm(model, convention, "self_attention.q_layernorm", size, layers)
+        families += _norm(model, convention, "self_attention.k_layernorm", size, layers)
+    families += _sinks(model, layers)
+    return families + _linear(
+        "self_attention.linear_proj", (h, heads * size), 1, model.add_bias_linear, layers
+    )
+
+
+def _latent_attention(
+    model: Model, convention: Convention, layers: tuple[int, ...]
+) -> list[Family]:
+    h, heads, rank = model.hidden_size, model.num_attention_heads, model.kv_lora_rank
+    query = heads * (model.qk_head_dim + model.qk_pos_emb_head_dim)
+    down = 0 if convention.mla_down_sharded else None
+    families: list[Family] = []
+    if model.q_lora_rank is None:
+        families += _linear("self_attention.linear_q_proj", (query, h), 0, False, layers)
+    else:
+        families += _linear(
+            "self_attention.linear_q_down_proj", (model.q_lora_rank, h), down, False, layers
+        )
+        families += _linear(
+            "self_attention.linear_q_up_proj", (query, model.q_lora_rank), 0, False, layers
+        )
+        if model.qk_layernorm:
+            families += _norm(
+                model, convention, "self_attention.q_layernorm", model.q_lora_rank, layers
+            )
+    kv_down = (rank + model.qk_pos_emb_head_dim, h)
+    families += _linear("self_attention.linear_kv_down_proj", kv_down, down, False, layers)
+    if model.qk_layernorm:
+        families += _norm(model, convention, "self_attention.kv_layernorm", rank, layers)
+    kv_up = (heads * (model.qk_head_dim + model.v_head_dim), rank)
+    families += _linear("self_attention.linear_kv_up_proj", kv_up, 0, False, layers)
+    families += _sinks(model, layers)
+    out = (h, heads * model.v_head_dim)
+    return families + _linear("self_attention.linear_proj", out, 1, model.add_bias_linear, layers)
+
+
+def _mlp(name: str, model: Model, ffn: int, bias: bool, layers: tuple[int, ...]) -> list[Family]:
+    gated = 2 if model.gated_linear_unit else 1
+    return _linear(
+        f"{name}.linear_fc1", (gated * ffn, model.hidden_size), 0, bias, layers, chunks=gated
+    ) + _linear(f"{name}.linear_fc2", (model.hidden_size, ffn), 1, bias, layers)
+
+
+def _dense_mlp(model: Model, layers: tuple[int, ...]) -> list[Family]:
+    return _mlp("mlp", model, ffn_size(model), model.add_bias_linear, layers) if layers else []
+
+
+def _moe(model: Model, layers: tuple[int, ...]) -> list[Family]:
+    if not layers or not model.num_moe_experts:
+        return []
+    h, experts = model.hidden_size, model.num_moe_experts
+    families = _linear("mlp.router", (experts, h), None, model.add_bias_linear, layers)
+    if model.moe_router_enable_expert_bias:
+        name = "decoder.layers.{layer}.mlp.router.expert_bias"
+        families.append(Family(name, (experts,), "float32", layers=layers, is_buffer=True))
+    for family in _mlp("mlp.experts", model, expert_ffn_size(model), model.add_bias_linear, layers):
+        each = family.name + "{expert}"
+        families.append(replace(family, name=each, grid="expert", num_experts=experts))
+    shared = model.moe_shared_expert_intermediate_size
+    if shared:
+        if model.moe_shared_expert_gate:
+            name = "decoder.layers.{layer}.mlp.shared_experts.gate_weight"
+            families.append(Family(name, (1, h), layers=layers))
+        families += _mlp("mlp.shared_experts", model, shared, False, layers)
+    return families

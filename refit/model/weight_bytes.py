@@ -1,0 +1,28 @@
+"""How many bytes of a model each rank of a layout holds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refit.layout.layout import IntArray, Layout
+from refit.layout.tensors import ITEMSIZE, Catalogue
+
+
+def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
+    """Bytes of the weights that a rank holds of one side."""
+    return sum(s.nbytes for s in catalogue.held_by(layout, rank))
+
+
+def per_rank_bytes(catalogue: Catalogue, layout: Layout) -> IntArray:
+    """[gpus]: `weight_bytes` of every rank of a layout; the ranks of a stage hold equal bytes."""
+    stages = layout.stage_layers(catalogue.num_layers)
+    held = np.zeros(layout.pp, dtype=np.int64)
+    for family in catalogue.families:
+        shard = int(np.prod(family.local_shape(family.shards(layout)), dtype=np.int64))
+        nbytes = shard * ITEMSIZE[family.dtype] * (max(1, family.num_experts // layout.ep))
+        if family.layers:
+            held += nbytes * np.array([sum(n in s for n in family.layers) for s in stages])
+        else:
+            ends = {"first": [0], "last": [layout.pp - 1], "both": [0, layout.pp - 1]}
+            held[sorted(set(ends[family.stage]))] += nbytes
+    return np.repeat(held, layout.gpus // layout.pp)

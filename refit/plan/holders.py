@@ -1,0 +1,150 @@
+"""Which source ranks hold a block, and which of them gives it. Pure numpy."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refit.layout.layout import IntArray, Placement
+from refit.layout.tensors import Family
+
+
+class Holders:
+    """The sets of source ranks that hold the same shard, numbered.
+
+    A layout has five kinds of set, from small and heavy to large and light: experts cut over ETP,
+    experts whole, dense cut over TP, dense whole, and tied embeddings (first and last stage).
+    Within a kind all sets are of one size, and a rank is in at most one.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        source = placement.source
+        self._source = source
+        self._placement = placement
+        ends = source.dense[sorted({0, source.pp - 1})]
+        self._tables: list[IntArray] = [
+            source.expert.transpose(0, 2, 3, 1).reshape(-1, source.edp),
+            source.expert.transpose(0, 2, 1, 3).reshape(source.pp * source.ep, -1),
+            source.dense.transpose(0, 3, 1, 2).reshape(source.pp * source.tp, -1),
+            source.dense.reshape(source.pp, -1),
+            ends.transpose(3, 0, 1, 2).reshape(source.tp, -1),
+        ]
+        self._first = np.cumsum([0] + [len(t) for t in self._tables])
+
+    @property
+    def count(self) -> int:
+        """Sets of all kinds."""
+        return int(self._first[-1])
+
+    def ranks(self, set_id: int) -> IntArray:
+        """The source ranks of one set, ascending."""
+        kind = int(np.searchsorted(self._first, set_id, side="right")) - 1
+        return np.sort(self._tables[kind][set_id - self._first[kind]])
+
+    def set_id(self, family: Family, stage: IntArray, ep: IntArray, shard: IntArray) -> IntArray:
+        """The set that holds a family's shard at these (broadcast) source coordinates."""
+        source = self._source
+        if family.grid == "expert":
+            if family.axis is not None:
+                return self._first[0] + (stage * source.ep + ep) * source.etp + shard
+            return self._first[1] + stage * source.ep + ep + 0 * shard
+        if family.stage == "both":
+            return self._first[4] + shard + 0 * (stage + ep)
+        if family.axis is not None:
+            return self._first[2] + stage * source.tp + shard + 0 * ep
+        return self._first[3] + stage + 0 * (ep + shard)
+
+    @cached_property
+    def on_node(self) -> NDArray[np.bool_]:
+        """[sets, nodes]: a rank of this node is in the set."""
+        held = np.zeros((self.count, self._placement.nodes), dtype=bool)
+        for first, table in zip(self._first, self._tables, strict=False):
+            held[
+                first + np.arange(len(table))[:, None], table // self._placement.ranks_per_node
+            ] = True
+        return held
+
+    def choose(self, sets: IntArray, destination: IntArray, nbytes: IntArray) -> IntArray:
+        """The source rank of each block; see `refit.plan.plan.build_plan` for the rule.
+
+        Args:
+            sets, destination, nbytes: [copies], the holders, receiver and size of each block.
+        """
+        source = np.where(self._is_member(sets, destination), destination, -1)
+        load = np.zeros(self._placement.world)
+        rows = np.flatnonzero(source < 0)
+        if not len(rows):
+            return source
+        node = destination[rows] // self._placement.ranks_per_node
+        near = self.on_node[sets[rows], node]
+        candidates = sets[rows] * (self._placement.nodes + 1) + np.where(near, node + 1, 0)
+        # One sort of unique keys: by candidates, then destination, then row.
+        key = (candidates * self._placement.world + destination[rows]) * len(rows) + np.arange(
+            len(rows)
+        )
+        order = np.sort(key) % len(rows)
+        rows, candidates = rows[order], candidates[order]
+        starts = np.flatnonzero(np.diff(candidates, prepend=-1))
+        for start, stop in zip(starts, np.append(starts[1:], len(rows)), strict=True):
+            set_id, place = divmod(int(candidates[start]), self._placement.nodes + 1)
+            ranks = self.ranks(set_id)
+            if place:
+                ranks = ranks[ranks // self._placement.ranks_per_node == place - 1]
+            block = rows[start:stop]
+            picked = ranks[_fill(load[ranks], nbytes[block])]
+            source[block] = picked
+            load += np.bincount(picked, nbytes[block], len(load))
+        return source
+
+    def least_busiest_sender(self, sets: IntArray, nbytes: IntArray) -> int:
+        """A lower bound, in bytes, on what the busiest sender sends when each block leaves its set.
+
+        For each set, and for all source ranks together: the bytes that only its ranks hold, over
+        their number (Hall's condition on these sets); the largest, rounded up.
+        """
+        total = np.bincount(sets, nbytes, self.count)
+        best = 0.0
+        for outer in [*self._tables, np.asarray(self._source.ranks)[None]]:
+            own = np.full(self._placement.world, -1)
+            own[outer] = np.arange(len(outer))[:, None]
+            inside = np.zeros(len(outer))
+            for first, table in zip(self._first, self._tables, strict=False):
+                ids = own[table]  # [sets of this kind, ranks]: the outer set each rank is in
+                within = np.flatnonzero((ids[:, 0] >= 0) & (ids == ids[:, :1]).all(1))
+                inside += np.bincount(ids[within, 0], total[first + within], len(outer))
+            best = max(best, inside.max() / outer.shape[1])
+        return int(np.ceil(best))
+
+    def _is_member(self, sets: IntArray, rank: IntArray) -> NDArray[np.bool_]:
+        """[copies]: the rank is in the set."""
+        member = np.zeros(len(sets), dtype=bool)
+        for first, table in zip(self._first, self._tables, strict=False):
+            own = np.full(self._placement.world, -1)
+            own[table] = first + np.arange(len(table))[:, None]
+            member |= own[rank] == sets
+        return member
+
+
+def _fill(load: NDArray[np.float64], sizes: IntArray) -> IntArray:
+    """Deal blocks, in order, to holders so that all end at one level.
+
+    Args:
+        load: [holders], bytes each gives already.
+        sizes: [blocks], bytes.
+
+    Returns:
+        [blocks], an index into `load`.
+    """
+    if len(load) == 1:
+        return np.zeros(len(sizes), dtype=np.int64)
+    order = np.argsort(load, kind="stable")
+    base = load[order]
+    # With the m least loaded filled level, the level is (total + their loads) / m; m is the largest
+    # number for which every one of them is below it.
+    level = (sizes.sum() + np.cumsum(base)) / np.arange(1, len(base) + 1)
+    m = int(np.flatnonzero(level > base)[-1]) + 1
+    room = np.cumsum(level[m - 1] - base[:m])
+    middle = np.cumsum(sizes) - sizes / 2
+    return order[np.minimum(np.searchsorted(room, middle), m - 1)]

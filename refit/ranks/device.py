@@ -1,0 +1,64 @@
+"""One rank's device: which it is, how much it holds, and waiting for it. Needs torch.
+
+What concerns CUDA has not run yet: the project had no GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from refit.job import Job
+from refit.layout.layout import Placement
+from refit.rules import devices
+
+
+def own(job: Job, placement: Placement, rank: int) -> torch.device:
+    """The CPU, or `cuda:{local rank % GPUs of the node}`, made current. Idle ranks have one too."""
+    if devices.device(job) == "cpu":
+        return torch.device("cpu")
+    index = rank % placement.ranks_per_node % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def require(nbytes: int, device: torch.device, node: int) -> None:
+    """Check that the weights of all ranks that share a GPU fit it; all ranks call together.
+
+    It counts weights only. CUDA's own memory and staging come on top, so what passes may still run
+    out, and then fails as `oom` as well.
+
+    Args:
+        nbytes: of this rank's weights, both sides.
+        node: number of this rank's node.
+
+    Raises:
+        MemoryError: they do not.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    mine = (node, str(device), nbytes)
+    said = [mine] * dist.get_world_size()
+    dist.all_gather_object(said, mine)
+    need = sum(of for *where, of in said if where == [node, str(device)])
+    if free is not None and need > free:
+        sharing = sum(where == [node, str(device)] for *where, _ in said)
+        raise MemoryError(
+            f"{device} of node {node} has {free / 1e9:.2f} GB free; the weights of its"
+            f" {sharing} ranks need {need / 1e9:.2f} GB; use a smaller model or more GPUs"
+        )
+
+
+def synchronize() -> None:
+    """Wait for all that this process has given its GPU; nothing where it uses none."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """The most that torch's allocator held on the GPU; what NVSHMEM allocates is not in it."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+
+
+def name(device: torch.device) -> str:
+    """As the record has it: `cpu`, or what the GPU calls itself."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)

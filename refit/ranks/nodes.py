@@ -1,0 +1,119 @@
+"""The agents of one attempt, one per node: where to meet, and how each node ended, through files.
+
+The attempt's folder is on a file system that all nodes share; nothing else is needed, and no
+port is fixed.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refit.ranks.processes import follows
+from refit.record.point import Attempt, read_json, write_atomic
+from refit.record.record import Ended
+
+POLL_S = 0.2
+# For the other nodes' last words, once this node has ended. Slurm takes SlurmdTimeout, 300 s by
+# default, to notice a dead node; it then ends the job, and the point is tried again.
+LOST_S = 360.0
+
+
+class Stopped(Exception):
+    """This node's part ends for the sake of another, which has a failure to report."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """One agent's view of the attempt.
+
+    Attributes:
+        attempt: whose folder they share.
+        node, count: this node's number, and how many there are.
+    """
+
+    attempt: Attempt
+    node: int = 0
+    count: int = 1
+
+    @contextmanager
+    def meeting(self, limit_s: float) -> Iterator[tuple[str, int, socket.socket | None]]:
+        """Host and port of rank 0's store, and on node 0 the listening socket it takes over.
+
+        Raises:
+            Stopped: another node failed, and may never have opened a store.
+            TimeoutError: node 0 did not say within the limit.
+        """
+        if self.node > 0:
+            said = self._wait_for(self._place, limit_s, self.another_failed)
+            yield str(said["host"]), int(said["port"]), None
+            return
+        # Loopback where nobody else needs to reach it.
+        host = "127.0.0.1" if self.count == 1 else socket.gethostname()
+        with socket.create_server(("127.0.0.1" if self.count == 1 else "", 0)) as listener:
+            port = int(listener.getsockname()[1])
+            if self.count > 1:
+                write_atomic(self._place, json.dumps({"host": host, "port": port}))
+            yield host, port, listener
+
+    def say(self, ended: Ended | None) -> None:
+        """How this node's ranks ended; None where they were stopped for another node's sake."""
+        if self.count > 1:
+            said = {"status": ended and ended.status, "reason": ended.reason if ended else ""}
+            write_atomic(self._end(self.node), json.dumps(said))
+
+    def another_failed(self) -> bool:
+        """Whether to stop, because another node has a failure to report."""
+        others = (self._end(n) for n in range(self.count) if n != self.node)
+        return any(
+            (said := read_json(path)) and said["status"] not in ("ok", "invalid") for path in others
+        )
+
+    def verdict(self, own: Ended | None) -> Ended:
+        """On node 0: how the point ended, from what all nodes say."""
+        found = [own] if own else []
+        for node in range(1, self.count):
+            try:
+                said = self._wait_for(self._end(node), LOST_S)
+            except TimeoutError:
+                found.append(Ended("crashed", f"node {node} did not say how it ended"))
+                continue
+            if said["status"]:
+                found.append(Ended(said["status"], said["reason"]))
+        bad = [e for e in found if e.status not in ("ok", "invalid")]
+        # a death or an error of its own explains the connections that other nodes lost by it
+        order = ("crashed", "oom", "timeout", "unsupported", "failed")
+        return min(bad, key=lambda e: (follows(e), order.index(e.status))) if bad else found[0]
+
+    def wait_for_record(self, limit_s: float) -> None:
+        """On the other nodes: until node 0 has written the attempt's record.
+
+        Raises:
+            TimeoutError: it did not within the limit.
+        """
+        self._wait_for(self.attempt.timing, limit_s)
+
+    @property
+    def _place(self) -> Path:
+        return self.attempt.directory / "meeting.json"
+
+    def _end(self, node: int) -> Path:
+        return self.attempt.directory / f"node{node}.json"
+
+    def _wait_for(
+        self, path: Path, limit_s: float, stop: Callable[[], bool] | None = None
+    ) -> dict[str, Any]:
+        until = time.monotonic() + limit_s
+        while (said := read_json(path)) is None:
+            if stop and stop():
+                raise Stopped
+            if time.monotonic() > until:
+                raise TimeoutError(f"nothing in {path} after {limit_s:g} s")
+            time.sleep(POLL_S)
+        return said

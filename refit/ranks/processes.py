@@ -1,0 +1,177 @@
+"""The rank processes of one point, torch-free: start, watch, end, and say what went wrong."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from refit.ranks.task import Task
+from refit.record.point import Attempt
+from refit.record.record import Ended
+from refit.weights import memory
+
+GRACE_S = 1.0  # after a first failure, for the others to say what they saw
+STOP_POLL_S = 0.5
+LOG_LINES = 8  # of the first failing rank, shown with its failure
+
+
+@dataclass
+class _Rank:
+    """One process and what it has said."""
+
+    number: int
+    process: BaseProcess
+    pipe: Connection
+    doing: str = "starting"
+    ended: Ended | None = None
+    ended_at: float = 0.0
+    listening: bool = field(default=True)
+
+    def hear(self, progress: Callable[[str], None]) -> None:
+        """Take in every message that is there."""
+        try:
+            while self.listening and self.pipe.poll():
+                kind, *rest = self.pipe.recv()
+                if kind == "progress":
+                    self.doing = rest[0]
+                    if self.number == 0:
+                        progress(self.doing)
+                else:
+                    self.ended, self.ended_at = Ended(*rest), time.monotonic()
+        except (EOFError, OSError):
+            self.listening = False
+
+    @property
+    def running(self) -> bool:
+        return self.process.exitcode is None
+
+    def failure(self, oom_kills: int) -> Ended | None:
+        """What went wrong with it, or None."""
+        if self.ended and self.ended.status not in ("ok", "invalid"):
+            return self.ended
+        code = self.process.exitcode
+        if code is None or (self.ended and code == 0):
+            return None
+        if code >= 0:
+            return Ended("crashed", f"exited with code {code} while '{self.doing}'")
+        name = signal.Signals(-code).name
+        if name == "SIGKILL" and memory.oom_kills() > oom_kills:
+            return Ended("oom", f"was killed by the kernel for memory while '{self.doing}'")
+        if name == "SIGBUS":
+            return Ended("oom", f"ended by SIGBUS while '{self.doing}': shared memory ran out")
+        return Ended("crashed", f"ended by {name} while '{self.doing}'")
+
+
+def run(
+    context: ForkServerContext,
+    tasks: list[Task],
+    listener: socket.socket | None,
+    deadline_s: float,
+    progress: Callable[[str], None],
+    stop: Callable[[], bool] | None = None,
+) -> Ended | None:
+    """Run ranks until all have ended, one has failed, or the deadline is past; none is left.
+
+    Args:
+        listener: a bound, listening socket for rank 0's store, where rank 0 is among the tasks.
+        progress: told what rank 0 is doing.
+        stop: asked twice a second whether to end them for somebody else's sake.
+
+    Returns:
+        How they ended; None where `stop` said so.
+    """
+    ranks: list[_Rank] = []
+    before = memory.oom_kills()
+    deadline = time.monotonic() + deadline_s
+    try:
+        for task in tasks:
+            ours, theirs = context.Pipe()
+            own_listener = listener if task.rank == 0 else None
+            process = context.Process(target=_enter, args=(task, theirs, own_listener), daemon=True)
+            process.start()
+            theirs.close()
+            ranks.append(_Rank(task.rank, process, ours))
+        until = deadline
+        # Asked once a turn: who asks takes the news of an exit, and the sentinel is silent then.
+        while running := [r for r in ranks if r.running]:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            sentinels = [r.process.sentinel for r in running]
+            turn = min(left, STOP_POLL_S) if stop else left
+            wait([*sentinels, *(r.pipe for r in ranks if r.listening)], turn)
+            for rank in ranks:
+                rank.hear(progress)
+            # A failure of our own comes first: the others' may be what follows from it.
+            if until == deadline and any(r.failure(before) for r in ranks):
+                until = min(deadline, time.monotonic() + GRACE_S)
+            if stop and until == deadline and stop():
+                return None
+        for rank in ranks:
+            rank.hear(progress)
+        return _verdict(ranks, before, deadline_s, tasks[0].attempt)
+    finally:
+        for rank in ranks:
+            if rank.running:
+                rank.process.kill()
+            rank.process.join()
+            rank.pipe.close()
+
+
+def _enter(task: Task, agent: Connection, listener: socket.socket | None) -> None:
+    from refit.ranks import worker  # only in the rank: it imports torch
+
+    worker.main(task, agent, listener)
+
+
+def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Attempt) -> Ended:
+    failed = [(r, f) for r in ranks if (f := r.failure(oom_kills))]
+    if failed:
+        # A rank that died outright explains the others' lost connections; else the first to speak
+        # does.
+        rank, first = min(failed, key=lambda rf: (follows(rf[1]), rf[0].ended_at))
+        if first.status == "unsupported":  # its text is written for the user, and of every rank
+            return first
+        return Ended(
+            first.status, f"rank {rank.number}: {first.reason}{tail(attempt.rank_log(rank.number))}"
+        )
+    late = [r for r in ranks if r.running]
+    if late:
+        doing = ", ".join(f"rank {r.number} in '{r.doing}'" for r in late[:4]) + (
+            ", ..." if late[4:] else ""
+        )
+        return Ended(
+            "timeout",
+            f"not done after {deadline_s:g} s: {doing}{tail(attempt.rank_log(late[0].number))}",
+        )
+    assert ranks[0].ended is not None
+    return ranks[0].ended
+
+
+def follows(failure: Ended) -> int:
+    """0 for a death, 1 for an error of its own, 2 for an error that a lost peer causes."""
+    if failure.status in ("crashed", "oom"):
+        return 0
+    lost = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "connection was broken",
+    )
+    return 2 if any(text in failure.reason for text in lost) else 1
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log, and its path; nothing where there is none."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return ""
+    return "\n".join(["", *(f"  | {line}" for line in lines), f"  log: {path}"])

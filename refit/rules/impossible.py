@@ -1,0 +1,48 @@
+"""What makes a job impossible: every rule asked, before any rank starts and without torch.
+
+A rule is a small function that returns a reason with its numbers, or None. Those about single
+values are in `refit.rules.values`, those about the model in `refit.rules.model`, those about
+layouts and the machine in `refit.rules.layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from refit.job import Job, UserError
+from refit.layout.layout import place
+from refit.rules.layout import LAYOUT
+from refit.rules.model import MODEL
+from refit.rules.values import VALUES
+
+
+def impossible(job: Job) -> str | None:
+    """The first reason why this job cannot run, or None."""
+    found = reasons(job)
+    return found[0] if found else None
+
+
+def reasons(job: Job) -> list[str]:
+    """Every reason why this job cannot run; a value out of range hides the reasons behind it."""
+    if found := _collect(partial(rule, job) for rule in VALUES):
+        return found
+    found = _collect(partial(rule, job) for rule in MODEL)
+    try:
+        placement = place(job)
+    except UserError as error:
+        return [*found, str(error)]
+    found += _collect(partial(rule, job, placement) for rule in LAYOUT)
+    return list(dict.fromkeys(found))
+
+
+def _collect(questions: Iterable[Callable[[], str | None]]) -> list[str]:
+    found = []
+    for ask in questions:
+        try:
+            reason = ask()
+        except UserError as error:
+            reason = str(error)
+        if reason:
+            found.append(reason)
+    return found

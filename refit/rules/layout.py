@@ -1,0 +1,210 @@
+"""Rules about a model in its two layouts, and about the machine that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from refit.job import Job, UserError
+from refit.layout.layout import Layout, Placement
+from refit.model.architecture import (
+    catalogue,
+    expert_ffn_size,
+    ffn_size,
+    head_size,
+    padded_vocab,
+    query_groups,
+)
+from refit.model.moe_layers import moe_layers
+
+Rule = Callable[[Job, Placement], str | None]
+
+
+def pair_of_another_model(job: Job, placement: Placement) -> str | None:
+    """A public pair says whose it is, so that globbing all pairs takes only those that fit."""
+    owner, name = job.parallel.model, job.model.name
+    if owner in (None, name):
+        return None
+    return (
+        f"the pair '{job.parallel.name}' is {owner}'s, and the model is {name}; use model={owner},"
+        " or parallel.model=null to try it all the same"
+    )
+
+
+def too_many_gpus(job: Job, placement: Placement) -> str | None:
+    """The seed's formulas: source + destination GPUs, or the larger of both when collocated."""
+    source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
+    has = cluster.nodes * cluster.ranks_per_node
+    if placement.used <= has or job.mode == "plan":  # a planned cluster is as large as it needs
+        return None
+    larger = max(source, destination)
+    if job.placement_mode == "collocated":
+        how, out = f"max(source {source}, destination {destination})", ""
+    else:
+        how = f"source {source} + destination {destination}"
+        out = f"collocated mode (needs {larger}) or " if larger <= has else ""
+    out += "smaller degrees" if out else "smaller degrees or a larger cluster"
+    return f"needs {placement.used} GPUs ({how}), cluster '{cluster.name}' has {has}; use {out}"
+
+
+def ep_needs_experts(job: Job, placement: Placement) -> str | None:
+    """Megatron: expert parallelism needs num_moe_experts; so does expert tensor parallelism."""
+    for name, side in _sides(placement):
+        for degree in ("ep", "etp"):
+            size = getattr(side, degree)
+            if size > 1 and not job.model.is_moe:
+                return (
+                    f"parallel.{name}.{degree}={size} needs experts, and model '{job.model.name}'"
+                    f" has none; set parallel.{name}.{degree}=1 or choose a model with experts"
+                )
+    return None
+
+
+def expert_bias_needs_etp_1(job: Job, placement: Placement) -> str | None:
+    """Megatron: experts cut over ETP have no bias. The way in is mostly the default, ETP = TP."""
+    for name, side in _sides(placement):
+        if not job.model.is_moe or not job.model.add_bias_linear or side.etp == 1:
+            continue
+        # a destination's default is the source's ETP, so with one above 1 the source is told first
+        given = getattr(job.parallel, name).etp is not None
+        why = f"parallel.{name}.etp={side.etp}" + ("" if given else f", by default tp={side.tp}")
+        return (
+            f"Bias in Moe is only supported when ETP==1: {why}, with model.add_bias_linear=true;"
+            f" set parallel.{name}.etp=1 (experts stay whole), or model.add_bias_linear=false"
+        )
+    return None
+
+
+def experts_divide(job: Job, placement: Placement) -> str | None:
+    """Every expert-parallel rank has the same number of experts."""
+    experts = job.model.num_moe_experts
+    for name, side in _sides(placement):
+        if experts is not None and experts % side.ep:
+            return _indivisible("model.num_moe_experts", experts, f"parallel.{name}.ep", side.ep)
+    return None
+
+
+def heads_divide(job: Job, placement: Placement) -> str | None:
+    """Attention is cut between heads."""
+    heads = job.model.num_attention_heads
+    for name, side in _sides(placement):
+        if heads % side.tp:
+            return _indivisible("model.num_attention_heads", heads, f"parallel.{name}.tp", side.tp)
+    return None
+
+
+def query_groups_divide(job: Job, placement: Placement) -> str | None:
+    """Query groups divide over TP; or TP over them, and linear_qkv's rows are cut in a group."""
+    m, groups, size = job.model, query_groups(job.model), head_size(job.model)
+    for name, side in _sides(placement):
+        if groups % side.tp and side.tp % groups:
+            return (
+                f"model.num_query_groups={groups} is neither a multiple nor a divisor of"
+                f" parallel.{name}.tp={side.tp}; choose a tp that is"
+            )
+        rows = (m.num_attention_heads + 2 * groups) * size
+        if not m.multi_latent_attention and rows % side.tp:
+            what = (
+                f"linear_qkv's rows, ({m.num_attention_heads} heads + 2 * {groups} groups) * {size}"
+            )
+            return _indivisible(what, rows, f"parallel.{name}.tp", side.tp)
+    return None
+
+
+def widths_divide(job: Job, placement: Placement) -> str | None:
+    """Dense and shared MLPs are cut over TP, experts over ETP."""
+    m, layers = job.model, moe_layers(job.model)
+    for name, side in _sides(placement):
+        cuts = []
+        if not all(layers):
+            cuts.append(("model.ffn_hidden_size", ffn_size(m), "tp", side.tp))
+        if any(layers):
+            cuts.append(("model.moe_ffn_hidden_size", expert_ffn_size(m), "etp", side.etp))
+            shared = m.moe_shared_expert_intermediate_size or 0
+            cuts.append(("model.moe_shared_expert_intermediate_size", shared, "tp", side.tp))
+        for what, size, degree, parts in cuts:
+            if size % parts:
+                return _indivisible(what, size, f"parallel.{name}.{degree}", parts)
+    return None
+
+
+def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
+    """MLA's down-projections, in builds that cut them over TP (without Transformer Engine)."""
+    from refit.model.convention import convention
+
+    m = job.model
+    if not m.multi_latent_attention or not convention(job)[0].mla_down_sharded:
+        return None
+    for name, side in _sides(placement):
+        kv = m.kv_lora_rank + m.qk_pos_emb_head_dim
+        for what, size in (
+            ("model.q_lora_rank", m.q_lora_rank or 0),
+            (f"kv_lora_rank {m.kv_lora_rank} + qk_pos_emb_head_dim {m.qk_pos_emb_head_dim}", kv),
+        ):
+            if size % side.tp:
+                return _indivisible(what, size, f"parallel.{name}.tp", side.tp)
+    return None
+
+
+def vocabulary_divides(job: Job, placement: Placement) -> str | None:
+    """The source's TP pads the vocabulary; the destination must be able to cut what came out."""
+    m, source, destination = job.model, placement.source.tp, placement.destination.tp
+    rows = padded_vocab(m, source)
+    if rows % destination:
+        multiple = m.make_vocab_size_divisible_by
+        return (
+            f"the vocabulary, {m.vocab_size} padded to {rows} (a multiple of {multiple} * source tp"
+            f" {source}), does not divide by parallel.destination.tp={destination}; set"
+            f" model.make_vocab_size_divisible_by to a multiple of {destination}"
+        )
+    return None
+
+
+def layers_divide(job: Job, placement: Placement) -> str | None:
+    """Pipeline stages get whole layers, evenly or as the first and last stage say."""
+    for name, side in _sides(placement):
+        try:
+            side.stage_layers(job.model.num_layers)
+        except UserError as error:
+            return f"parallel.{name}: {error}"
+    return None
+
+
+def cut_axes_divide(job: Job, placement: Placement) -> str | None:
+    """Every cut axis of every tensor divides on both sides: the net below the rules before it."""
+    from refit.model.convention import convention
+
+    for family in catalogue(job.model, placement.source.tp, convention(job)[0]).families:
+        for name, side in _sides(placement):
+            try:
+                if family.axis is not None:
+                    family.segments(family.shards(side), 0)
+            except UserError as error:
+                return f"parallel.{name} ({side.describe()}): {error}"
+    return None
+
+
+LAYOUT: tuple[Rule, ...] = (
+    pair_of_another_model,
+    too_many_gpus,
+    ep_needs_experts,
+    expert_bias_needs_etp_1,
+    experts_divide,
+    heads_divide,
+    query_groups_divide,
+    widths_divide,
+    latent_ranks_divide,
+    vocabulary_divides,
+    layers_divide,
+    cut_axes_divide,
+)
+
+
+def _sides(placement: Placement) -> tuple[tuple[str, Layout], tuple[str, Layout]]:
+    return ("source", placement.source), ("destination", placement.destination)
+
+
+def _indivisible(what: str, size: int, degree: str, parts: int) -> str:
+    fits = [d for d in range(1, parts) if size % d == 0]
+    return (
+        f"{what}={size} does not divide by {degree}={parts}; the next below that does: {fits[-1]}"
+    )

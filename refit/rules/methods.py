@@ -1,0 +1,163 @@
+"""The refit methods: which there are, what each needs, and what `auto` picks. Torch-free."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+from refit.job import Job, UserError
+from refit.layout.layout import Placement
+from refit.rules import devices
+
+
+def _ipc(job: Job, placement: Placement) -> str | None:
+    if placement.nodes > 1:
+        return f"ipc reads its peers' memory and so needs one node; {_spans(job, placement)}"
+    return None
+
+
+def _gloo(job: Job, placement: Placement) -> str | None:
+    if devices.device(job) == "cuda":
+        return (
+            "gloo moves host memory, and this point's weights are on GPUs;"
+            " use refit=ipc, nccl or nvshmem, or cluster.device=cpu"
+        )
+    return None
+
+
+def _symmetric(job: Job, placement: Placement) -> str | None:
+    if devices.device(job) == "cuda":
+        return "symmetric is for CPU ranks; use refit=nvshmem, or cluster.device=cpu"
+    if placement.nodes > 1:
+        return f"symmetric is one node's shared memory; {_spans(job, placement)}"
+    return None
+
+
+def _nixl(job: Job, placement: Placement) -> str | None:
+    if not _installed("nixl"):
+        return "nixl is not installed; pip install 'refit-sweep[nixl]'"
+    return None
+
+
+def _nccl(job: Job, placement: Placement) -> str | None:
+    if devices.device(job) == "cpu":
+        return f"nccl needs a GPU for each rank; {_on_cpu()}; use refit=gloo"
+    ranks = min(placement.ranks_per_node, placement.world)
+    if ranks > devices.gpus():
+        return (
+            f"nccl needs a GPU for each rank; this node has {devices.gpus()} for {ranks} ranks;"
+            " use refit=ipc or nvshmem, which can share one"
+        )
+    return None
+
+
+def _megatron(job: Job, placement: Placement) -> str | None:
+    if job.build != "megatron":
+        return (
+            f"refit=megatron is megatron-core's own refit, which takes GPTModels; build={job.build}"
+            " has none, use build=megatron"
+        )
+    if job.refit.fanout != "direct":
+        return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
+    backend = job.refit.backend
+    if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
+        # its nccl service would run here all the same, over gloo
+        return f"refit.backend={backend} moves GPU memory; {_on_cpu()}; use refit.backend=gloo"
+    if devices.device(job) == "cuda" and backend in ("auto", "nccl"):
+        reason = _nccl(job, placement)
+        return reason and f"refit.backend=nccl: {reason}, or refit.backend=gloo"
+    return None
+
+
+def _nvshmem(job: Job, placement: Placement) -> str | None:
+    install = "pip install 'refit-sweep[nvshmem]'"
+    if devices.device(job) == "cpu":
+        return (
+            f"nvshmem needs NVIDIA GPUs and nvshmem4py ({install}); {_on_cpu()};"
+            " refit=symmetric runs the same schedule in CPU memory"
+        )
+    return None if _installed("nvshmem") else f"nvshmem4py is not installed; {install}"
+
+
+METHODS: dict[str, Callable[[Job, Placement], str | None]] = {
+    "ipc": _ipc,
+    "gloo": _gloo,
+    "symmetric": _symmetric,
+    "nixl": _nixl,
+    "nccl": _nccl,
+    "nvshmem": _nvshmem,
+    "megatron": _megatron,
+}
+"""Each method's file is refit/transport/<name>.py; the function says why it cannot run, or None."""
+
+ON_GPUS = {
+    "non-collocated": ("nvshmem", "ipc", "nccl", "nixl"),
+    "collocated": ("nccl", "ipc", "nvshmem", "nixl"),
+}
+"""What `auto` tries: the eight-GPU table's NVSHMEM and NCCL first, then what comes closest."""
+
+
+def choose(job: Job, placement: Placement) -> tuple[str, str]:
+    """The method a job runs with, and why.
+
+    Returns:
+        (method, reason): what `refit.method` names, or for `auto` what fits the hardware.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    method = job.refit.method
+    if method == "auto":
+        return _auto(job, placement)
+    if method not in METHODS and not _importable(method):
+        raise UserError(f"no refit method '{method}': it cannot be imported here")
+    return method, "asked for"
+
+
+def _auto(job: Job, placement: Placement) -> tuple[str, str]:
+    if devices.device(job) == "cpu":
+        if placement.nodes > 1:
+            return "gloo", f"auto: the ranks are on {placement.nodes} nodes"
+        return "ipc", "auto: all ranks are on one node"
+    why = f"auto: {job.placement_mode} on GPUs"
+    for method in ON_GPUS[job.placement_mode]:
+        reason = METHODS[method](job, placement)
+        if reason is None:
+            return method, why
+        why += f"; not {method}: {reason}"
+    return ON_GPUS[job.placement_mode][0], why
+
+
+def unsupported(method: str, job: Job, placement: Placement) -> str | None:
+    """Why a method cannot run here, or None. Asked before any rank starts."""
+    check = METHODS.get(method)
+    return devices.missing(job) or (check(job, placement) if check else None)
+
+
+def locate(method: str) -> tuple[str, str]:
+    """Module and class of a transport: `refit.transport.ipc`, `Transport`; or as written."""
+    if method in METHODS:
+        return f"refit.transport.{method}", "Transport"
+    module, _, name = method.partition(":")
+    return module, name
+
+
+def _spans(job: Job, placement: Placement) -> str:
+    across = "nccl or nvshmem" if devices.device(job) == "cuda" else "gloo"
+    return f"this point spans {placement.nodes}; use refit={across}"
+
+
+def _on_cpu() -> str:
+    return devices.no_cuda() or "this point's ranks are on CPUs (cluster.device=cpu)"
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _importable(method: str) -> bool:
+    module, name = locate(method)
+    try:
+        return bool(name) and importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False

@@ -1,0 +1,255 @@
+"""Values that no job can have: words outside a vocabulary, counts below one. Checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from difflib import get_close_matches
+from operator import attrgetter
+from typing import Any
+
+from refit.job import Job
+from refit.rules.methods import METHODS
+
+JobRule = Callable[[Job], str | None]
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "mode": ("measure", "plan"),
+    "build": ("megatron", "shards"),
+    "verify": ("bits", "logits"),
+    "cluster.launcher": ("local", "slurm"),
+    "cluster.device": ("auto", "cpu", "cuda"),
+    "sweep.mode": ("retry", "cached", "force", "read-only"),
+    "cluster.hardware.device": ("cuda", "cpu"),
+    "refit.mode": ("auto", "collocated", "non-collocated"),
+    "refit.fanout": ("direct", "hierarchical"),
+    # megatron-core's copy services; which of them it has depends on its version
+    "refit.backend": ("auto", "gloo", "nccl", "nvshmem", "nixl"),
+    "parallel.mode": ("collocated", "non-collocated"),
+    "model.normalization": ("LayerNorm", "RMSNorm"),
+    "model.activation_func": ("gelu", "silu", "quick_gelu"),
+    "model.softmax_type": ("vanilla", "off-by-one", "learnable"),
+    "model.position_embedding_type": ("learned_absolute", "rope", "yarn", "none"),
+    "model.rope_type": ("yarn", "rope"),
+    "model.moe_token_dispatcher_type": ("allgather", "alltoall", "flex"),
+    "model.moe_flex_dispatcher_backend": ("deepep", "hybridep"),
+    "model.moe_token_drop_policy": ("probs", "position"),
+    "model.moe_router_score_function": ("softmax", "sigmoid"),
+    "model.moe_router_dtype": (None, "fp32", "fp64"),
+}
+AUX_LOSSES = ("aux_loss", "seq_aux_loss", "global_aux_loss")
+LOAD_BALANCING = (*AUX_LOSSES, "sinkhorn", "none")
+MINIMA: dict[str, int] = {
+    "bench.iterations": 1,
+    "bench.warmup": 0,
+    "cluster.nodes": 1,
+    "cluster.ranks_per_node": 1,
+    "sweep.pack": 1,
+    "sweep.repeat": 1,
+    "sweep.repetition": 1,
+    "sweep.max_attempts": 1,
+    "refit.in_flight": 1,
+    "refit.max_ops_per_group": 2,  # a send and the receive that goes with it
+    "refit.streams": 1,
+    "model.num_layers": 1,
+    "model.hidden_size": 1,
+    "model.num_attention_heads": 1,
+    "model.ffn_hidden_size": 1,
+    "model.num_query_groups": 1,
+    "model.kv_channels": 1,
+    "model.q_lora_rank": 1,
+    "model.kv_lora_rank": 1,
+    "model.qk_head_dim": 1,
+    "model.qk_pos_emb_head_dim": 1,
+    "model.v_head_dim": 1,
+    "model.vocab_size": 1,
+    "model.make_vocab_size_divisible_by": 1,
+    "model.seq_length": 1,
+    "model.max_position_embeddings": 1,
+    "model.original_max_position_embeddings": 1,
+    "model.rotary_base": 1,
+    "model.num_moe_experts": 1,
+    "model.moe_ffn_hidden_size": 1,
+    "model.moe_shared_expert_intermediate_size": 1,
+    "model.moe_router_topk": 1,
+    "model.moe_router_num_groups": 1,
+    "model.moe_router_group_topk": 1,
+}
+
+
+def known_words(job: Job) -> str | None:
+    """Every field with a vocabulary holds a word of it."""
+    for name, allowed in CHOICES.items():
+        value = attrgetter(name)(job)
+        if value not in allowed:
+            return f"{name}={value} is not one of {_listed(allowed)}{_guess(value, allowed)}"
+    return None
+
+
+def method_known(job: Job) -> str | None:
+    """The method is one of ours, or written as somebody's class, which is looked for later."""
+    value = job.refit.method
+    if value == "auto" or value in METHODS or ":" in value:
+        return None
+    return (
+        f"no refit method '{value}'; there are {_listed(('auto', *METHODS))}, and any importable"
+        f" package.module:Class{_guess(value, ('auto', *METHODS))}"
+    )
+
+
+def misspelt(job: Job) -> str | None:
+    """A word that no job can mean; unlike a pair of layouts that does not fit, it is a mistake."""
+    return known_words(job) or method_known(job)
+
+
+def counts_large_enough(job: Job) -> str | None:
+    """Sizes and counts are positive; `null` means Megatron's default and is left alone."""
+    for name, minimum in MINIMA.items():
+        value = attrgetter(name)(job)
+        if value is not None and value < minimum:
+            return f"{name}={value}: must be {minimum} or more"
+    return None
+
+
+def amounts_positive(job: Job) -> str | None:
+    """Times, factors and sizes in fractions are above zero, and numbers at all."""
+    for name in (
+        "bench.deadline_s",
+        "refit.bucket_mb",
+        "model.rotary_percent",
+        "model.rope_scaling_factor",
+        "model.rotary_scaling_factor",
+        "model.activation_func_clamp_value",
+    ):
+        value = attrgetter(name)(job)
+        if value is not None and not value > 0:  # also NaN
+            return f"{name}={value}: must be more than 0"
+    return None
+
+
+def rates_positive(job: Job) -> str | None:
+    """What a cluster states of its hardware is a rate; no efficiency beats the link it is of."""
+    hardware = job.cluster.hardware
+    for name, value in asdict(hardware).items():
+        where = f"cluster.hardware.{name}={value}"
+        if name.endswith("_efficiency") and not 0 < value <= 1:
+            return f"{where}: must be more than 0, and 1 at most"
+        if name.endswith(("_gb", "_gbps")) and value is not None and not 0 < value < float("inf"):
+            return f"{where}: must be more than 0, or null where it is unknown"
+    if not 0 <= hardware.latency_us < float("inf"):
+        return f"cluster.hardware.latency_us={hardware.latency_us}: must be 0 or more"
+    return _wrong_fit(hardware.fitted)
+
+
+FITTED = {"wire": 1.0, "latency_us": 0.0, "staging": 0.0, "fixed_us": 0.0}  # and their minima
+
+
+def _wrong_fit(fitted: Any) -> str | None:
+    where = "cluster.hardware.fitted"
+    if fitted is None:
+        return None
+    if not isinstance(fitted, dict):
+        return f"{where}={fitted!r} is not a mapping of methods"
+    for method, terms in fitted.items():
+        if not isinstance(terms, dict) or set(terms) - set(FITTED):
+            return f"{where}.{method}={terms!r}: allowed: {', '.join(FITTED)}"
+        for name, value in terms.items():
+            if not isinstance(value, int | float) or not FITTED[name] <= value < float("inf"):
+                return f"{where}.{method}.{name}={value}: must be {FITTED[name]:g} or more"
+    return None
+
+
+def exclude_is_a_list(job: Job) -> str | None:
+    """Patterns stand in a list, also a single one."""
+    value = job.sweep.exclude
+    if value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return None
+    return f"sweep.exclude={value} is not a list of patterns; write 'sweep.exclude=[*gloo*]'"
+
+
+def windows_valid(job: Job) -> str | None:
+    """A window is two sizes; what it skips is every Nth layer, or said layer by layer."""
+    m = job.model
+    size, skip = m.window_size, m.window_attn_skip_freq
+    pair = isinstance(size, list) and len(size) == 2 and all(_whole(x, -1) for x in size)
+    if size is not None and not pair:
+        return (
+            f"model.window_size={size} is not a list of two whole numbers of -1 (no end) or more,"
+            " left and right; write [128,0], or null for full attention"
+        )
+    if skip is None:
+        return None
+    if size is None:
+        return f"model.window_attn_skip_freq={skip} skips windows, and model.window_size is null"
+    per_layer = isinstance(skip, list) and all(x in (0, 1) for x in skip)
+    if per_layer and len(skip) != m.num_layers:
+        return f"model.window_attn_skip_freq lists {len(skip)} layers, the model has {m.num_layers}"
+    if not per_layer and not _whole(skip, 1):
+        return (
+            f"model.window_attn_skip_freq={skip} is not a positive whole number or a list of 0 and"
+            " 1 (1: windowed)"
+        )
+    return None
+
+
+def balancing_known(job: Job) -> str | None:
+    """One name of the list, or a list of several auxiliary losses."""
+    value = job.model.moe_router_load_balancing_type
+    for name in value if isinstance(value, list) else [value]:
+        if name not in LOAD_BALANCING:
+            hint = _guess(str(name), LOAD_BALANCING)
+            return (
+                f"model.moe_router_load_balancing_type={name} is not one of"
+                f" {_listed(LOAD_BALANCING)}{hint}"
+            )
+        if isinstance(value, list) and name == "sinkhorn":
+            return (
+                "model.moe_router_load_balancing_type: sinkhorn is no loss and cannot stand in a"
+                f" list; a list combines {_listed(AUX_LOSSES)}"
+            )
+    return None
+
+
+def coefficients_match(job: Job) -> str | None:
+    """A list of load balancing types has as many coefficients; a single type has a single one."""
+    types, coeffs = job.model.moe_router_load_balancing_type, job.model.moe_aux_loss_coeff
+    for coeff in coeffs if isinstance(coeffs, list) else [coeffs]:
+        if not isinstance(coeff, int | float):
+            return f"model.moe_aux_loss_coeff={coeffs!r} is not a number or a list of numbers"
+    if isinstance(types, list) and not (isinstance(coeffs, list) and len(coeffs) == len(types)):
+        return (
+            f"model.moe_aux_loss_coeff={coeffs} must be a list of {len(types)} numbers, one for"
+            f" each of model.moe_router_load_balancing_type={types}"
+        )
+    if isinstance(coeffs, list) and not isinstance(types, list):
+        return (
+            f"model.moe_aux_loss_coeff={coeffs} is a list, so model.moe_router_load_balancing_type"
+            f" must be a list of {len(coeffs)} names; it is {types}"
+        )
+    return None
+
+
+VALUES: tuple[JobRule, ...] = (
+    known_words,
+    method_known,
+    counts_large_enough,
+    amounts_positive,
+    rates_positive,
+    exclude_is_a_list,
+    windows_valid,
+    balancing_known,
+    coefficients_match,
+)
+
+
+def _whole(value: object, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _listed(words: tuple[str | None, ...]) -> str:
+    return ", ".join("null" if word is None else word for word in words)
+
+
+def _guess(value: str, words: tuple[str | None, ...]) -> str:
+    close = get_close_matches(str(value), [word for word in words if word])
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,295 @@
+"""A real megatron-core GPTModel for one side on one rank, with its groups; also without CUDA."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import fields
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.functional import gelu, silu
+
+from refit.job import Job, UserError
+from refit.layout.layout import IntArray, Layout, Placement
+from refit.model.architecture import padded_vocab
+from refit.model.convention import has_transformer_engine
+from refit.model.moe_layers import moe_layers
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Megatron warns of what it lacks and of what matters in training; none of it does here."""
+    with warnings.catch_warnings():
+        for text in (
+            "(Transformer Engine and )?Apex (is|are) not installed",
+            "moe_ffn_hidden_size is not set",
+            "Using a large number of experts .* without fp32 routing",
+            "full scope is deprecated. Use empty cuda_graph_scope",
+            "When using expert parallelism and tensor parallelism for training",
+            "When using async grad allreduce",
+            "Warning: tp_group is None",  # see megatron_runs
+            "`torch.distributed.[a-z_]*` is deprecated",  # collectives that Megatron calls
+        ):
+            warnings.filterwarnings("ignore", message=text)
+        yield
+
+
+with _quiet():
+    from megatron.core import parallel_state
+    from megatron.core.activations import quick_gelu
+    from megatron.core.extensions.transformer_engine import HAVE_TE
+    from megatron.core.fusions import fused_softmax
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.tensor_parallel import layers
+    from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+    from megatron.core.transformer import multi_latent_attention
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
+    from megatron.core.transformer.moe import moe_utils
+    from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
+    from megatron.core.utils import GlobalMemoryBuffer
+
+
+ACTIVATIONS = {"gelu": gelu, "silu": silu, "quick_gelu": quick_gelu}
+
+
+class LatentDotProductAttention(DotProductAttention):
+    """The plain attention, for MLA, whose value heads have another size than query heads."""
+
+    def __init__(
+        self, *args: Any, k_channels: int | None = None, v_channels: int | None = None, **kw: Any
+    ) -> None:
+        super().__init__(*args, **kw)
+        # not from v_channels: Megatron makes a first one without it, and then another over that
+        heads = self.num_attention_heads_per_partition
+        self.hidden_size_per_partition = self.config.v_head_dim * heads
+
+
+def _outside_window(queries: int, keys: int, window: tuple[int, int]) -> torch.Tensor:
+    """[queries, keys], true where a key is hidden: outside [left, right] of its query."""
+    seen = torch.ones(queries, keys, dtype=torch.bool)
+    return ~seen.triu(keys - queries - window[0]).tril(keys - queries + window[1])
+
+
+@contextmanager
+def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
+    """Inside, a GPTModel of these groups builds and runs, CUDA and Transformer Engine or not."""
+    with ExitStack() as stack:
+
+        def replace(owner: Any, name: str, value: Any) -> None:
+            if hasattr(owner, name):
+                stack.callback(setattr, owner, name, getattr(owner, name))
+            else:
+                stack.callback(delattr, owner, name)
+            setattr(owner, name, value)
+
+        stack.enter_context(_quiet())
+        # quick_gelu is compiled at its first call: half a minute for what eager does in no time
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # MLA's linear_q_proj and its gather after the down-projections ask for the global TP group,
+        # whatever pg_collection says; the other two are what makes parallel_state "initialized"
+        replace(parallel_state, "_TENSOR_MODEL_PARALLEL_GROUP", groups.tp)
+        replace(parallel_state, "_PIPELINE_MODEL_PARALLEL_GROUP", groups.pp)
+        replace(parallel_state, "_DATA_PARALLEL_GROUP", groups.dp)
+        # attention and the expert gather take their scratch memory from here
+        replace(parallel_state, "_GLOBAL_MEMORY_BUFFER", GlobalMemoryBuffer())
+        # attention dropout forks a random state that only training seeds; in eval it drops nothing
+        replace(CudaRNGStatesTracker, "fork", lambda *_, **__: nullcontext())
+        if not has_transformer_engine():
+            # the router asks whether this is None, and without the engine it is not even that
+            replace(moe_utils, "te_general_gemm", None)
+            # true here even without it, and then isinstance(..., TELinear) fails: that is no class
+            replace(multi_latent_attention, "HAVE_TE", False)
+        if not torch.cuda.is_available():
+            # the device of every buffer that Megatron makes
+            replace(torch.cuda, "current_device", lambda: "cpu")
+            # Megatron's own names the device cuda outright
+            replace(fused_softmax, "get_sliding_window_causal_mask", _outside_window)
+        # sets the attributes that Megatron's refit plans by, and then a whole weight's values
+        replace(layers, "_initialize_affine_weight_cpu", _set_attributes)
+        yield
+
+
+def gpt_model(
+    job: Job,
+    placement: Placement,
+    side: Literal["source", "destination"],
+    rank: int,
+    dtype: torch.dtype = torch.bfloat16,
+) -> GPTModel:
+    """One side's model on one of its ranks; its weights are not initialised.
+
+    Args:
+        dtype: of the weights but for norms; float64 for a pass that hardly depends on the layout.
+
+    Raises:
+        UserError: megatron-core refuses the configuration.
+    """
+    engine = has_transformer_engine()
+    if engine and not HAVE_TE:
+        raise UserError(
+            "transformer_engine is installed, but megatron-core cannot import it here; repair or"
+            " remove it (python -c 'import transformer_engine.pytorch' says why)"
+        )
+    model, layout = job.model, getattr(placement, side)
+    groups = process_groups(layout, rank)
+    stage = groups.pp.rank()
+    try:
+        with megatron_runs(groups):
+            config = _config(job, layout, dtype)
+            spec = get_gpt_decoder_block_spec(
+                config, engine, normalization=model.normalization, pp_rank=stage
+            )
+            if model.multi_latent_attention and not engine:
+                for layer in spec.layer_specs:
+                    layer.submodules.self_attention.submodules.core_attention = (
+                        LatentDotProductAttention
+                    )
+            gpt = GPTModel(
+                config,
+                spec,
+                vocab_size=padded_vocab(model, placement.source.tp),
+                max_sequence_length=model.max_position_embeddings,
+                pre_process=stage == 0,
+                post_process=stage == layout.pp - 1,
+                share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+                position_embedding_type=model.position_embedding_type,
+                rotary_percent=model.rotary_percent,
+                rotary_base=model.rotary_base,
+                rope_scaling=model.rope_scaling,
+                rope_scaling_factor=model.rope_scaling_factor,
+                pg_collection=groups,
+            )
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"megatron-core refuses the {side} model: {error}") from error
+    positions = getattr(getattr(gpt, "embedding", None), "position_embeddings", None)
+    if positions is not None:
+        # a plain torch.nn.Embedding, float32 until the training loop's Float16Module casts it
+        positions.weight.data = torch.empty_like(positions.weight, dtype=dtype)
+    return gpt
+
+
+def dispatcher(job: Job) -> str:
+    """The token dispatcher that is built: the asked one, or allgather where it cannot run.
+
+    alltoall wants CUDA streams, flex wants DeepEP or HybridEP. It has no weights.
+    """
+    asked = job.model.moe_token_dispatcher_type
+    return asked if torch.cuda.is_available() and asked == "alltoall" else "allgather"
+
+
+def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
+    model = job.model
+    kind = MLATransformerConfig if model.multi_latent_attention else TransformerConfig
+    known = {f.name for f in fields(kind)}
+    values = {f.name: getattr(model, f.name) for f in fields(model) if f.name in known}
+    values["activation_func"] = ACTIVATIONS[model.activation_func]
+    values["window_size"] = tuple(model.window_size) if model.window_size else None
+    values["moe_layer_freq"] = [int(x) for x in moe_layers(model)]
+    values["moe_token_dispatcher_type"] = dispatcher(job)
+    # the overlap is the alltoall dispatcher's, and goes where that goes
+    overlap = model.moe_shared_expert_overlap and dispatcher(job) == "alltoall"
+    values["moe_shared_expert_overlap"] = overlap
+    # without Transformer Engine it would be the legacy GroupedMLP: one tensor for all experts
+    values["moe_grouped_gemm"] = model.moe_grouped_gemm and has_transformer_engine()
+    config = kind(
+        **values,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        expert_model_parallel_size=layout.ep,
+        expert_tensor_parallel_size=layout.etp,
+        num_layers_in_first_pipeline_stage=layout.first_stage_layers,
+        num_layers_in_last_pipeline_stage=layout.last_stage_layers,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        use_cpu_initialization=True,
+        # Transformer Engine sets its weights' attributes whether they are initialised or not
+        perform_initialization=not has_transformer_engine(),
+        init_method=_leave_alone,
+        output_layer_init_method=_leave_alone,
+        embedding_init_method=_leave_alone,
+    )
+    if model.position_embedding_type == "yarn" and not model.multi_latent_attention:
+        # GPTModel looks for these on the config, which has no fields for them; without the two
+        # mscales the attention's temperature follows from the scaling factor, as in GPT-OSS
+        config.yarn_rotary_scaling_factor = model.rotary_scaling_factor
+        config.yarn_original_max_position_embeddings = model.original_max_position_embeddings
+        config.yarn_beta_fast, config.yarn_beta_slow = model.beta_fast, model.beta_slow
+        config.yarn_mscale = config.yarn_mscale_all_dim = None
+        config.yarn_correction_range_round_to_int = False
+    return config
+
+
+def _set_attributes(
+    weight: torch.Tensor,
+    output_size: int,
+    input_size: int,
+    per_partition_size: int,
+    partition_dim: int,
+    init_method: Any,
+    stride: int = 1,
+    **_: Any,
+) -> None:
+    """What Megatron's `_initialize_affine_weight_cpu` does, but for the values."""
+    layers.set_tensor_model_parallel_attributes(weight, True, partition_dim, stride)
+
+
+def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
+    """Initialise nothing: the values are this program's own."""
+    return weight
+
+
+def process_groups(layout: Layout, rank: int) -> ProcessGroupCollection:
+    """The groups of one rank, in the layout's own rank order; all its ranks must call together.
+
+    CP does not shard weights and the plain attention has none, so context-parallel ranks are plain
+    replicas here, part of `dp`. `embd` stays empty: tied embeddings are refitted, not all-reduced.
+    """
+    replicas = layout.dense.reshape(layout.pp, -1, layout.tp)
+    # one enumeration after another, each a partition of the ranks: no two wait for each other
+    groups = ProcessGroupCollection(
+        tp=_group(replicas, (2,), rank),
+        pp=_group(replicas, (0,), rank),
+        dp=_group(replicas, (1,), rank),
+        cp=_group(replicas, (), rank),
+        tp_dp_cp=_group(replicas, (1, 2), rank),
+        mp=_group(replicas, (0, 2), rank),
+        expt_tp=_group(layout.expert, (3,), rank),
+        ep=_group(layout.expert, (2,), rank),
+        expt_dp=_group(layout.expert, (1,), rank),
+        tp_ep=_group(layout.expert, (2, 3), rank),
+        tp_ep_pp=_group(layout.expert, (0, 2, 3), rank),
+        embd=None,
+        pos_embd=None,
+    )
+    groups.tp_cp, groups.dp_cp = groups.tp, groups.dp
+    return groups
+
+
+def _group(grid: IntArray, axes: tuple[int, ...], rank: int) -> dist.ProcessGroup:
+    """The group of the ranks that differ from this one only along some axes of a grid."""
+    others = [axis for axis in range(grid.ndim) if axis not in axes]
+    rows = grid.transpose(*others, *axes).reshape(
+        -1, int(np.prod([grid.shape[a] for a in axes], dtype=int))
+    )
+    return _new_group(
+        dist.group.WORLD, tuple(int(r) for r in rows[np.argwhere(rows == rank)[0][0]])
+    )
+
+
+@cache
+def _new_group(world: dist.ProcessGroup, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+    """One group per set of ranks, however many roles it has; only its members meet to make it.
+
+    `world` is part of the key: groups die with the process group they were made in.
+    """
+    if len(ranks) == world.size():
+        return world
+    return dist.new_group(list(ranks), use_local_synchronization=True)

@@ -1,0 +1,137 @@
+"""A rank's tensors made real: plain shards, or a megatron-core GPTModel bound to them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from refit.job import Job
+from refit.layout.layout import Layout, Placement
+from refit.layout.tensors import Catalogue
+from refit.model.architecture import catalogue
+from refit.model.convention import convention, logical_name
+from refit.weights.slab import Slab
+from refit.weights.weights import Weights
+
+Side = Literal["source", "destination"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """One side of a job on one of its ranks.
+
+    Attributes:
+        layout: of the side.
+        catalogue: every tensor of the model, the same on both sides.
+        weights: what this rank holds, and the model that it is bound to.
+    """
+
+    layout: Layout
+    catalogue: Catalogue
+    weights: Weights
+
+    @property
+    def model(self) -> Any:
+        """As `weights.model`."""
+        return self.weights.model
+
+
+def build(
+    job: Job,
+    placement: Placement,
+    side: Side,
+    rank: int,
+    slab: Slab | None,
+    device: str | torch.device = "cpu",
+) -> Built | None:
+    """Make one side's weights on this rank.
+
+    With build=megatron the side's process groups are made here: torch.distributed must be
+    initialised, and the side's ranks must all call, source before destination; idle ranks need not.
+
+    Args:
+        slab: CPU memory for the arena, for peers to map; None, or another device: private memory
+            of the device.
+
+    Returns:
+        None on a rank outside the side's layout.
+
+    Raises:
+        UserError: megatron-core refuses the model or layout.
+        RuntimeError: its weights are not those that `refit.layout.tensors` says.
+    """
+    layout: Layout = getattr(placement, side)
+    if rank not in layout.ranks:
+        return None
+    if torch.device(device).type != "cpu":
+        slab = None
+    kind, _ = convention(job)
+    tensors = catalogue(job.model, placement.source.tp, kind)
+    if job.build == "shards":
+        return Built(layout, tensors, Weights.allocate(tensors.held_by(layout, rank), slab, device))
+    # four seconds of imports that build=shards does not need
+    from refit.weights import megatron_build
+
+    model = megatron_build.gpt_model(job, placement, side, rank)
+    weights = Weights.allocate(tensors.held_by(layout, rank), slab, device)
+    bind(model, weights, tied=job.model.share_embeddings_and_output_weights)
+    return Built(layout, tensors, replace(weights, model=model))
+
+
+def bind(model: Any, weights: Weights, tied: bool) -> None:
+    """Move every parameter and persistent buffer of a GPTModel into the arena, by name.
+
+    What the model held before is dropped, not copied. Buffers that are not persistent (a training
+    step's counters) stay where they are: a checkpoint does not have them either.
+
+    Raises:
+        RuntimeError: a weight without a tensor, or the reverse, or of another shape or dtype.
+    """
+    unbound = {shard.name: shard for shard in weights.shards}
+    layers = model.decoder.layers
+    first_layer = layers[0].layer_number - 1 if len(layers) else 0
+    experts = [x.mlp.local_expert_indices for x in layers if hasattr(x.mlp, "local_expert_indices")]
+    for module, path, leaf, is_buffer in _places(model):
+        held = getattr(module, leaf)
+        name = f"{path}.{leaf}" if path else leaf
+        logical = logical_name(name, first_layer, experts[0][0] if experts else 0, tied)
+        shard = unbound.pop(logical, None)
+        if shard is None:
+            raise RuntimeError(
+                f"megatron-core's {name}, {_kind(held, is_buffer)}, would be {logical}: not among"
+                " the tensors that refit.tensors gives this rank, or bound twice"
+            )
+        view = weights.tensors[shard.tensor]
+        ours, theirs = _kind(view, shard.family.is_buffer), _kind(held, is_buffer)
+        if ours != theirs:
+            raise RuntimeError(
+                f"{logical}: {ours} by refit.tensors, {theirs} in megatron-core's {name}"
+            )
+        if is_buffer:
+            module._buffers[leaf] = view
+        else:
+            held.data = view
+    if unbound:
+        names = ", ".join(f"{s.name} {s.shape}" for s in list(unbound.values())[:5])
+        raise RuntimeError(
+            f"megatron-core's model lacks {len(unbound)} tensors, among them {names}"
+        )
+
+
+def _places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, bool]]:
+    """(module, its path, attribute, whether a buffer) of every parameter and persistent buffer."""
+    for path, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                yield module, path, leaf, False
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:
+                yield module, path, leaf, True
+
+
+def _kind(tensor: torch.Tensor, is_buffer: bool) -> str:
+    what = "buffer" if is_buffer else "parameter"
+    return f"{what} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

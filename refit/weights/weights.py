@@ -1,0 +1,105 @@
+"""One rank's weights of one side in one arena: each shard a view, where the shard list puts it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from refit.job import UserError
+from refit.layout.tensors import Shard
+from refit.weights.slab import Slab
+
+MADV_POPULATE_WRITE = 23  # Linux 5.14; not in Python's mmap module
+
+ALIGNMENT = 64  # bytes: a cache line, and enough for any vector load of a copy kernel
+
+TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What one rank holds of one side.
+
+    Attributes:
+        arena: [bytes] of uint8; no shard lies outside it.
+        shards: in arena order.
+        tensors: tensor id -> view of the arena, in the shard's dtype and shape.
+        model: megatron-core's GPTModel whose parameters and persistent buffers are these views,
+            its `pg_collection` set; None for build=shards.
+    """
+
+    arena: torch.Tensor
+    shards: list[Shard]
+    tensors: dict[int, torch.Tensor]
+    model: Any = None
+
+    @staticmethod
+    def allocate(
+        shards: Sequence[Shard], slab: Slab | None = None, device: str | torch.device = "cpu"
+    ) -> Weights:
+        """An arena of the right size; its memory is not touched here.
+
+        Args:
+            shards: from `Catalogue.held_by`; may be empty.
+            slab: CPU memory to take the arena from, which other processes may then map; None:
+                private.
+            device: of a private arena.
+        """
+        _, total = offsets(shards)
+        if slab is None or not total:
+            return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
+        start = slab.take(total)
+        return Weights.view(shards, attach(slab, start + total)[start:])
+
+    def populate(self) -> None:
+        """Map every page now, which is faster than by a fault each. Where it fails, they fault."""
+        if self.arena.device.type == "cpu" and self.arena.numel():
+            start = self.arena.data_ptr()
+            ctypes.CDLL(None).madvise(
+                ctypes.c_void_p(start), ctypes.c_size_t(self.arena.numel()), MADV_POPULATE_WRITE
+            )
+
+    @staticmethod
+    def view(shards: Sequence[Shard], arena: torch.Tensor) -> Weights:
+        """The same views over an arena that exists: the way a peer sees another rank's weights.
+
+        Raises:
+            UserError: the arena is not the one that these shards need.
+        """
+        starts, total = offsets(shards)
+        if arena.dtype != torch.uint8 or arena.numel() != total:
+            raise UserError(
+                f"an arena of {arena.numel()} x {arena.dtype} for shards that need {total} bytes"
+            )
+        tensors = {
+            shard.tensor: arena[start : start + shard.nbytes]
+            .view(TORCH_DTYPE[shard.family.dtype])
+            .view(shard.shape)
+            for start, shard in zip(starts, shards, strict=True)
+        }
+        return Weights(arena, list(shards), tensors)
+
+
+def device_of(*sides: Weights | None) -> torch.device:
+    """The device that a rank's weights are on; the CPU where it holds none."""
+    return next((w.arena.device for w in sides if w is not None), torch.device("cpu"))
+
+
+def attach(slab: Slab, nbytes: int) -> torch.Tensor:
+    """The first bytes of a slab, as a tensor of uint8 that other processes can map."""
+    # torch keeps a duplicate of the descriptor; its type stubs do not know the method
+    new = torch.UntypedStorage._new_shared_fd_cpu  # type: ignore[attr-defined]
+    return torch.empty(0, dtype=torch.uint8).set_(new(slab.descriptor, nbytes))
+
+
+def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:
+    """Where each shard starts in the arena, and the arena's size, both in bytes; in list order."""
+    starts, end = [], 0
+    for shard in shards:
+        starts.append(end)
+        end += -(-shard.nbytes // ALIGNMENT) * ALIGNMENT
+    return starts, end

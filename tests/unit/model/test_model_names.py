@@ -1,0 +1,103 @@
+"""GPTModel names -> logical names, and what a build says of itself; both without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.model.architecture import LOCAL_SPEC, PRODUCTION
+from refit.model.convention import convention, logical_name, no_logits
+
+ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
+
+
+@pytest.mark.parametrize(
+    ("local", "expected"),
+    [
+        ("2.input_layernorm.weight", "12.input_layernorm.weight"),
+        ("0.mlp.router.expert_bias", "10.mlp.router.expert_bias"),
+        ("0.mlp.shared_experts.linear_fc1.weight", "10.mlp.shared_experts.linear_fc1.weight"),
+        # SequentialMLP
+        (f"1.{EXPERTS}local_experts.3.linear_fc1.weight", f"11.{EXPERTS}linear_fc1.weight67"),
+        (f"1.{EXPERTS}local_experts.0.linear_fc2.bias", f"11.{EXPERTS}linear_fc2.bias64"),
+        # TEGroupedMLP
+        (f"1.{EXPERTS}linear_fc2.weight15", f"11.{EXPERTS}linear_fc2.weight79"),
+        (f"1.{EXPERTS}linear_fc1.bias0", f"11.{EXPERTS}linear_fc1.bias64"),
+        # norms that Transformer Engine fuses
+        (f"0.{ATTENTION}linear_qkv.layer_norm_weight", "10.input_layernorm.weight"),
+        (f"0.{ATTENTION}linear_q_proj.layer_norm_weight", "10.input_layernorm.weight"),
+        ("0.mlp.linear_fc1.layer_norm_bias", "10.pre_mlp_layernorm.bias"),
+        (f"0.{ATTENTION}linear_q_up_proj.layer_norm_weight", f"10.{ATTENTION}q_layernorm.weight"),
+        (f"0.{ATTENTION}linear_kv_up_proj.layer_norm_weight", f"10.{ATTENTION}kv_layernorm.weight"),
+    ],
+)
+def test_names_inside_layers(local: str, expected: str) -> None:
+    name = logical_name(f"decoder.layers.{local}", first_layer=10, first_expert=64)
+    assert name == f"decoder.layers.{expected}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["embedding.word_embeddings.weight", "decoder.final_layernorm.weight", "output_layer.weight"],
+)
+def test_names_outside_layers_stay(name: str) -> None:
+    assert logical_name(name, first_layer=10, first_expert=64) == name
+
+
+def test_tied_output_layer_is_the_embedding() -> None:
+    assert logical_name("output_layer.weight", tied=True) == "embedding.word_embeddings.weight"
+
+
+def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = Job(
+        model=Model(name="d", num_layers=1, hidden_size=8, num_attention_heads=1, vocab_size=8)
+    )
+    latent = Job(
+        model=Model(
+            name="m", multi_latent_attention=True, num_moe_experts=2, moe_grouped_gemm=True
+        ),
+        parallel=Parallel(source=Degrees(cp=2)),
+    )
+    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
+    kind, record = convention(dense)
+    assert kind == LOCAL_SPEC
+    assert record["transformer_engine"] is False
+    assert len(record["differs"]) == 1 and "norms" in record["differs"][0]
+    kind, record = convention(latent)
+    assert [
+        next(w for w in ("norms", "MLA", "SequentialMLP", "context") if w in line)
+        for line in record["differs"]
+    ] == [
+        "norms",
+        "MLA",
+        "SequentialMLP",
+        "context",
+    ]
+    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
+    kind, record = convention(dense)
+    assert (kind, record["differs"]) == (PRODUCTION, [])
+    assert convention(Job(model=dense.model, build="shards")) == (
+        PRODUCTION,
+        {"build": "shards", "differs": []},
+    )
+    with pytest.raises(UserError, match="build 'mcore' is not megatron or shards"):
+        convention(Job(model=dense.model, build="mcore"))
+
+
+def test_logits_need_a_model_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
+    assert no_logits(Job(build="megatron")) is None
+    assert "build=shards has none" in str(no_logits(Job(build="shards")))
+    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
+    assert "float64" in str(no_logits(Job(build="megatron")))
+
+
+def test_convention_imports_neither_torch_nor_megatron() -> None:
+    code = (
+        "import sys; from refit.model.convention import convention;"
+        "from refit.job import Job, Model;"
+        "convention(Job(model=Model(name='x')));"
+        "assert not {'torch', 'megatron.core'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

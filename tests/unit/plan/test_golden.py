@@ -1,0 +1,72 @@
+"""Every shipped pair keeps its plan, its bounds and its identity: held against a file of them.
+
+The file was written by the code of 2026-11-21. Where a change of it is meant, and the commit says
+why: `python -m tests.unit.plan.test_golden` writes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refit.compose import CONF
+from refit.layout.layout import place
+from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
+from refit.plan.build import build_plan
+from refit.plan.plan import Plan
+from refit.record.point import identity
+from tests.composed import composed
+
+GOLDEN = Path(__file__).parents[2] / "data" / "golden_plans.json"
+PAIRS = sorted(json.loads(GOLDEN.read_text()))
+
+
+def option(pair: str) -> tuple[str, str]:
+    """The overrides that choose a pair and its model."""
+    (path,) = (CONF / "parallel").glob(f"**/{pair}.yaml")
+    lines = path.read_text().splitlines()
+    models = [line.split()[1] for line in lines if line.startswith("model: ")]
+    where = path.relative_to(CONF / "parallel").with_suffix("")
+    return f"parallel={where}", f"model={models[0] if models else 'moe_16e'}"
+
+
+def digest(plan: Plan) -> str:
+    """Of every column of a plan, in a fixed width."""
+    columns = [getattr(plan, field.name) for field in fields(plan)]
+    arrays = [column.astype("<i8") for column in columns if isinstance(column, np.ndarray)]
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def seen(pair: str) -> dict[str, Any]:
+    """What the file holds of a pair."""
+    job = composed(*option(pair))
+    placement = place(job)
+    found: dict[str, Any] = {"identity": identity(job)}
+    for name, convention in (("production", PRODUCTION), ("local", LOCAL_SPEC)):
+        tensors = catalogue(job.model, placement.source.tp, convention)
+        for fanout in ("direct", "hierarchical"):
+            plan = build_plan(tensors, placement, fanout)
+            found[f"{name}-{fanout}"] = {
+                "copies": len(plan),
+                "bytes": plan.total_bytes,
+                "cross_node_bytes": plan.cross_node_bytes,
+                "bounds": asdict(plan.bounds),
+                "columns": digest(plan),
+            }
+    return found
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_pair_is_as_it_was(pair: str) -> None:
+    assert seen(pair) == json.loads(GOLDEN.read_text())[pair]
+
+
+if __name__ == "__main__":
+    shipped = sorted(path.stem for path in (CONF / "parallel").glob("**/*.yaml"))
+    GOLDEN.write_text(json.dumps({pair: seen(pair) for pair in shipped}, indent=1) + "\n")

@@ -1,0 +1,155 @@
+"""Records on disk -> rows, CSV and Parquet; nothing is left out in silence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from refit.display import COLUMNS
+from refit.job import UserError
+from refit.ranks.agent import Agent
+from refit.record.point import Point
+from refit.record.record import SCHEMA, begin, ended, write
+from sweeper import collect
+from tests.jobs import job
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a point that ran, one that failed, and one without a record."""
+    root = tmp_path_factory.mktemp("real")
+    ran = Point.of(job(), root, ("refit=ipc", "model=glob(a b)"))
+    with Agent([ran.job]) as agent:
+        assert agent.run(ran)["status"] == "ok"
+    failed = Point.of(job(seed=1), root)
+    failed.freeze()
+    around = json.loads(ran.timing.read_text())["environment"]
+    write(failed.timing, ended(begin(failed, around), "failed", 'rank 0: "x",\nline two'))
+    Point.of(job(seed=2), root).freeze()
+    schema = json.loads(SCHEMA.read_text())
+    for path in root.glob("*/timing.json"):
+        jsonschema.validate(json.loads(path.read_text()), schema)
+    return root
+
+
+@pytest.fixture
+def folder(real: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(real, tmp_path / "results"))
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/timing.json")}
+
+
+def by_status(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["status"]: row for row in rows}
+
+
+def test_csv_says_what_the_records_say(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.csv"
+    assert collect.main([str(folder), "--csv", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert all(column in printed for column in COLUMNS)
+    assert "2 records, 0 left out, 1 points without one" in printed
+    with file.open(newline="") as text:
+        rows = by_status(list(csv.DictReader(text)))
+    assert set(rows) == {"ok", "failed"}
+    row, failed = rows["ok"], rows["failed"]
+    assert list(row) == [f.name for f in fields(collect.Row)]
+    record = records(folder)[row["name"]]
+    assert (row["ranks"], row["world"]) == ("3", "4")  # TP 2 -> TP 1, one rank idle
+    assert float(row["median_s"]) == record["seconds"]["median"]
+    assert float(row["fraction"]) == record["throughput"]["fraction"]
+    assert int(row["bytes"]) == record["plan"]["bytes"]
+    assert int(row["elements"]) == record["verification"]["elements"]
+    assert (row["mismatches"], row["method"], row["repetition"]) == ("0", "ipc", "1")
+    assert row["commit"] == (record["environment"]["commit"] or "")
+    assert row["overrides"] == "refit=ipc 'model=glob(a b)'"
+    assert failed["reason"] == 'rank 0: "x",\nline two'
+    assert failed["median_s"] == failed["world"] == failed["bytes"] == ""
+
+
+def test_parquet_has_the_same_rows_with_types(folder: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip(
+        "pyarrow.parquet", reason="needs pyarrow: pip install 'refit-sweep[parquet]'"
+    )
+    file = tmp_path / "rows.parquet"
+    assert collect.main([str(folder), "--parquet", str(file)]) == 0
+    table = parquet.read_table(file)
+    found, _ = collect.read(folder)
+    assert table.to_pylist() == [vars(collect.flat(r)) for r in found]
+    # also without a value: a folder of failures has the columns of any other
+    for path in folder.glob("*/timing.json"):
+        if records(folder)[path.parent.name]["status"] == "ok":
+            path.unlink()
+    assert collect.main([str(folder), "--parquet", str(file)]) == 0
+    assert parquet.read_table(file).schema == table.schema
+    assert str(table.schema.field("median_s").type) == "double"
+
+
+def test_parquet_without_pyarrow_names_the_extra(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"refit-sweep\[parquet\]"):
+        collect.main([str(folder), "--parquet", str(tmp_path / "rows")])
+
+
+BROKEN = {
+    "half a file": ('{"schema_version": 1, "stat', "not a whole JSON object"),
+    "a list": ("[]", "not a whole JSON object"),
+    "a later version": ('{"schema_version": 2}', "schema version 2, and this reads 1"),
+    "no version": ("{}", "schema version None"),
+    "not a record": ('{"schema_version": 1}', "not a record: KeyError 'config'"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_cannot_be_read_is_named(
+    case: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, words = BROKEN[case]
+    bad = folder / "bad" / "timing.json"
+    bad.parent.mkdir()
+    bad.write_text(text)
+    assert collect.main([str(folder)]) == collect.EXIT_INCOMPLETE
+    said = capsys.readouterr()
+    assert f"left out: {bad}: {words}" in said.err
+    assert "2 records, 1 left out" in said.out
+    for path in folder.glob("*/timing.json"):
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"no records in .* 3 left out"):
+        collect.main([str(folder)])
+
+
+def test_a_folder_without_records(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no records in {tmp_path}"):
+        collect.main([str(tmp_path)])
+
+
+def test_a_file_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    for option in ("--csv", "--parquet"):
+        if option == "--parquet":
+            pytest.importorskip("pyarrow", reason="needs pyarrow: refit-sweep[parquet]")
+        with pytest.raises(UserError, match=r"cannot write .*nowhere"):
+            collect.main([str(folder), option, str(tmp_path / "nowhere" / "rows")])
+
+
+def test_records_from_before_repeats(folder: Path) -> None:
+    found, _ = collect.read(folder)
+    del found[0]["config"]["sweep"]["repetition"]
+    assert collect.flat(found[0]).repetition == 1
+    repeated = job()
+    repeated = replace(repeated, sweep=replace(repeated.sweep, repetition=4))
+    found[0]["config"] = repeated.to_dict()
+    assert collect.flat(found[0]).repetition == 4

@@ -1,0 +1,134 @@
+"""The plan of a sweep: repeats, exclusions, settings; the jobs are made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refit.display import Display
+from refit.job import Job, UserError
+from refit.record.point import Point, identity
+from refit.record.record import begin, ended, write
+from sweeper.points import Planned, plan
+from sweeper.sweep import dry_run
+from tests.jobs import job
+
+
+def composed(overrides: Sequence[str], **sweep: Any) -> Job:
+    """`tests.jobs.job` with what `seed=` and `refit=` say."""
+    said = dict(o.split("=", 1) for o in overrides)
+    made = job(method=said.get("refit", "ipc"), seed=int(said.get("seed", 0)))
+    return replace(made, sweep=replace(made.sweep, **sweep))
+
+
+def planned(
+    batch: Sequence[Sequence[str]], root: Path, **sweep: Any
+) -> tuple[list[Planned], list[str]]:
+    """The plan, and what was said meanwhile."""
+    said: list[str] = []
+    return plan(batch, lambda o: composed(o, **sweep), root, said.append), said
+
+
+def names(found: Sequence[Planned]) -> list[str]:
+    return [p.point.name.rsplit("-", 1)[0] for p in found]
+
+
+def test_each_point_is_composed_once(tmp_path: Path) -> None:
+    calls: list[Sequence[str]] = []
+
+    def compose(overrides: Sequence[str]) -> Job:
+        calls.append(overrides)
+        return composed(overrides, repeat=2)
+
+    batch = [[f"seed={n}"] for n in (0, 1, 2, 1)]
+    found = plan(batch, compose, tmp_path, print)
+    assert calls == batch
+    assert len(found) == 3 * 2  # seed 1 came twice
+
+
+def test_repeats_are_points_of_their_own(tmp_path: Path) -> None:
+    (single,), _ = planned([["seed=5"]], tmp_path)
+    found, _ = planned([["seed=5"]], tmp_path, repeat=3)
+    assert names(found) == ["tiny-pair-ipc", "tiny-pair-ipc-r2", "tiny-pair-ipc-r3"]
+    assert len({p.point.id for p in found}) == 3
+    # the first is the point that a sweep without repeats makes, so more repeats keep what is done
+    assert found[0].point.directory == single.point.directory
+    assert [p.point.job.sweep.repetition for p in found] == [1, 2, 3]
+    assert found[2].point.overrides == ("seed=5", "sweep.repeat=1", "sweep.repetition=3")
+    again, _ = planned([["seed=5"]], tmp_path, repetition=3)
+    assert again[0].point.directory == found[2].point.directory
+
+
+def test_a_repeat_survives_freezing(tmp_path: Path) -> None:
+    found, _ = planned([[]], tmp_path, repeat=2)
+    found[1].point.freeze()
+    loaded = Point.load(found[1].point.directory)
+    assert loaded.id == found[1].point.id and loaded.name.endswith(loaded.id)
+
+
+def test_sweep_settings_are_no_part_of_the_identity() -> None:
+    plain = identity(composed([]))
+    for setting in ({"repeat": 4}, {"exclude": ["x*"]}, {"pack": 3}, {"repetition": 1}):
+        assert identity(composed([], **setting)) == plain
+    assert identity(composed([], repetition=2)) != plain
+
+
+def test_excluded_points_are_dropped_and_counted(tmp_path: Path) -> None:
+    batch = [[f"refit={r}", f"seed={n}"] for r in ("ipc", "gloo") for n in (0, 1)]
+    found, said = planned(batch, tmp_path, exclude=["*-gloo-*"])
+    assert names(found) == ["tiny-pair-ipc"] * 2
+    assert said == ["sweep.exclude leaves out 2 of 4 points"]
+    (last, *_), _ = planned(batch, tmp_path)
+    found, said = planned(batch, tmp_path, exclude=[last.point.name])  # as its folder is called
+    assert len(found) == 3 and last.point.name not in [p.point.name for p in found]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"exclude": ["*ipc*", "*nccl*"]}, r"no point matches \*nccl\*; there are tiny-pair-ipc-"),
+        ({"exclude": ["*"]}, "it leaves out all points; there are tiny-pair-ipc-"),
+        ({"exclude": "*ipc*"}, r"sweep\.exclude=\*ipc\* is not a list of patterns"),
+        ({"repeat": 0}, r"sweep\.repeat=0: must be 1 or more"),
+        ({"mode": "again"}, r"sweep\.mode=again is not one of"),
+    ],
+)
+def test_a_wrong_setting_runs_nothing(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        planned([["refit=ipc"], ["refit=gloo"]], tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_word_runs_nothing(tmp_path: Path) -> None:
+    for batch in ([["refit=ipc"], ["refit=glo"]], [["refit=glo"]]):
+        with pytest.raises(UserError, match=r"no refit method 'glo'; .*did you mean gloo"):
+            planned(batch, tmp_path)
+    with pytest.raises(UserError, match="build=megtron is not one of megatron, shards; did you"):
+        plan([[]], lambda _: replace(composed([]), build="megtron"), tmp_path, print)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_becomes_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compose(overrides: Sequence[str]) -> Job:
+        made = composed(overrides, mode="cached")
+        return replace(made, cluster=replace(made.cluster, ranks_per_node=2 + made.seed))
+
+    kept = Point.of(compose(["seed=0"]), tmp_path)  # three ranks do not fit on a node of two
+    kept.freeze()
+    write(kept.timing, ended(begin(kept, {}), "skipped", "too large"))
+    found = plan([["seed=0"], ["seed=1"]], compose, tmp_path, print)
+    dry_run(found, Display())
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[0] == kept.name and first.endswith("keep: skipped")
+    assert second.endswith("3 of 3 ranks, 1 node(s)  local  run")
+
+
+def test_many_names_are_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"and 5 more$"):
+        planned([[f"seed={n}"] for n in range(15)], tmp_path, exclude=["zzz"])

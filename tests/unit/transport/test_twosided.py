@@ -1,0 +1,198 @@
+"""Groups of messages over threads that, as NCCL does, complete a group only as a whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from refit.job import Degrees, Refit
+from refit.layout.layout import place
+from refit.model.architecture import catalogue
+from refit.model.convention import convention
+from refit.plan.build import build_plan
+from refit.plan.plan import Plan
+from refit.transport.schedule import group_numbers, messages
+from refit.transport.twosided import Parts, TwoSided
+from refit.weights.pattern import Check, Pattern
+from refit.weights.weights import Weights
+from tests.jobs import job
+
+LIMIT_S = 5.0
+
+
+class Exchange:
+    """Where threads meet. A group is done when each of its messages is posted at both ends."""
+
+    def __init__(self, world: int) -> None:
+        self.barrier = threading.Barrier(world)
+        self.items: list[Any] = [None] * world
+        self.changed = threading.Condition()
+        self.sent: dict[tuple[int, int, int], torch.Tensor] = {}
+        self.received: dict[tuple[int, int, int], torch.Tensor] = {}
+        self.largest_group = 0
+
+
+class ThreadWire:
+    """One rank's end. Its groups run one after another on a thread, like kernels on a stream."""
+
+    def __init__(self, exchange: Exchange, rank: int) -> None:
+        self._exchange, self._rank = exchange, rank
+        self._numbers: dict[tuple[int, bool], int] = {}
+        self._last: threading.Thread | None = None
+
+    def open(self, device: torch.device) -> None:
+        pass
+
+    def gather(self, item: Any) -> list[Any]:
+        self._exchange.items[self._rank] = item
+        self._exchange.barrier.wait(LIMIT_S)
+        return list(self._exchange.items)
+
+    def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
+        exchange = self._exchange
+        exchange.largest_group = max(exchange.largest_group, len(sends) + len(receives))
+        ends = [(self._key(peer, True), part) for peer, part in sends]
+        into = [(self._key(peer, False), part) for peer, part in receives]
+        before = self._last
+
+        def run() -> None:
+            if before is not None:
+                before.join()
+            with exchange.changed:
+                exchange.sent.update(ends)
+                exchange.received.update(into)
+                exchange.changed.notify_all()
+
+                def met() -> bool:
+                    return all(k in exchange.received for k, _ in ends) and all(
+                        k in exchange.sent for k, _ in into
+                    )
+
+                if exchange.changed.wait_for(met, LIMIT_S):
+                    for key, part in into:
+                        part.copy_(exchange.sent[key])
+                        del exchange.sent[key]
+                    exchange.changed.notify_all()
+                    # as with NCCL, a send is over when its receiver has it
+                    exchange.changed.wait_for(
+                        lambda: not any(k in exchange.sent for k, _ in ends), LIMIT_S
+                    )
+
+        self._last = threading.Thread(target=run)
+        self._last.start()
+        return [_Joined(self._last)]  # type: ignore[list-item]  # all that is used of a Work
+
+    def _key(self, peer: int, is_send: bool) -> tuple[int, int, int]:
+        number = self._numbers.get((peer, is_send), 0)
+        self._numbers[peer, is_send] = number + 1
+        return (self._rank, peer, number) if is_send else (peer, self._rank, number)
+
+
+class _Joined:
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+
+    def wait(self) -> None:
+        self._thread.join(LIMIT_S)
+        assert not self._thread.is_alive(), "deadlock"
+
+
+def a_plan(source: Degrees, destination: Degrees, mode: str) -> Plan:
+    what = job(source, destination, mode, ranks_per_node=8)
+    placement = place(what)
+    form, _ = convention(what)
+    return build_plan(catalogue(what.model, placement.source.tp, form), placement)
+
+
+DEGREES = st.builds(
+    Degrees,
+    tp=st.sampled_from([1, 2, 4]),
+    pp=st.sampled_from([1, 2]),
+    ep=st.sampled_from([1, 2]),
+    etp=st.just(1),
+).filter(lambda d: d.tp * d.pp * d.ep <= 4)
+
+
+# not shrunk, as each deadlock costs LIMIT_S
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    DEGREES,
+    DEGREES,
+    st.sampled_from(["collocated", "non-collocated"]),
+    st.sampled_from([0.001, 0.01, 0.1]),
+    st.integers(1, 4),
+    st.sampled_from([2, 3, 1000]),
+)
+def test_any_plan_in_any_groups(
+    source: Degrees,
+    destination: Degrees,
+    mode: str,
+    bucket_mb: float,
+    in_flight: int,
+    max_ops: int,
+) -> None:
+    plan = a_plan(source, destination, mode)
+    world = plan.placement.world
+    refit = Refit(bucket_mb=bucket_mb, in_flight=in_flight, max_ops_per_group=max_ops)
+    exchange = Exchange(world)
+    found: list[Check | None] = [None] * world
+
+    def rank_main(rank: int) -> None:
+        held = plan.catalogue.held_by
+        old = Weights.allocate(held(plan.placement.source, rank))
+        new = Weights.allocate(held(plan.placement.destination, rank))
+        transport = TwoSided(refit, ThreadWire(exchange, rank))
+        transport.prepare(plan, rank, old, new)
+        checks = Check(0, 0)
+        for generation in range(2):
+            pattern = Pattern(0, generation)
+            pattern.fill(old)
+            pattern.poison(new)
+            exchange.barrier.wait(LIMIT_S)
+            transport.execute()
+            checks += pattern.check(new)
+            exchange.barrier.wait(LIMIT_S)
+        found[rank] = checks
+
+    threads = [threading.Thread(target=rank_main, args=(r,)) for r in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [c and c.mismatches for c in found] == [0] * world
+    assert exchange.largest_group <= max_ops
+
+
+def test_groups_keep_both_limits_and_the_order() -> None:
+    plan = a_plan(Degrees(tp=4, etp=1), Degrees(tp=2, ep=2, etp=1), "collocated")
+    todo = [messages(plan, rank, 4096) for rank in range(plan.placement.world)]
+    sent = [{m.order: m.nbytes for m in of_rank if m.is_send} for of_rank in todo]
+    numbers = group_numbers(sent, 8192, 6)
+    assert [numbers[order] for order in sorted(numbers)] == sorted(numbers.values())
+    for of_rank in todo:
+        for group in set(numbers.values()):
+            mine = [m for m in of_rank if numbers[m.order] == group]
+            assert len(mine) <= 6
+            for is_send in (False, True):
+                sizes = [m.nbytes for m in mine if m.is_send == is_send]
+                # a message of one index larger than the bucket goes alone
+                assert sum(sizes) <= 8192 or len(sizes) == 1
+
+
+def test_each_byte_is_in_one_message_at_both_ends() -> None:
+    plan = a_plan(Degrees(tp=2, etp=1), Degrees(tp=4, etp=1), "non-collocated")
+    ends: dict[tuple[int, int, tuple[int, int]], list[tuple[int, bool]]] = {}
+    for rank in range(plan.placement.world):
+        for m in messages(plan, rank, 4096, in_place_bytes=2048):
+            pair = (rank, m.peer) if m.is_send else (m.peer, rank)
+            ends.setdefault((*pair, m.order), []).append((m.nbytes, m.in_place))
+            assert sum(b.nbytes for b in m.blocks) <= m.nbytes
+            assert not m.in_place or len(m.blocks) == 1
+    assert all(len(both) == 2 and both[0] == both[1] for both in ends.values())
+    assert any(in_place for both in ends.values() for _, in_place in both)
