@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import job, run
-from refit.compose import CONF
 from refit.ranks.agent import Agent
 from refit.record.point import Point
+from refit.schema import CONF
 
 REPEATS = 5
 METHODS = ("ipc", "gloo", "megatron")

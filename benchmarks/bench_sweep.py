@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from refit import schema
-from refit.compose import CONF
+from refit.schema import CONF
 
 POINTS = 500
 OURS = ["-m", "refit.run", "-m", "sweep.dry_run=true"]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 
+COMMAND_LINE: list[str] = []
+"""What `guarded` was called with, options before overrides; empty in other programs."""
+
 
 def job_of(config: DictConfig) -> Job:
     """The typed job of a composed config.
@@ -89,6 +92,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     """
     # Hydra's parser takes overrides from one place only, so -m may not stand between two of them
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    COMMAND_LINE[:] = sys.argv[1:]
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         sys.exit(0)

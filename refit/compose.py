@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -14,14 +13,12 @@ from refit import schema
 from refit.cli import job_of
 from refit.job import Job, UserError
 
-CONF = Path(__file__).parents[1] / "conf"
-
 
 @contextmanager
 def configs() -> Iterator[None]:
     """Within it `job` may be called; Hydra reads the folder once."""
     schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(schema.CONF), version_base="1.3"):
         yield
 
 

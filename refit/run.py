@@ -1,6 +1,8 @@
-"""`python -m refit.run`: Hydra's entry, and nothing else worth reading."""
+"""`python -m refit.run`, or `refit-sweep`: Hydra's entry, and nothing else worth reading."""
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -10,11 +12,16 @@ from refit import cli, schema
 schema.register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
 def run(config: DictConfig) -> None:
     """One point; a sweep (-m) goes through hydra_plugins/refit_sweeper and does not come here."""
     cli.run_one(config)
 
 
-if __name__ == "__main__":
+def main() -> NoReturn:
+    """The console script."""
     cli.guarded(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,40 @@
-"""The typed config as Hydra's schema: a typo in a field or a wrong type is an error at once."""
+"""Hydra's view of the config: where its files are, its schema, and our plugins.
+
+The schema is the typed config, so that a typo in a field or a wrong type is an error at once.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from refit.job import Job
 
 NAME = "job_schema"
 
+_HERE = Path(__file__).parent
+CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_dir())
+"""The folder of option files: inside the package in a wheel, beside it in a checkout."""
+
 
 def register() -> None:
-    """Store `Job` under the name that `conf/config.yaml` starts from. May be called again."""
+    """Store `Job` under the name that `conf/config.yaml` starts from, and our plugins.
+
+    May be called again.
+    """
     schema = OmegaConf.structured(Job)
     _unfreeze(schema)
     ConfigStore.instance().store(name=NAME, node=schema, provider="refit")
+    # Hydra scans the folders of hydra_plugins, and executes again what it finds there: our plugins
+    # are named after that. It finds none of them in an editable install.
+    plugins = Plugins.instance()
+    from hydra_plugins import refit_sweeper
+
+    for plugin in refit_sweeper.PLUGINS:
+        plugins.register(plugin)
 
 
 def _unfreeze(node: DictConfig) -> None:

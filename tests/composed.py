@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import cache
 
 from refit import compose
-from refit.compose import CONF
 from refit.job import Job, Model
+from refit.schema import CONF
 
 PUBLIC = (
     "kimi_k2",

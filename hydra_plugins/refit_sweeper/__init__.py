@@ -15,6 +15,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.refit_sweeper.user_files import UserFilesFirst
+from hydra_plugins.refit_sweeper.workloads import WorkloadSearchPath, WorkloadSource
+
 STORE = ConfigStore.instance()
 STORE.store(
     group="hydra/sweeper",
@@ -92,3 +95,7 @@ class RefitLauncher(Launcher):
             )
             for each, found in zip(planned, records, strict=True)
         ]
+
+
+PLUGINS = (RefitSweeper, RefitLauncher, WorkloadSearchPath, WorkloadSource, UserFilesFirst)
+"""For where Hydra does not find them itself: see `refit.schema.register`."""

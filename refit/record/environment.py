@@ -36,7 +36,10 @@ def describe() -> dict[str, Any]:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit this package is imported from and whether files differ; None outside git."""
+    """The commit this package is imported from and whether files differ.
+
+    None where no repository tracks it: one around a virtual environment is somebody else's.
+    """
 
     def git(*args: str) -> str:
         folder = Path(__file__).parent
@@ -46,6 +49,7 @@ def _commit() -> tuple[str | None, bool | None]:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return None, None

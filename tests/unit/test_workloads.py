@@ -15,7 +15,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
-from refit.compose import CONF
 from refit.forecast import traffic
 from refit.job import UserError
 from refit.layout.layout import Layout, place
@@ -23,6 +22,7 @@ from refit.model.architecture import catalogue
 from refit.model.workload_grid import Workload, workloads
 from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
+from refit.schema import CONF
 from refit.workloads import as_csv, detail, main, messages, row, summary
 from tests.composed import composed
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refit.compose import CONF
 from refit.layout.layout import place
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from refit.record.point import identity
+from refit.schema import CONF
 from tests.composed import composed
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden_plans.json"

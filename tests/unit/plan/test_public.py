@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit.compose import CONF
 from refit.job import Cluster, Degrees, Model
 from refit.layout.layout import IntArray, Layout, Placement, place
 from refit.model.architecture import catalogue
 from refit.model.moe_layers import moe_layers
 from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
+from refit.schema import CONF
 from tests.composed import PUBLIC, composed, family_layouts, miniature
 from tests.unit.plan.test_plan import Case, case, check_elements
 

@@ -1,0 +1,201 @@
+"""The program runs from anywhere: from its wheel, an editable install and a checkout.
+
+Each has a virtual environment of its own, which finds the libraries of this one and nothing of this
+checkout, and a copy of the tree; the commands run in an empty folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TREE = ("refit", "sweeper", "hydra_plugins", "conf", "pyproject.toml", "README.md", "LICENSE")
+SMALL = (
+    "build=shards", "model.num_layers=1", "model.hidden_size=64", "model.num_attention_heads=4",
+    "model.num_query_groups=4", "model.ffn_hidden_size=64", "model.vocab_size=128",
+    "bench.iterations=1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Install:
+    """One way to have the program.
+
+    Attributes:
+        python: of its environment.
+        code: the folder that the package must come from.
+        program: what is typed for `refit.run`.
+        home: where a user of it stands; None: in a folder of their own.
+    """
+
+    python: Path
+    code: Path
+    program: tuple[str, ...]
+    home: Path | None = None
+
+    def run(self, where: Path, *words: str, code: int = 0) -> str:
+        """What a command prints; `python` stands for this environment's own."""
+        command = [str(self.python) if word == "python" else word for word in words]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        done = subprocess.run(
+            command, cwd=self.home or where, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    for name in TREE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            folder.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def built(tree: Path, how: str) -> Path:
+    """A wheel of the tree by its own build backend: `build_wheel` or `build_editable`."""
+    code = f"from setuptools import build_meta; print(build_meta.{how}('dist'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=True
+    )
+    return tree / "dist" / done.stdout.splitlines()[-1]
+
+
+def environment(folder: Path, *wheels: Path) -> Path:
+    """The Python of a new environment with these wheels, and this one's libraries."""
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    for wheel in wheels:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "-q", "--python", str(python), "install", "--no-deps",
+             "--no-index", str(wheel)],
+            check=True,
+        )  # fmt: skip
+    # A path that a .pth file adds has none of its own .pth files read: no editable install of here
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable", "checkout"])
+def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    root = tmp_path_factory.mktemp(request.param)
+    tree = copy_of_the_tree(root / "tree")
+    # somebody else's repository around all of it, whose commit is not that of this code
+    git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    if request.param == "checkout":
+        return Install(environment(root / "env"), tree, ("python", "-m", "refit.run"), tree)
+    how = {"wheel": "build_wheel", "editable": "build_editable"}[request.param]
+    python = environment(root / "env", built(tree, how))
+    console = str(python.with_name("refit-sweep"))
+    return Install(python, tree if request.param == "editable" else root / "env", (console,))
+
+
+def test_the_code_is_the_one_installed(install: Install, tmp_path: Path) -> None:
+    code = "import refit, sweeper, hydra_plugins.refit_sweeper as p; from refit import schema;"
+    code += "print(refit.__file__, sweeper.__file__, p.__file__, schema.CONF, sep='\\n')"
+    for line in install.run(tmp_path, "python", "-c", code).splitlines():
+        assert Path(line).is_relative_to(install.code)
+
+
+def test_a_point_runs_and_its_results_are_where_the_user_stands(
+    install: Install, tmp_path: Path
+) -> None:
+    where = install.home or tmp_path
+    shutil.rmtree(where / "results", ignore_errors=True)
+    assert "verified bit for bit" in install.run(tmp_path, *install.program, *SMALL)
+    (timing,) = where.glob("results/*/timing.json")
+    record = json.loads(timing.read_text())
+    assert (record["status"], record["verification"]["mismatches"]) == ("ok", 0)
+    # no repository is this code's own here, and none is named in its place
+    assert record["environment"]["commit"] is None
+    assert "ok" in install.run(tmp_path, "python", "-m", "sweeper.status", "results")
+    assert "1 records" in install.run(tmp_path, "python", "-m", "sweeper.collect", "results")
+
+
+def test_a_sweep_of_predictions(install: Install, tmp_path: Path) -> None:
+    said = install.run(
+        tmp_path, *install.program, "-m", "mode=plan", "refit=ipc,gloo", "cluster=cpu",
+        "hydra.sweep.dir=planned",
+    )  # fmt: skip
+    assert "2 points: 2 ok" in said
+    assert len([*(install.home or tmp_path).glob("planned/*/timing.json")]) == 2
+
+
+def test_other_programs_and_the_config(install: Install, tmp_path: Path) -> None:
+    assert "moe_16e" in install.run(tmp_path, *install.program, "--cfg", "job")
+    assert "gpt" in install.run(tmp_path, "python", "-m", "refit.workloads", "--ep", "2")
+    advice = ("python", "-m", "refit.advise", "model=qwen3_30b_a3b", "gpus=32", "cluster=h100")
+    assert "place" in install.run(tmp_path, *advice)
+    assert "[1]" in install.run(tmp_path, "python", "-m", "refit.published")
+
+
+def write_own_files(folder: Path) -> None:
+    """A model, a pair and a cluster of a user's own, and a model of a shipped one's name."""
+    options = {
+        "model/mine.yaml": "defaults: [dense]\nname: mine\nnum_layers: 2\n",
+        "parallel/my_pair.yaml": (
+            "name: my_pair\nmode: collocated\nsource: {tp: 2}\ndestination: {tp: 1, gpus: 2}\n"
+        ),
+        "cluster/my_cluster.yaml": "defaults: [local]\nname: my_cluster\nranks_per_node: 4\n",
+        "model/moe_8e.yaml": "defaults: [dense]\nname: my_own_moe_8e\n",
+    }
+    for name, text in options.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("how", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_a_users_own_files(install: Install, tmp_path: Path, how: str) -> None:
+    write_own_files(tmp_path / "my_conf")
+    own = how.format(tmp_path / "my_conf")
+    mine = ("model=mine", "parallel=my_pair", "cluster=my_cluster", "mode=plan")
+    said = install.run(tmp_path, *install.program, own, *mine, f"hydra.run.dir={tmp_path / 'one'}")
+    assert "my_pair" in said and "predicted" in said
+    (record,) = (json.loads(p.read_text()) for p in tmp_path.glob("one/*/timing.json"))
+    names = [record["config"][group]["name"] for group in ("model", "parallel", "cluster")]
+    assert names == ["mine", "my_pair", "my_cluster"]
+    assert record["config"]["cluster"]["ranks_per_node"] == 4
+    # of two options of one name the user's is taken, and a glob meets both folders
+    assert "my_own_moe_8e" in install.run(
+        tmp_path, *install.program, own, "model=moe_8e", "--cfg", "job"
+    )
+    dry = install.run(
+        tmp_path, *install.program, own, "-m", "parallel=glob(*)", "sweep.dry_run=true"
+    )
+    assert "my_pair" in dry and "noncollocated_1" in dry
+
+
+def test_a_folder_that_is_not_there(install: Install, tmp_path: Path) -> None:
+    said = install.run(tmp_path, *install.program, "--config-dir=nowhere", code=2)
+    assert "nowhere' not found" in said and len(said.splitlines()) == 1
+
+
+def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path / "tree")
+    wheel = built(tree, "build_wheel")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    folders: Sequence[str] = ("refit", "sweeper", "hydra_plugins")
+    code = {str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).rglob("*.py")}
+    data = {str(p.relative_to(ROOT)) for p in (ROOT / "refit").rglob("*.[yj][as][mo][ln]")}
+    conf = {f"refit/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
+    assert held == code | data | conf
