@@ -233,7 +233,7 @@ def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
     else:
         if not model:
             raise UserError("no model is named; say model=NAME, an option of conf/model")
-        known = sorted(p.stem for p in (schema.CONF / "parallel").glob(f"{model}_*.yaml"))
+        known = sorted(p.stem for p in (schema.CONF / "parallel").glob(f"**/{model}_*.yaml"))
         if not known:
             with compose.configs():
                 compose.job(overrides)  # a model that does not exist is said to be so

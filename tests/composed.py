@@ -35,7 +35,7 @@ def composed(*overrides: str) -> Job:
 
 def family_layouts(model: str) -> list[str]:
     """The options of `parallel` that are this model's own: `<model>_<gpus>_...`."""
-    return sorted(p.stem for p in (CONF / "parallel").glob(f"{model}_[0-9]*.yaml"))
+    return sorted(p.stem for p in (CONF / "parallel" / "public").glob(f"{model}_[0-9]*.yaml"))
 
 
 def miniature(name: str) -> Model:

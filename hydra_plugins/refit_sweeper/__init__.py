@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.refit_sweeper import public
+from hydra_plugins.refit_sweeper.public import PublicPairs, PublicPairsSearchPath
 from hydra_plugins.refit_sweeper.user_files import UserFilesFirst
 from hydra_plugins.refit_sweeper.workloads import WorkloadSearchPath, WorkloadSource
 
@@ -34,7 +39,7 @@ STORE.store(
 
 
 class RefitSweeper(BasicSweeper):
-    """Expands like Hydra's own sweeper, as one batch.
+    """Expands like Hydra's own sweeper, as one batch; a glob also meets what subfolders hold.
 
     Takes comma lists, glob, range and hydra.sweeper.params. The process exits 0 only if every
     point is ok or skipped.
@@ -46,7 +51,7 @@ class RefitSweeper(BasicSweeper):
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         asked = [*self._parse_config(), *arguments]
-        overrides = parser.parse_overrides(asked)
+        overrides = [self._expanded(each) for each in parser.parse_overrides(asked)]
         batch = [
             point for part in self.split_arguments(overrides, self.max_batch_size) for point in part
         ]
@@ -56,6 +61,22 @@ class RefitSweeper(BasicSweeper):
         if any(r.status is JobStatus.FAILED for r in results):
             sys.exit(1)
         return results
+
+    def _expanded(self, override: Override) -> Override:
+        """A glob as the choice of what it meets; hydra.searchpath counts, as it does in Hydra."""
+        found = override.value()
+        if not isinstance(found, Glob):
+            return override
+        assert self.hydra_context is not None and self.config is not None
+        hydra, loader = self.config.hydra, self.hydra_context.config_loader
+        said = list(hydra.overrides.hydra)
+
+        def listed(group: str, kind: ObjectType) -> list[str]:
+            return loader.get_group_options(group, kind, hydra.job.config_name, said)
+
+        names: Any = public.met(found, override.key_or_group, listed)
+        chosen = ChoiceSweep(list=names)
+        return replace(override, value_type=ValueType.CHOICE_SWEEP, _value=chosen)
 
 
 class RefitLauncher(Launcher):
@@ -97,5 +118,13 @@ class RefitLauncher(Launcher):
         ]
 
 
-PLUGINS = (RefitSweeper, RefitLauncher, WorkloadSearchPath, WorkloadSource, UserFilesFirst)
+PLUGINS = (
+    RefitSweeper,
+    RefitLauncher,
+    WorkloadSearchPath,
+    WorkloadSource,
+    PublicPairsSearchPath,
+    PublicPairs,
+    UserFilesFirst,
+)
 """For where Hydra does not find them itself: see `refit.schema.register`."""

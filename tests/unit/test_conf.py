@@ -21,7 +21,7 @@ from refit.model.architecture import catalogue
 from refit.rules.impossible import impossible
 
 CONF = Path(__file__).parents[2] / "conf"
-OPTIONS = sorted(CONF.glob("*/*.yaml"))
+OPTIONS = sorted(CONF.glob("*/**/*.yaml"))
 EXPERIMENT = "experiment"  # sweeps in files: about the whole config, so no part of a Job
 GROUPS = ("cluster", EXPERIMENT, "model", "parallel", "refit")
 
@@ -52,14 +52,19 @@ def job_of(*overrides: str) -> Job:
     return Job.from_dict(values)
 
 
+def group_of(option: Path) -> str:
+    """The group of an option; what is in a subfolder is chosen by its bare name too."""
+    return option.relative_to(CONF).parts[0]
+
+
 def test_groups_are_the_known_ones() -> None:
     assert tuple(sorted(p.name for p in CONF.iterdir() if p.is_dir())) == GROUPS
     assert {p.suffix for p in CONF.rglob("*") if p.is_file()} == {".yaml"}
 
 
-@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{group_of(p)}={p.stem}")
 def test_option_composes(path: Path) -> None:
-    group = path.parent.name
+    group = group_of(path)
     job = job_of(f"{group}={path.stem}")
     if group == EXPERIMENT:
         assert impossible(job) is None
@@ -80,8 +85,8 @@ def test_header_says_what_and_how(path: Path) -> None:
     assert len(header) >= 2 and len(header[0]) > 40
     assert any("python -m refit.run" in line for line in header)
     if path.stem != "config":
-        run = "python -m refit.run" + (" -m" if path.parent.name == EXPERIMENT else "")
-        assert any(f"{run} {path.parent.name}={path.stem}" in li for li in header)
+        run = "python -m refit.run" + (" -m" if group_of(path) == EXPERIMENT else "")
+        assert any(f"{run} {group_of(path)}={path.stem}" in li for li in header)
     assert all(len(line) <= 100 for line in lines)
 
 

@@ -1,0 +1,62 @@
+"""A point whose degrees or mode are not those of its row is named after what it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from refit.job import Degrees, Job, Parallel
+
+
+def named(job: Job, row: Parallel) -> Job:
+    """The job under its row's name, or where it differs from the row under one of its own.
+
+    `parallel=noncollocated_4_tp2ep1_to_tp1ep1 parallel.source.tp=4` is `tp4ep1_to_tp1ep1`, and its
+    use case says from which row it started. A name that was given stays.
+
+    Args:
+        job: as composed.
+        row: the pair as its file has it.
+    """
+    pair = job.parallel
+    sides, of_row = _resolved(pair), _resolved(row)
+    same_mode = job.placement_mode == row.mode
+    if (sides == of_row and same_mode) or pair.name != row.name:
+        return job
+    name = "_to_".join(_in_words(side, job.model.is_moe) for side in sides)
+    if not same_mode:
+        name += f"_{job.placement_mode.replace('-', '')}"
+    return replace(job, parallel=replace(pair, name=name, use_case=f"from {row.name}"))
+
+
+def _resolved(pair: Parallel) -> tuple[Degrees, Degrees]:
+    """Both sides with the ETP and the GPUs that they have where nothing is said."""
+    source, destination = pair.source, pair.destination
+    source = replace(source, etp=source.tp if source.etp is None else source.etp)
+    etp = source.etp if destination.etp is None else destination.etp
+    return _sized(source), _sized(replace(destination, etp=etp))
+
+
+def _sized(side: Degrees) -> Degrees:
+    return replace(side, gpus=_default_gpus(side) if side.gpus is None else side.gpus)
+
+
+def _default_gpus(side: Degrees) -> int:
+    return side.tp * side.cp * side.pp * side.ep
+
+
+def _in_words(side: Degrees, is_moe: bool) -> str:
+    """`tp4pp2ep2`: TP, and of a model with experts EP, always; the others where they say something.
+
+    So are the rows named; what they leave out tells two points apart here.
+    """
+    said = {"tp": side.tp, "pp": side.pp, "cp": side.cp, "ep": side.ep}
+    if is_moe:
+        said["etp"] = side.etp or 1
+    always = ("tp", "ep") if is_moe else ("tp",)
+    name = "".join(f"{key}{size}" for key, size in said.items() if key in always or size != 1)
+    if side.gpus != _default_gpus(side):
+        name += f"_{side.gpus}gpus"
+    for end in ("first", "last"):
+        layers = getattr(side, f"num_layers_in_{end}_pipeline_stage")
+        name += "" if layers is None else f"_{end}{layers}"
+    return name
