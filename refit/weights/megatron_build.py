@@ -6,19 +6,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
-from functools import cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch.nn.functional import gelu, silu
 
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.layout import Layout, Placement
 from refit.model.architecture import padded_vocab
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
+from refit.weights.groups import make_groups
 
 
 @contextmanager
@@ -247,49 +245,10 @@ def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
 
 
 def process_groups(layout: Layout, rank: int) -> ProcessGroupCollection:
-    """The groups of one rank, in the layout's own rank order; all its ranks must call together.
+    """The groups of one of the layout's ranks; see `refit.weights.groups` for who must call.
 
-    CP does not shard weights and the plain attention has none, so context-parallel ranks are plain
-    replicas here, part of `dp`. `embd` stays empty: tied embeddings are refitted, not all-reduced.
+    `embd` stays empty: tied embeddings are refitted, not all-reduced.
     """
-    replicas = layout.dense.reshape(layout.pp, -1, layout.tp)
-    # one enumeration after another, each a partition of the ranks: no two wait for each other
-    groups = ProcessGroupCollection(
-        tp=_group(replicas, (2,), rank),
-        pp=_group(replicas, (0,), rank),
-        dp=_group(replicas, (1,), rank),
-        cp=_group(replicas, (), rank),
-        tp_dp_cp=_group(replicas, (1, 2), rank),
-        mp=_group(replicas, (0, 2), rank),
-        expt_tp=_group(layout.expert, (3,), rank),
-        ep=_group(layout.expert, (2,), rank),
-        expt_dp=_group(layout.expert, (1,), rank),
-        tp_ep=_group(layout.expert, (2, 3), rank),
-        tp_ep_pp=_group(layout.expert, (0, 2, 3), rank),
-        embd=None,
-        pos_embd=None,
-    )
+    groups = ProcessGroupCollection(**make_groups(layout, rank), embd=None, pos_embd=None)
     groups.tp_cp, groups.dp_cp = groups.tp, groups.dp
     return groups
-
-
-def _group(grid: IntArray, axes: tuple[int, ...], rank: int) -> dist.ProcessGroup:
-    """The group of the ranks that differ from this one only along some axes of a grid."""
-    others = [axis for axis in range(grid.ndim) if axis not in axes]
-    rows = grid.transpose(*others, *axes).reshape(
-        -1, int(np.prod([grid.shape[a] for a in axes], dtype=int))
-    )
-    return _new_group(
-        dist.group.WORLD, tuple(int(r) for r in rows[np.argwhere(rows == rank)[0][0]])
-    )
-
-
-@cache
-def _new_group(world: dist.ProcessGroup, ranks: tuple[int, ...]) -> dist.ProcessGroup:
-    """One group per set of ranks, however many roles it has; only its members meet to make it.
-
-    `world` is part of the key: groups die with the process group they were made in.
-    """
-    if len(ranks) == world.size():
-        return world
-    return dist.new_group(list(ranks), use_local_synchronization=True)
