@@ -21,6 +21,18 @@ EXPERT_NAMES_SUFFICE = RELEASE >= (0, 17)
 """Its planner knows experts by `weight<N>` alone; 0.16 only those with `allreduce` False."""
 
 
+REFIT_CACHES_PLANS = RELEASE >= (0, 17)
+"""Plans are kept in the module, by ranks, degrees and number of experts: not by model."""
+
+ROW_PARALLEL_EXPERTS_SAY_SO = RELEASE >= (0, 17)
+"""TEGroupedLinear of linear_fc2 says that it is cut along dimension 1."""
+
+REFIT_BACKENDS = ("nccl", "gloo", "nvshmem") + (("nixl",) if RELEASE >= (0, 19) else ())
+"""Its copy services."""
+
+FIRST_REPLICA_SENDS_ALL = RELEASE >= (0, 17)
+
+
 def expert_attributes(layer: str, kind: str, tp: int, ep: int, etp: int) -> dict[str, Any]:
     """What TEGroupedLinear's weight<N> and bias<N> say of themselves; Megatron's refit plans by it.
 
