@@ -58,7 +58,10 @@ def main(paths: list[str]) -> None:
         for verdicts in found.values():
             counts = Counter(verdicts[column][row][0].split()[0] for row in ROWS)
             sums.append("/".join(str(counts[word]) for word in ("right", "wrong", "refused")))
-        print(f"  {'ten rows: right/wrong/refused':34}" + "".join(f"{s:{WIDTH}}" for s in sums).rstrip())
+        print(
+            f"  {'ten rows: right/wrong/refused':34}"
+            + "".join(f"{s:{WIDTH}}" for s in sums).rstrip()
+        )
     print("reasons, of those that differ in numbers alone the first:")
     said = [
         reason

@@ -38,7 +38,9 @@ class AfterAnother(megatron.Transport):
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         before, placement = first(), place(first())
-        built = [models.build(before, placement, side, rank, None) for side in ("source", "destination")]
+        built = [
+            models.build(before, placement, side, rank, None) for side in ("source", "destination")
+        ]
         other = megatron.Transport(Refit(name="megatron", method="megatron"))
         other.prepare(plan, rank, *(b and b.weights for b in built))
         other.execute()

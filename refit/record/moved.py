@@ -31,7 +31,7 @@ UNKNOWN = ("copies", "local_bytes", "cross_node_bytes", "max_send_bytes", "max_f
 
 
 def unknown(plan: dict[str, Any]) -> dict[str, Any]:
-    """Our plan of a refit that is planned elsewhere: what holds of any plan stays, the rest is null.
+    """Our plan of a refit that is planned elsewhere: what is so of any plan, the rest null.
 
     Args:
         plan: of a record.

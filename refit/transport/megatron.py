@@ -106,7 +106,9 @@ class Transport:
             return
         moved = self.moved = Moved()
 
-        def counted(submit: Callable[..., None], sends: bool, tensor_at: int) -> Callable[..., None]:
+        def counted(
+            submit: Callable[..., None], sends: bool, tensor_at: int
+        ) -> Callable[..., None]:
             def noted(*args: Any, **kw: Any) -> None:
                 tensor, peer = args[tensor_at : tensor_at + 2]
                 moved.add(sends, peer, tensor.nbytes)
@@ -134,8 +136,8 @@ def _service(backend: str, sides: list[Weights]) -> Any:
         raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {', '.join(known)}")
     if backend == "nvshmem" and not (Path(core.__file__).parent / KERNEL).exists():
         raise Unsupported(
-            f"megatron-core {VERSION} cannot start its nvshmem service: its wheel lacks the kernels'"
-            f" source, megatron/core/resharding/{KERNEL}; use refit.backend=nccl or gloo"
+            f"megatron-core {VERSION} cannot start its nvshmem service: its wheel lacks the"
+            f" kernels' source, megatron/core/resharding/{KERNEL}; use refit.backend=nccl or gloo"
         )
     try:
         with without_cuda():

@@ -54,9 +54,7 @@ def expert_attributes(layer: str, kind: str, tp: int, ep: int, etp: int) -> dict
     marks: dict[str, Any] = {"allreduce": not (ep > 1 or (RELEASE >= (0, 19) and etp != tp))}
     if cut:
         along = 0 if column or (RELEASE < (0, 17) and hidden) else 1
-        marks |= {
-            "tensor_model_parallel": True, "partition_dim": along, "partition_stride": 1
-        }
+        marks |= {"tensor_model_parallel": True, "partition_dim": along, "partition_stride": 1}
     return marks
 
 
