@@ -64,6 +64,11 @@ def no_logits(job: Job) -> str | None:
     return None
 
 
+def is_sequential(job: Job, engine: bool) -> bool:
+    """Whether experts are built as SequentialMLP, one module each, and not as TEGroupedMLP."""
+    return job.model.is_moe and not (engine and job.model.moe_grouped_gemm)
+
+
 def _differences(job: Job, engine: bool) -> list[str]:
     model, found = job.model, []
     if not engine:
@@ -74,6 +79,14 @@ def _differences(job: Job, engine: bool) -> list[str]:
             found.append(
                 "moe_grouped_gemm was asked, experts are built as SequentialMLP; same tensors"
             )
+    if job.refit.method == "megatron" and is_sequential(job, engine):
+        found.append(
+            "megatron-core's refit is given experts under production's names and attributes"
+            " (linear_fc1.weight<N>, as TEGroupedMLP has them); same storage"
+            if job.refit.peer_names == "production"
+            else "megatron-core's refit is given experts as SequentialMLP names them, production's"
+            " are TEGroupedMLP's linear_fc1.weight<N>"
+        )
     if model.is_moe and model.moe_token_dispatcher_type != "allgather":
         found.append(
             f"without CUDA the {model.moe_token_dispatcher_type} token dispatcher is built as"

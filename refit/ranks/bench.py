@@ -79,11 +79,8 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
 
     progress("cold refit")
     fanout = job.refit.fanout
-    ready = (
-        build_plan(tensors, placement, fanout)
-        if getattr(transport, "plans_itself", False)
-        else None
-    )
+    plans_itself = getattr(transport, "plans_itself", False)
+    ready = build_plan(tensors, placement, fanout) if plans_itself else None
     host_peak = _host_peak()
     before = memory.forget_peak()
 
@@ -134,6 +131,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         _timed(transport.execute)
         logits = compare_logits(job, placement, rank, built[0], built[1])
     staging, details = transport.staging_bytes, getattr(transport, "details", {})
+    moved = getattr(transport, "moved", None)
     transport.close()
     progress("measuring the memory copy rate")
     arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
@@ -160,6 +158,8 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         refit_peak_bytes=refit_peak,
         staging_bytes=staging,
         transport=details,
+        plans_itself=plans_itself,
+        moved=moved,
         versions={
             "torch": torch.__version__,
             "numpy": numpy.__version__,

@@ -97,7 +97,7 @@ def bind(model: Any, weights: Weights, tied: bool) -> None:
     layers = model.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
     experts = [x.mlp.local_expert_indices for x in layers if hasattr(x.mlp, "local_expert_indices")]
-    for module, path, leaf, is_buffer in _places(model):
+    for module, path, leaf, is_buffer in places(model):
         held = getattr(module, leaf)
         name = f"{path}.{leaf}" if path else leaf
         logical = logical_name(name, first_layer, experts[0][0] if experts else 0, tied)
@@ -124,7 +124,7 @@ def bind(model: Any, weights: Weights, tied: bool) -> None:
         )
 
 
-def _places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, bool]]:
+def places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, bool]]:
     """(module, its path, attribute, whether a buffer) of every parameter and persistent buffer."""
     for path, module in model.named_modules():
         for leaf, parameter in module._parameters.items():
