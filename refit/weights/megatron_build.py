@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,6 +14,7 @@ from torch.nn.functional import gelu, silu
 
 from refit.job import Job, UserError
 from refit.layout.layout import Layout, Placement
+from refit.model import megatron_versions
 from refit.model.architecture import padded_vocab
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
@@ -27,14 +29,33 @@ def _quiet() -> Iterator[None]:
             "(Transformer Engine and )?Apex (is|are) not installed",
             "moe_ffn_hidden_size is not set",
             "Using a large number of experts .* without fp32 routing",
-            "full scope is deprecated. Use empty cuda_graph_scope",
+            "full scope is deprecated. Use empty cuda_graph_(scope|modules)",
             "When using expert parallelism and tensor parallelism for training",
             "When using async grad allreduce",
             "Warning: tp_group is None",  # see megatron_runs
             "`torch.distributed.[a-z_]*` is deprecated",  # collectives that Megatron calls
+            "absl.logging is not installed",
         ):
             warnings.filterwarnings("ignore", message=text)
-        yield
+        with ExitStack() as stack:
+            for name in _LOGS:
+                logger = logging.getLogger(name)
+                logger.addFilter(_matters)
+                stack.callback(logger.removeFilter, _matters)
+            yield
+
+
+_LOGS = {
+    # what every model says of itself; it is what is run
+    "megatron.core.models.gpt.gpt_model": "GPTModel IS DEPRECATED",
+    # said on import, of a CUDA build of torch where there is a compiler and no GPU
+    "torch.utils.cpp_extension": "No CUDA runtime is found",
+}
+"""By logger the beginning of a message that does not matter here."""
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_LOGS.get(record.name, "\0"))
 
 
 with _quiet():
@@ -50,6 +71,7 @@ with _quiet():
     from megatron.core.transformer import multi_latent_attention
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.core.transformer.moe import moe_utils
+    from megatron.core.transformer.multi_latent_attention import MLASelfAttention
     from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
     from megatron.core.utils import GlobalMemoryBuffer
 
@@ -73,6 +95,18 @@ def _outside_window(queries: int, keys: int, window: tuple[int, int]) -> torch.T
     """[queries, keys], true where a key is hidden: outside [left, right] of its query."""
     seen = torch.ones(queries, keys, dtype=torch.bool)
     return ~seen.triu(keys - queries - window[0]).tril(keys - queries + window[1])
+
+
+def _as_the_spec_says(_: MLASelfAttention, submodules: Any) -> dict[str, Any]:
+    """The norms and projections that MLA's layer spec names: before 0.19 nothing chose others."""
+    names = (
+        "linear_q_proj",
+        "linear_q_up_proj",
+        "linear_kv_up_proj",
+        "q_layernorm",
+        "kv_layernorm",
+    )
+    return {name: getattr(submodules, name) for name in names}
 
 
 @contextmanager
@@ -100,10 +134,13 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
         # attention dropout forks a random state that only training seeds; in eval it drops nothing
         replace(CudaRNGStatesTracker, "fork", lambda *_, **__: nullcontext())
         if not has_transformer_engine():
-            # the router asks whether this is None, and without the engine it is not even that
-            replace(moe_utils, "te_general_gemm", None)
-            # true here even without it, and then isinstance(..., TELinear) fails: that is no class
-            replace(multi_latent_attention, "HAVE_TE", False)
+            if megatron_versions.MISTAKES_ITS_ENGINE:
+                # the router asks whether this is None, and without the engine it is not even that
+                replace(moe_utils, "te_general_gemm", None)
+                # true even without it, and then isinstance(..., TELinear) fails: that is no class
+                replace(multi_latent_attention, "HAVE_TE", False)
+            if megatron_versions.NORMS_DIRECT_QUERIES:
+                replace(MLASelfAttention, "_resolve_qk_norm_config", _as_the_spec_says)
         if not torch.cuda.is_available():
             # the device of every buffer that Megatron makes
             replace(torch.cuda, "current_device", lambda: "cpu")

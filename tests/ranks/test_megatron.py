@@ -18,6 +18,7 @@ from megatron.core.tensor_parallel import layers
 
 from refit.job import Degrees, Job, Model, Refit
 from refit.layout.layout import place
+from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.model.convention import convention, logical_name
 from refit.plan.build import build_plan
@@ -29,7 +30,6 @@ from refit.transport import Unsupported
 from refit.transport.megatron import Transport
 from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
-from refit.weights import megatron_versions as versions
 from refit.weights.models import places
 from tests import peers
 from tests.jobs import TINY, job
@@ -46,9 +46,7 @@ DENSE = replace(
     moe_router_enable_expert_bias=False,
 )
 MOE = replace(TINY, name="moe", moe_router_enable_expert_bias=False)
-BIASED = replace(
-    MOE, name="biased", add_bias_linear=True, moe_shared_expert_intermediate_size=None
-)
+BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_intermediate_size=None)
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}
 
 
