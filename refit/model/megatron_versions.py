@@ -6,6 +6,7 @@ No other file compares versions. Whoever uses an answer imports megatron itself;
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -17,18 +18,10 @@ _FIRST, _BEYOND = (0, 16, 1), (0, 20, 0)
 
 
 def numbers(text: str) -> tuple[int, int, int]:
-    """The three numbers that a version begins with: (0, 19, 2) of 0.19.2, 0.19.2rc1 and 0.19.2+x.
-
-    A release candidate counts as what it is a candidate for: it is that code.
-    """
-    found = []
-    for part in text.split("+")[0].split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        found.append(int(digits or 0))
-        if digits != part:
-            break
-    major, minor, patch = (*found, 0, 0, 0)[:3]
-    return major, minor, patch
+    """The three numbers of a version: (0, 19, 2) of 0.19.2, of its candidates and builds too."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    assert found is not None, text  # megatron-core never named one otherwise
+    return int(found[1]), int(found[2]), int(found[3] or 0)
 
 
 def installed() -> str | None:
@@ -94,14 +87,17 @@ MISTAKES_ITS_ENGINE = RELEASE < (0, 19)
 HAS_TRAINING = RELEASE >= (0, 17)
 """The wheel holds `megatron.training`, Megatron's own arguments with it."""
 
-PLANNER_BY_TP = "_plan_tp" if RELEASE >= (0, 18) else "_plan_multi_dim_lcm"
-"""What in `resharding.planner` plans one tensor that is cut over TP."""
+
+# -- its refit: entry points, what travels, caches, and what production's experts say of themselves
 
 PLANS_EVERYWHERE = RELEASE >= (0, 19)
 """Every rank plans for itself from one gather; before, rank 0 plans for all and tells them."""
 
+PLANNER = "build_local_reshard_plan" if PLANS_EVERYWHERE else "build_centralized_reshard_plan"
+"""What in `resharding.planner` makes a rank's plan."""
 
-# -- its refit: entry points, what travels, caches, and what production's experts say of themselves
+PLANNER_OF_TP = "_plan_tp" if RELEASE >= (0, 18) else "_plan_multi_dim_lcm"
+"""What there plans one tensor that is cut over TP."""
 
 REFIT_TAKES_NONE = RELEASE >= (0, 17)
 """`swap_model_weights` takes None for an absent model and plans ahead; its services a group."""
