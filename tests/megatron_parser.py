@@ -78,7 +78,7 @@ def _arguments() -> ModuleType:
 
             typing.override = typing_extensions.override  # type: ignore[attr-defined]
         from megatron.training import arguments
-    return arguments  # type: ignore[no-any-return]
+    return arguments
 
 
 def _benchmarks_own(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
