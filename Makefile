@@ -28,7 +28,7 @@ setup: asked .venv/.test-installed
 
 # A Python that was asked for is the one in .venv, or nothing is done.
 asked: .venv/bin/python
-	@[ $(origin PYTHON) = file ] || [ "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" ] || \
+	@[ "$(origin PYTHON)" = file ] || [ "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" ] || \
 	{ echo ".venv has $$($(BIN)/python --version), not $(PYTHON); 'make clean' first" >&2; exit 1; }
 
 .venv/.test-installed: $(INPUTS) | .venv/bin/python
