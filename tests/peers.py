@@ -42,7 +42,8 @@ class AfterAnother(megatron.Transport):
             models.build(before, placement, side, rank, None) for side in ("source", "destination")
         ]
         other = megatron.Transport(Refit(name="megatron", method="megatron"))
-        other.prepare(plan, rank, *(b and b.weights for b in built))
+        source_before, destination_before = (b.weights if b else None for b in built)
+        other.prepare(plan, rank, source_before, destination_before)
         other.execute()
         self.end(other)
         super().prepare(plan, rank, source, destination)
