@@ -16,6 +16,7 @@ from refit.forecast.fit import Left, Row, base, fit, leave_one_out, row_of
 from refit.job import UserError
 from refit.record import record
 from refit.record.point import read_json, write_atomic
+from refit.rules.methods import PLANS_ITSELF
 
 
 def read(folder: Path) -> list[Row]:
@@ -38,7 +39,9 @@ def read(folder: Path) -> list[Row]:
                 " calibrate with the code that wrote it, or measure again"
             )
         try:
-            measured = found["kind"] == "measured" and found["status"] == "ok"
+            measured = (found["kind"], found["status"]) == ("measured", "ok") and (
+                found["method"] not in PLANS_ITSELF  # an estimate is of a plan of ours
+            )
             rows += [row_of(found, path)] if measured else []
         except (KeyError, TypeError) as error:
             raise UserError(

@@ -114,7 +114,7 @@ class Display:
 
     def predicted(self, record: dict[str, Any]) -> None:
         """What a plan says of a point: bytes, bounds, memory, floor and estimate."""
-        for line in predict.lines(record):
+        for line in predict.lines(record) if record["prediction"] else ():
             self.line(f"  {line}")
         self.line(f"  {outcome(record)}")
 

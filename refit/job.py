@@ -148,6 +148,9 @@ class Refit:
     # rank that fetched it passes it on
     fanout: str = "direct"
     backend: str = "auto"  # of method megatron: auto | gloo | nccl | nvshmem | nixl
+    # of method megatron, how experts are named to it: production (as TEGroupedMLP names them) |
+    # installed (as the models that are built here do)
+    peer_names: str = "production"
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,30 @@ class Prediction:
         }
 
 
+def unpredictable(job: Job) -> str | None:
+    """Why nothing can be said of a job's method without ranks, or None."""
+    method = job.refit.method
+    if method not in methods.PLANS_ITSELF:
+        return None
+    return (
+        f"refit={method} carries out a plan of its own, which is made from real models on real"
+        " ranks; mode=plan cannot say what it would move; use mode=measure, whose record has it, or"
+        " another method"
+    )
+
+
 def predict(job: Job, plan: Plan | None = None) -> Prediction:
     """Plan a job and say what it costs; nothing is run, and nothing of this machine is asked.
 
     Args:
         job: possible (`refit.rules.layout`).
         plan: the job's, where there is one already.
+
+    Raises:
+        UserError: its method plans for itself.
     """
+    if reason := unpredictable(job):
+        raise UserError(reason)
     if plan is None:
         placement = place(job)
         plan = build_plan(
@@ -145,14 +162,20 @@ def predict(job: Job, plan: Plan | None = None) -> Prediction:
 def run(point: Point) -> dict[str, Any]:
     """The agent's counterpart: predict a point and write its timing.json.
 
-    A layout whose weights do not fit the device's memory ends as `oom`, with all its numbers.
+    A layout whose weights do not fit the device's memory ends as `oom`, with all its numbers; a
+    method that plans for itself is `unsupported`.
 
     Raises:
         UserError: the point's folder cannot be written.
     """
     point.freeze()
     begun = record.begin(point, dict(_here()))
-    final = _record(begun, predict(point.job))
+    reason = unpredictable(point.job)
+    final = (
+        record.ended(replace(begun, method=point.job.refit.method), "unsupported", reason)
+        if reason
+        else _record(begun, predict(point.job))
+    )
     text = json.dumps(asdict(final)) + "\n"
     try:
         write_atomic(point.timing, text)

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
@@ -20,7 +20,7 @@ from refit.plan.build import build_plan
 from refit.ranks import processes
 from refit.ranks.nodes import Nodes, Stopped
 from refit.ranks.task import Task
-from refit.record import environment, record
+from refit.record import environment, moved, record
 from refit.record.point import Point, read_json, write_atomic
 from refit.record.record import Ended, Record
 from refit.rules import devices, methods
@@ -126,6 +126,8 @@ class Agent:
         begun = record.placed(
             begun, placement, build_plan(tensors, placement, job.refit.fanout), method, why, build
         )
+        if method in methods.PLANS_ITSELF and begun.plan is not None:
+            begun = replace(begun, plan=moved.unknown(begun.plan))
         reason = methods.unsupported(method, job, placement)
         if reason:
             return record.ended(begun, "unsupported", reason)

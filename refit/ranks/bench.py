@@ -7,7 +7,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import numpy
 import torch
@@ -17,6 +16,7 @@ from refit.job import Job
 from refit.layout.layout import place
 from refit.model.architecture import catalogue
 from refit.model.convention import convention
+from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
 from refit.plan.build import build_plan
 from refit.ranks import device as rank_device
@@ -79,11 +79,8 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
 
     progress("cold refit")
     fanout = job.refit.fanout
-    ready = (
-        build_plan(tensors, placement, fanout)
-        if getattr(transport, "plans_itself", False)
-        else None
-    )
+    plans_itself = getattr(transport, "plans_itself", False)
+    ready = build_plan(tensors, placement, fanout) if plans_itself else None
     host_peak = _host_peak()
     before = memory.forget_peak()
 
@@ -134,6 +131,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         _timed(transport.execute)
         logits = compare_logits(job, placement, rank, built[0], built[1])
     staging, details = transport.staging_bytes, getattr(transport, "details", {})
+    moved = getattr(transport, "moved", None)
     transport.close()
     progress("measuring the memory copy rate")
     arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
@@ -160,10 +158,12 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         refit_peak_bytes=refit_peak,
         staging_bytes=staging,
         transport=details,
+        plans_itself=plans_itself,
+        moved=moved,
         versions={
             "torch": torch.__version__,
             "numpy": numpy.__version__,
-            "megatron_core": version("megatron-core"),
+            "megatron_core": VERSION,
         },
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),

@@ -37,7 +37,8 @@ def links(plan: Mapping[str, Any], hardware: Mapping[str, Any], device: str) -> 
     """What links of configured rates allow: the busiest rank's bytes over its link's rate.
 
     Args:
-        plan: of a record: `bytes`, `max_peer_bytes` and `max_cross_node_bytes`.
+        plan: of a record: `bytes`, `max_peer_bytes` and `max_cross_node_bytes`; a null of the
+            latter, where it is not known who sent what, limits nothing.
         hardware: a cluster's `peer_gbps` (a rank to its node's other ranks) and `nic_gbps` (a rank
             to other nodes), GB/s in one direction; what is missing or null limits nothing.
         device: as for `memory_copy`; CPU ranks of a node have no link but their memory.

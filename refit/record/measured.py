@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from refit.record import limits
+from refit.record import limits, moved
 from refit.record.record import MEMORY, RankReport, Record, Span, ended
 
 
@@ -18,8 +18,10 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
         begun: from `placed`.
         reports: one per rank of the world.
     """
+    assert begun.plan is not None and begun.layout is not None
     record = replace(
         begun,
+        plan=_plan(begun.plan, reports, begun.layout["ranks_per_node"]),
         verification=_verification(reports),
         memory={
             name: max((b for r in reports if (b := getattr(r, name)) is not None), default=None)
@@ -35,12 +37,25 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
     wrong = _wrong(reports)
     if wrong:
         return ended(record, "invalid", wrong)
-    assert begun.plan is not None
     active = [r for r in reports if r.active]
     hardware = begun.config["cluster"].get("hardware") or {}
-    seconds, throughput = _times(active, begun.plan, hardware)
+    # every element was right, so what was written is what any plan writes
+    plan = {**(record.plan or {}), "bytes": begun.plan["bytes"]}
+    seconds, throughput = _times(active, plan, hardware)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
+
+
+def _plan(
+    ours: dict[str, Any], reports: Sequence[RankReport], ranks_per_node: int
+) -> dict[str, Any]:
+    """Our plan where it was carried out; else what the transport moved, where it counts that."""
+    if not reports[0].plans_itself:
+        return ours
+    counted = [r.moved for r in reports if r.moved is not None]
+    if len(counted) < len(reports):
+        return moved.unknown(ours)
+    return moved.executed(ours, counted, ranks_per_node)
 
 
 def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:

@@ -132,6 +132,8 @@ def identity(job: Job) -> str:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
+    if job.refit.method != "megatron":
+        del config["refit"]["peer_names"]  # no other reads it
     del config["parallel"]["use_case"], config["parallel"]["model"]
     del config["bench"]["deadline_s"], config["sweep"]
     if job.sweep.repetition > 1:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from refit.layout.layout import Layout, Placement
 from refit.plan.plan import Plan
+from refit.record.moved import Moved
 from refit.record.point import Point, write_atomic
 
 SCHEMA_VERSION = 1
@@ -82,6 +83,8 @@ class RankReport:
     refit_peak_bytes: int | None = None
     staging_bytes: int | None = None
     transport: dict[str, int | str] = field(default_factory=dict)  # its own words: heap, messages
+    plans_itself: bool = False  # the transport; then `moved` is what it moved, if it counts
+    moved: Moved | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
 

@@ -90,6 +90,9 @@ METHODS: dict[str, Callable[[Job, Placement], str | None]] = {
 }
 """Each method's file is refit/transport/<name>.py; the function says why it cannot run, or None."""
 
+PLANS_ITSELF = ("megatron",)
+"""Those that carry out no plan of ours: a record's `plan` is what they did, and null before."""
+
 ON_GPUS = {
     "non-collocated": ("nvshmem", "ipc", "nccl", "nixl"),
     "collocated": ("nccl", "ipc", "nvshmem", "nixl"),

@@ -1,7 +1,7 @@
 """What Megatron refuses in a model, whatever its layout.
 
 Each rule takes the job and returns a reason or None. Together they mirror the checks of
-megatron-core 0.16.1, above all of `TransformerConfig.__post_init__`, without importing it.
+megatron-core, above all of `TransformerConfig.__post_init__`, without importing it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,16 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from refit.job import Job
+from refit.model import megatron_versions
 from refit.model.moe_layers import moe_layers
 from refit.rules.values import AUX_LOSSES, JobRule
+
+
+def megatron_core_usable(job: Job) -> str | None:
+    """build=megatron needs a megatron-core of a known version, and what that imports."""
+    if job.build == "megatron" and job.mode == "measure":
+        return megatron_versions.unusable()
+    return None
 
 
 def logits_need_models(job: Job) -> str | None:
@@ -134,17 +142,18 @@ def shared_expert_without_bias(job: Job) -> str | None:
     return None
 
 
-def shared_overlap_needs_alltoall(job: Job) -> str | None:
-    """Megatron: moe_shared_expert_overlap only works with the alltoall token dispatcher."""
-    m = job.model
+def shared_overlap_needs_its_dispatchers(job: Job) -> str | None:
+    """Megatron: moe_shared_expert_overlap only works with some token dispatchers, by version."""
+    m, known = job.model, megatron_versions.OVERLAP_DISPATCHERS
     if (
         m.moe_shared_expert_overlap
         and m.moe_shared_expert_intermediate_size is not None
-        and m.moe_token_dispatcher_type != "alltoall"
+        and m.moe_token_dispatcher_type not in known
     ):
         return (
-            "model.moe_shared_expert_overlap=true only works with"
-            f" model.moe_token_dispatcher_type=alltoall, which is {m.moe_token_dispatcher_type}"
+            "model.moe_shared_expert_overlap=true only works with model.moe_token_dispatcher_type="
+            f"{' or '.join(known)} in megatron-core {megatron_versions.VERSION}; it is"
+            f" {m.moe_token_dispatcher_type}"
         )
     return None
 
@@ -227,6 +236,7 @@ def fused_permute_installed(job: Job) -> str | None:
 
 
 MODEL: tuple[JobRule, ...] = (
+    megatron_core_usable,
     logits_need_models,
     head_size_whole,
     groups_share_heads,
@@ -238,7 +248,7 @@ MODEL: tuple[JobRule, ...] = (
     topk_one_needs_pre_softmax,
     expert_bias_needs_sigmoid,
     shared_expert_without_bias,
-    shared_overlap_needs_alltoall,
+    shared_overlap_needs_its_dispatchers,
     capacity_needs_aux_loss,
     padding_needs_capacity,
     deepep_does_not_pad,

@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "refit.fanout": ("direct", "hierarchical"),
     # megatron-core's copy services; which of them it has depends on its version
     "refit.backend": ("auto", "gloo", "nccl", "nvshmem", "nixl"),
+    "refit.peer_names": ("production", "installed"),
     "parallel.mode": ("collocated", "non-collocated"),
     "model.normalization": ("LayerNorm", "RMSNorm"),
     "model.activation_func": ("gelu", "silu", "quick_gelu"),

@@ -24,7 +24,8 @@ class Transport(Protocol):
 
     A class with `plans_itself = True` carries out a plan of its own, made in `prepare`, and not the
     one that it is given; its cold refit is then timed without ours. Its `plan_s` is the seconds of
-    `prepare` that went into planning.
+    `prepare` that went into planning, and its `moved`, if it has one, what this rank moved in one
+    refit: that is the record's `plan` then, which is null without.
 
     One that has something to say of itself has a property `details`, a dictionary of numbers and
     texts, for the record's `transport`.

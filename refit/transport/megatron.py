@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import patch
 
@@ -21,13 +21,16 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.resharding import refit as core
 
 from refit.job import Refit
+from refit.model import megatron_versions as versions
+from refit.model.megatron_versions import VERSION
 from refit.plan.plan import Plan
+from refit.record.moved import Moved
 from refit.transport import Unsupported
 from refit.transport.megatron_cpu import without_cuda
+from refit.transport.megatron_names import under_production_names
 from refit.weights.weights import Weights
 
-VERSION = version("megatron-core")
-_TAKES_NONE = hasattr(core, "prepare_swap_model_weights")  # after 0.16.1; and a group
+KERNEL = Path("nvshmem_copy_service", "kernels", "chunked_kernel.cu")  # below resharding/
 
 
 class Transport:
@@ -42,21 +45,25 @@ class Transport:
     plan_s = 0.0
 
     def __init__(self, refit: Refit) -> None:
-        self._backend = refit.backend
+        self._backend, self._names = refit.backend, refit.peer_names
         self._refit: Callable[[], None] = lambda: None
+        self._service: Any = None
         self._marks: list[float] = []
         self.details: dict[str, int | str] = {}
+        self.moved: Moved | None = None  # in the first refit, and as much in every other
 
     def prepare(
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         sides = [side for side in (source, destination) if side is not None]
-        models = [side.model if side is not None else None for side in (source, destination)]
         if any(side.model is None for side in sides):
             raise Unsupported("megatron-core refits GPTModels; build=shards has none")
+        named = under_production_names if self._names == "production" else lambda model: model
+        models = [None if s is None else named(s.model) for s in (source, destination)]
         service = _service(self._backend, sides)
         self.details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
         self._watch(service)
+        self._service = service
         start = time.perf_counter()
         with _own_words("cannot plan this refit"), without_cuda():
             self._refit = _planned(models[0], models[1], service)
@@ -64,7 +71,7 @@ class Transport:
 
     def execute(self) -> dict[str, float]:
         start = time.perf_counter()
-        with _own_words("cannot do this refit"), without_cuda():
+        with _own_words("cannot do this refit"), without_cuda(), self._counted():
             self._refit()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -77,8 +84,8 @@ class Transport:
         return None  # it allocates in each refit what that needs, and gives it back
 
     def close(self) -> None:
-        self._refit = lambda: None
-        core.clear_service_cache()
+        self._refit, self._service = lambda: None, None
+        versions.clear_refit_caches(core)
 
     def _watch(self, service: Any) -> None:
         """Note when the service starts and ends its run."""
@@ -91,6 +98,32 @@ class Transport:
 
         service.run = timed
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Note what Megatron's executor hands to the service, in the first refit."""
+        if self.moved is not None:
+            yield
+            return
+        moved = self.moved = Moved()
+
+        def counted(
+            submit: Callable[..., None], sends: bool, tensor_at: int
+        ) -> Callable[..., None]:
+            def noted(*args: Any, **kw: Any) -> None:
+                tensor, peer = args[tensor_at : tensor_at + 2]
+                moved.add(sends, peer, tensor.nbytes)
+                submit(*args, **kw)
+
+            return noted
+
+        with ExitStack() as stack:
+            for sends, name in ((True, "submit_send"), (False, "submit_recv")):
+                for suffix, tensor_at in (("", 0), ("_with_id", 1)):  # the latter up to 0.17
+                    if submit := getattr(self._service, name + suffix, None):
+                        noted = counted(submit, sends, tensor_at)
+                        stack.enter_context(patch.object(self._service, name + suffix, noted))
+            yield
+
 
 def _service(backend: str, sides: list[Weights]) -> Any:
     """Megatron's copy service of a name; `auto` is nccl where any rank's weights are on CUDA."""
@@ -101,11 +134,16 @@ def _service(backend: str, sides: list[Weights]) -> Any:
     known = get_args(core.RefitBackendName)
     if backend not in known:
         raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {', '.join(known)}")
+    if backend == "nvshmem" and not (Path(core.__file__).parent / KERNEL).exists():
+        raise Unsupported(
+            f"megatron-core {VERSION} cannot start its nvshmem service: its wheel lacks the"
+            f" kernels' source, megatron/core/resharding/{KERNEL}; use refit.backend=nccl or gloo"
+        )
     try:
         with without_cuda():
             # it sends over the default group, NCCL at Megatron's users and gloo here
             group = dist.new_group(backend="nccl") if backend == "nccl" else None
-            if group is not None and _TAKES_NONE:
+            if group is not None and versions.REFIT_TAKES_NONE:
                 return core.get_or_create_service(backend, group=group)
             service = core.get_or_create_service(backend)
             return service if group is None else _over(service, group)
@@ -129,7 +167,7 @@ def _over(service: Any, group: dist.ProcessGroup) -> Any:
 
 def _planned(source: Any, destination: Any, service: Any) -> Callable[[], None]:
     """Let Megatron plan; every rank of the world calls this. Returns a refit by that plan."""
-    if _TAKES_NONE:
+    if versions.REFIT_TAKES_NONE:
         core.prepare_swap_model_weights(source, destination)
         return partial(core.swap_model_weights, source, destination, service)
     # 0.16.1's swap_model_weights wants both models on every rank. What that calls, and Megatron
