@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import yaml
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from refit import command_line, naming
 from refit.job import Job, UserError
 from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR
-
-if TYPE_CHECKING:
-    from refit.display import Display
-    from refit.record.point import Point
 
 EXIT_FAILED = 1
 
@@ -40,49 +39,73 @@ def job_of(config: DictConfig) -> Job:
     return Job.from_dict({str(k): v for k, v in plain.items() if k != "hydra"})
 
 
-def run_one(config: DictConfig) -> None:
-    """Run one point and exit: 0 verified, 1 not, 2 impossible."""
+class PointFailed(Exception):
+    """A point of a launcher that is not ours ended otherwise than verified."""
+
+
+def run_one(config: DictConfig) -> float | None:
+    """Run one point: the objective of whoever sweeps.
+
+    Returns:
+        Seconds of the median refit, or of the estimate for mode=plan; None where there is none.
+
+    A single run exits 1 where the point is not verified, 2 where it is impossible; a job of one of
+    Hydra's other launchers raises.
+    """
     from refit.display import Display
+    from refit.forecast import predict
     from refit.ranks.agent import Agent
     from refit.record.point import Point
     from refit.rules.impossible import impossible
 
     hydra = HydraConfig.get()
+    alone = hydra.mode is not RunMode.MULTIRUN
     display = Display()
     try:
-        job = job_of(config)
+        overrides = tuple(hydra.overrides.task)
+        job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
         if reason := impossible(job):
             raise UserError(reason)
         if job.sweep.dry_run or job.sweep.repeat > 1 or job.sweep.exclude:
-            raise UserError("sweep.dry_run, repeat and exclude are of a sweep; add -m")
+            more = "add -m" if alone else "use hydra/launcher=refit"
+            raise UserError(f"sweep.dry_run, repeat and exclude are of a sweep; {more}")
         if job.cluster.launcher != "local" and job.mode != "plan":
+            more = "add -m" if alone else "use hydra/launcher=refit"
             raise UserError(
-                f"cluster={job.cluster.name} starts jobs in a sweep; add -m, or use cluster=local"
+                f"cluster={job.cluster.name} starts jobs in a sweep; {more}, or cluster=local"
             )
-        point = Point.of(job, Path(hydra.run.dir), tuple(hydra.overrides.task))
+        point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
         display.begin(job)
         if job.mode == "plan":
-            _predict(point, display)
-            return
-        with Agent([job]) as agent, display.progress() as progress:
-            record = agent.run(point, progress)
+            record = predict.run(point)
+            display.predicted(record)
+        else:
+            with Agent([job]) as agent, display.progress() as progress:
+                record = agent.run(point, progress)
+            display.result(record)
     except UserError as error:
+        if not alone:
+            raise
         _give_up(str(error))  # here, before Hydra adds that a job failed
-    display.result(record)
     display.line(f"  record: {point.timing}")
     if record["status"] != "ok":
-        sys.exit(EXIT_FAILED)
+        if alone:
+            sys.exit(EXIT_FAILED)
+        raise PointFailed(f"{point.name}: {record['status']}: {record['reason']}")
+    return objective(record)
 
 
-def _predict(point: Point, display: Display) -> None:
-    """One point of mode=plan: no ranks, nothing of torch."""
-    from refit.forecast import predict
+def _again(overrides: Sequence[str]) -> DictConfig:
+    """Another config of this program, composed within it."""
+    return compose(HydraConfig.get().job.config_name, list(overrides))
 
-    found = predict.run(point)
-    display.predicted(found)
-    display.line(f"  record: {point.timing}")
-    if found["status"] != "ok":
-        sys.exit(EXIT_FAILED)
+
+def objective(record: dict[str, Any]) -> float | None:
+    """What a sweep minimizes: seconds of the median refit, or of the estimate for mode=plan."""
+    if record["kind"] == "predicted":
+        estimate = (record["prediction"] or {}).get("estimate")
+        return estimate["seconds"] if estimate else None
+    return record["seconds"]["median"] if record["seconds"] else None
 
 
 def guarded(main: Callable[[], Any]) -> NoReturn:
@@ -90,9 +113,9 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback, as Hydra promises.
     """
-    # Hydra's parser takes overrides from one place only, so -m may not stand between two of them
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    COMMAND_LINE[:] = sys.argv[1:]
+    sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
+    if reason := command_line.deletes(COMMAND_LINE):
+        _give_up(reason)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         sys.exit(0)
@@ -110,6 +133,9 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         _give_up(f"malformed YAML: {error}")
     except UserError as error:
         _give_up(str(error))
+    except PointFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except ValueError as error:
         if not _of_hydra(error):
             raise

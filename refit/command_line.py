@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from dataclasses import fields
 
 from hydra._internal.utils import get_args_parser
+
+from refit.job import Job
 
 
 def ordered(words: Sequence[str]) -> list[str]:
@@ -16,25 +17,26 @@ def ordered(words: Sequence[str]) -> list[str]:
     them. Its own definitions are used here: whatever it offers is found, and what is wrong is said
     by Hydra, with exit code 2.
     """
-    said = vars(get_args_parser().parse_intermixed_args(list(words)))
-    overrides = said.pop("overrides")
-    options = []
-    for name, value in said.items():
+    options = vars(get_args_parser().parse_intermixed_args(list(words)))
+    overrides = options.pop("overrides")
+    before = []
+    for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if value is True:
-            options.append(option)
+            before.append(option)
         elif value:
-            options.append(f"{option}={value}")
-    return [*options, *overrides]
+            before.append(f"{option}={value}")
+    return [*before, *overrides]
 
 
-def completable(line: str) -> str:
-    """A line that a shell wants completed, `ordered`; the word that is being typed stays last.
-
-    Raises:
-        SystemExit: no parser takes it, as where an option still lacks its value. Nothing is
-            printed: a usage message would land in the line that is being typed.
-    """
-    program, *words = line.split()
-    with redirect_stderr(io.StringIO()):
-        return " ".join([program, *ordered(words)]) + (" " if line.endswith(" ") else "")
+def deletes(words: Sequence[str]) -> str | None:
+    """Why what an override with ~ deletes is needed, or None."""
+    needed = {field.name for field in fields(Job)}
+    for word in words:
+        key = word[1:].partition("=")[0].partition("@")[0]
+        if word.startswith("~") and key.partition(".")[0] in needed:
+            return (
+                f"{word} deletes what every point needs; leave it out for the shipped value, or set"
+                f" another: {key}=..."
+            )
+    return None

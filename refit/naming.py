@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from refit.job import Degrees, Job, Parallel
+
+_LAYOUT = re.compile(r"(\+\+?|~)?(parallel\.(source|destination|mode|name)\b|refit\.mode\b)")
+
+
+def composed(compose: Callable[[tuple[str, ...]], Job], overrides: Sequence[str]) -> Job:
+    """The job of some overrides, `named` where these change the layout of its row.
+
+    Args:
+        compose: overrides -> job; asked for the row itself too, whose answer it may keep.
+    """
+    job = compose(tuple(overrides))
+    of_row = tuple(override for override in overrides if not _LAYOUT.match(override))
+    return job if len(of_row) == len(overrides) else named(job, compose(of_row).parallel)
 
 
 def named(job: Job, row: Parallel) -> Job:

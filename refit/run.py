@@ -13,9 +13,9 @@ schema.register()
 
 
 @hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
-def run(config: DictConfig) -> None:
-    """One point; a sweep (-m) goes through hydra_plugins/refit_sweeper and does not come here."""
-    cli.run_one(config)
+def run(config: DictConfig) -> float | None:
+    """One point, and its objective; our own launcher does not come here."""
+    return cli.run_one(config)
 
 
 def main() -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +92,22 @@ class RefitLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from refit.cli import job_of
+        from refit import naming
+        from refit.cli import PointFailed, job_of, objective
         from refit.display import Display
+        from refit.job import Job
         from sweeper import points, sweep
 
         display = Display()
         loader = self.hydra_context.config_loader
+
+        @cache
+        def compose(overrides: tuple[str, ...]) -> Job:
+            return job_of(loader.load_sweep_config(self.config, list(overrides)))
+
         planned = points.plan(
             job_overrides,
-            lambda overrides: job_of(loader.load_sweep_config(self.config, list(overrides))),
+            lambda overrides: naming.composed(compose, overrides),
             Path(self.config.hydra.sweep.dir),
             display.line,
         )
@@ -112,7 +120,10 @@ class RefitLauncher(Launcher):
             JobReturn(
                 overrides=list(each.point.overrides),
                 status=JobStatus.COMPLETED if found["status"] in sweep.GOOD else JobStatus.FAILED,
-                _return_value=found,
+                # what a sweeper minimizes; Hydra raises what a job that failed returns
+                _return_value=objective(found)
+                if found["status"] in sweep.GOOD
+                else PointFailed(f"{each.point.name}: {found['status']}: {found['reason']}"),
             )
             for each, found in zip(planned, records, strict=True)
         ]

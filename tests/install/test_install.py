@@ -190,6 +190,23 @@ def test_a_folder_that_is_not_there(install: Install, tmp_path: Path) -> None:
     assert "nowhere' not found" in said and len(said.splitlines()) == 1
 
 
+def test_a_shell_completes_options(install: Install, tmp_path: Path) -> None:
+    if install.home is not None:
+        pytest.skip("Hydra completes for a program on PATH, and a checkout has none")
+    program = install.python.with_name("refit-sweep")
+    # as bash does it: the function that is installed is called, and fills COMPREPLY
+    script = f"""
+        export PATH={program.parent}:$PATH
+        eval "$(refit-sweep -sc install=bash)"
+        COMP_LINE="refit-sweep parallel=collocated_" COMP_POINT=33
+        COMP_WORDS=(refit-sweep parallel = collocated_) COMP_CWORD=3
+        $(complete -p refit-sweep | sed -E 's/.*-F ([^ ]+).*/\\1/')
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    said = install.run(tmp_path, "bash", "-c", script)
+    assert "collocated_1_tp4ep2_to_tp2ep4" in said and "collocated_4" in said
+
+
 def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
     tree = copy_of_the_tree(tmp_path / "tree")
     wheel = built(tree, "build_wheel")

@@ -1,0 +1,106 @@
+"""Hydra's own sweepers and launchers, and those of others, run our points: real processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "build=shards", "model=dense", "model.num_layers=1", "model.hidden_size=64",
+    "model.num_attention_heads=4", "model.num_query_groups=4", "model.ffn_hidden_size=64",
+    "model.vocab_size=128", "bench.iterations=1",
+)  # fmt: skip
+PLAN = ("mode=plan", "cluster=cpu")
+
+
+def refit(folder: Path, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "refit.run", *words, f"hydra.sweep.dir={folder}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def records(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/timing.json"))]
+
+
+def test_hydras_basic_sweeper_and_launcher(tmp_path: Path) -> None:
+    basic = ("-m", "hydra/sweeper=basic", "hydra/launcher=basic")
+    refit(tmp_path, *basic, *SMALL, "refit=ipc,gloo")
+    assert [(r["status"], r["method"]) for r in records(tmp_path)] == [
+        ("ok", "gloo"),
+        ("ok", "ipc"),
+    ]
+
+
+def test_a_failed_point_of_hydras_basic_launcher_is_exit_code_1(tmp_path: Path) -> None:
+    basic = ("-m", "hydra/sweeper=basic", "hydra/launcher=basic")
+    said = refit(tmp_path, *basic, *SMALL, "refit.method=tests.faults:Raises,ipc", code=1)
+    assert "failed: rank 2: ValueError: the transport's own words" in said
+    assert "failed" in {r["status"] for r in records(tmp_path)}
+
+
+def test_what_only_our_launcher_does_is_said(tmp_path: Path) -> None:
+    basic = ("-m", "hydra/sweeper=basic", "hydra/launcher=basic")
+    said = refit(tmp_path, *basic, *SMALL, "cluster=slurm", "seed=0,1", code=2)
+    assert "use hydra/launcher=refit" in said
+
+
+@pytest.mark.parametrize("launcher", ["refit", "basic"])
+def test_optuna_minimizes_the_estimate(tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
+    refit(
+        tmp_path, "-m", "hydra/sweeper=optuna", f"hydra/launcher={launcher}",
+        "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1", *PLAN,
+        "parallel=choice(collocated_1_tp4ep2_to_tp2ep4,noncollocated_4_tp2ep1_to_tp1ep1)",
+    )  # fmt: skip
+    best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    estimates = {
+        str(r["config"]["parallel"]["name"]): float(r["prediction"]["estimate"]["seconds"])  # type: ignore[index]
+        for r in records(tmp_path)
+    }
+    assert best["best_value"] == min(estimates.values())
+    assert best["best_params"]["parallel"] == min(estimates, key=lambda name: estimates[name])
+
+
+def test_optuna_with_a_point_that_fails_says_why(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
+    said = refit(
+        tmp_path, "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", *SMALL,
+        "refit.method=choice(tests.faults:Raises)", code=1,
+    )  # fmt: skip
+    assert "the transport's own words" in said
+
+
+def test_the_table_is_all_that_glob_meets(tmp_path: Path) -> None:
+    said = refit(tmp_path / "all", "parallel=glob(*)", "-m", *PLAN)
+    assert "12 points" in said and "kimi" not in said and "deepseek" not in said
+    said = refit(tmp_path / "kimi", "parallel=glob(kimi_k2_*)", "model=kimi_k2", "-m", *PLAN)
+    assert "6 points" in said
+    own = "parallel=glob(kimi_k2_*,exclude=*_128_*)"
+    assert "4 points" in refit(tmp_path / "some", own, "model=kimi_k2", "-m", *PLAN)
+
+
+def test_an_overridden_row_is_named_after_what_it_is(tmp_path: Path) -> None:
+    said = refit(tmp_path, *SMALL, *PLAN, "-m", "parallel.source.tp=2,4")
+    assert "noncollocated_4_tp2ep1_to_tp1ep1: Minimal test" in said
+    assert "tp4_to_tp1: from noncollocated_4_tp2ep1_to_tp1ep1" in said
+    assert {path.name.split("-")[1] for path in tmp_path.glob("*/")} == {
+        "noncollocated_4_tp2ep1_to_tp1ep1",
+        "tp4_to_tp1",
+    }
+
+
+@pytest.mark.parametrize("word", ["~bench", "~model", "~bench.iterations"])
+def test_a_deleted_group_is_refused_in_words(tmp_path: Path, word: str) -> None:
+    said = refit(tmp_path, *SMALL, word, code=2)
+    assert said.startswith(f"error: {word} deletes what every point needs")
