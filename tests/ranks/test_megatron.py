@@ -385,7 +385,7 @@ def test_weights_say_of_themselves_what_megatron_says(monkeypatch: pytest.Monkey
 def test_logs_hold_progress_alone(agent: Agent, tmp_path: Path, method: str) -> None:
     # not what megatron-core and torch say of themselves, of training, of what is not installed
     model = TINY if method == "ipc" else DENSE
-    what = job(Degrees(tp=2), Degrees(), model=model, method=method, build="megatron")
+    what = job(Degrees(tp=2, etp=1), Degrees(), model=model, method=method, build="megatron")
     record = run(agent, tmp_path, what)
     logs = list(tmp_path.glob("**/rank*.log"))
     assert len(logs) == record["layout"]["world"] > 1
