@@ -3,7 +3,9 @@
 # Their wheels declare Python 3.12 and run on 3.11: unpacked, first on PYTHONPATH of one environment.
 # usage: versions.sh PYTHON FOLDER; the folder keeps what was downloaded: 6 MB, and triton's 198 MB.
 set -euo pipefail
-python=$1 folder=$2
+python=$1
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
 versions=(0.17.1 0.18.2 0.19.2)
 tests=(
     tests/unit/model/test_megatron_versions.py tests/unit/model/test_megatron_parser.py
@@ -16,7 +18,6 @@ unpack() {
     local wanted=$1 to=$2 work
     shift 2
     [ ! -e "$to" ] || return 0
-    mkdir -p "$folder"
     work=$(mktemp -d "$folder/XXXXXX")
     "$python" -m pip download --quiet --disable-pip-version-check --no-deps \
         --only-binary=:all: --dest "$work" "$@" "$wanted"
@@ -34,6 +35,9 @@ failed=()
 for version in "${versions[@]}"; do
     unpack "megatron-core==$version" "$folder/$version" --python-version 3.12
     echo "== megatron-core $version, $("$python" --version)"
-    PYTHONPATH=$folder/$version$path "$python" -m pytest -q "${tests[@]}" || failed+=("$version")
+    export PYTHONPATH=$folder/$version$path
+    found=$("$python" -c 'from importlib.metadata import version; print(version("megatron-core"))')
+    [ "$found" = "$version" ] || { echo "$0: $python finds $found first" >&2; exit 1; }
+    "$python" -m pytest -q "${tests[@]}" || failed+=("$version")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "failed: megatron-core ${failed[*]}" >&2; exit 1; }

@@ -14,13 +14,6 @@ from refit.model.moe_layers import moe_layers
 from refit.rules.values import AUX_LOSSES, JobRule
 
 
-def megatron_core_usable(job: Job) -> str | None:
-    """build=megatron needs a megatron-core of a known version, and what that imports."""
-    if job.build == "megatron" and job.mode == "measure":
-        return megatron_versions.unusable()
-    return None
-
-
 def logits_need_models(job: Job) -> str | None:
     """Only a real model has a forward pass."""
     if job.verify == "logits" and job.build != "megatron":
@@ -236,7 +229,6 @@ def fused_permute_installed(job: Job) -> str | None:
 
 
 MODEL: tuple[JobRule, ...] = (
-    megatron_core_usable,
     logits_need_models,
     head_size_whole,
     groups_share_heads,
