@@ -15,6 +15,7 @@ from refit.job import Hardware, Job, UserError
 from refit.layout.layout import place
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.plan.build import build_plan
+from refit.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Row:
     """A measured point: what it moves, how, and its seconds.
 
     Attributes:
-        stages: of its plan, as it was carried out.
+        hops: of its plan, as it was carried out.
         seconds: the record's median.
         rate_gbps: the best rate seen in its run: of the refit, or of the memory copy beside it.
         group: rows that differ in nothing but chance; they are left out together.
@@ -31,7 +32,8 @@ class Row:
     name: str
     method: str
     job: Job
-    stages: tuple[cost.Traffic, ...]
+    plan: Plan
+    hops: tuple[cost.Traffic, ...]
     seconds: float
     rate_gbps: float
     group: str
@@ -39,7 +41,7 @@ class Row:
     def features(self, hardware: Hardware) -> cost.Features:
         """What its estimate is linear in, on these links."""
         refit = self.job.refit
-        return cost.total([cost.features(t, hardware, self.method, refit) for t in self.stages])
+        return cost.total([cost.features(t, hardware, self.method, refit) for t in self.hops])
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def row_of(found: dict[str, Any], path: Path) -> Row:
         found["name"],
         found["method"],
         job,
-        tuple(cost.Traffic.of(stage) for stage in plan.stages),
+        plan,
+        tuple(cost.Traffic.of(copies) for copies in plan.hops),
         found["seconds"]["median"],
         max(throughput["gbps"], throughput["limit_gbps"]),
         repr(alike),
@@ -108,7 +111,7 @@ def base(rows: Sequence[Row]) -> Hardware:
             hardware, device="cpu", node_gbps=best, peer_gbps=best, memory_gbps=2 * best
         )
     for row in rows:
-        if missing := cost.lacking(hardware, row.stages[0].plan):
+        if missing := cost.lacking(hardware, row.plan):
             raise UserError(f"{row.name} needs {missing}, which its cluster does not state")
     return replace(hardware, fitted=None)
 

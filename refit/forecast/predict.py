@@ -12,16 +12,13 @@ import numpy as np
 
 from refit.forecast import cost
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Placement, place
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
+from refit.layout.layout import IntArray, Placement
 from refit.model.weight_bytes import per_rank_bytes
-from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from refit.record import environment, record
 from refit.record.point import Point, write_atomic
 from refit.record.record import Record
-from refit.rules import methods
+from refit.rules.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -29,18 +26,14 @@ class Prediction:
     """What is known of a refit before it runs.
 
     Attributes:
-        method: what it would run with.
-        why: why that one.
         source_bytes, destination_bytes, staging_bytes: [world], what each rank holds.
         floor, estimate: None where the cluster does not state the rates.
         missing: the rates it does not state.
     """
 
-    job: Job
+    setup: Setup
     plan: Plan
     traffic: cost.Traffic
-    method: str
-    why: str
     source_bytes: IntArray
     destination_bytes: IntArray
     staging_bytes: IntArray
@@ -49,8 +42,12 @@ class Prediction:
     missing: str | None
 
     @property
+    def job(self) -> Job:
+        return self.setup.job
+
+    @property
     def placement(self) -> Placement:
-        return self.plan.placement
+        return self.setup.placement
 
     @property
     def held_bytes(self) -> IntArray:
@@ -99,28 +96,20 @@ class Prediction:
         }
 
 
-def predict(job: Job, plan: Plan | None = None) -> Prediction:
-    """Plan a job and say what it costs; nothing is run, and nothing of this machine is asked.
+def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
+    """Say what a refit costs; nothing is run, and nothing of this machine is asked.
 
     Args:
-        job: possible (`refit.rules.layout`).
-        plan: the job's, where there is one already.
+        plan: another than the setup's own.
     """
-    if plan is None:
-        placement = place(job)
-        plan = build_plan(
-            catalogue(job.model, placement.source.tp, convention(job)[0]),
-            placement,
-            job.refit.fanout,
-        )
-    method, why = _method(job, plan.placement)
+    job, method, plan = setup.job, setup.method, plan or setup.plan()
     traffic, hardware = cost.Traffic.of(plan), job.cluster.hardware
-    stages = [cost.Traffic.of(stage) for stage in plan.stages]
+    hops = [cost.Traffic.of(copies) for copies in plan.hops]
     missing = cost.lacking(hardware, plan)
     floor = estimate = None
     if missing is None:
-        floor = cost.floor(traffic, hardware)
-        found = cost.total([cost.features(t, hardware, method, job.refit) for t in stages])
+        floor = cost.floor(plan, traffic, hardware)
+        found = cost.total([cost.features(t, hardware, method, job.refit) for t in hops])
         estimate = cost.estimate(found, cost.fit_of(hardware, method))
     sides = []
     for side in (plan.placement.source, plan.placement.destination):
@@ -128,14 +117,12 @@ def predict(job: Job, plan: Plan | None = None) -> Prediction:
         held[side.offset : side.offset + side.gpus] = per_rank_bytes(plan.catalogue, side)
         sides.append(held)
     return Prediction(
-        job,
+        setup,
         plan,
         traffic,
-        method,
-        why,
         sides[0],
         sides[1],
-        sum((t.staging_bytes(method, job.refit) for t in stages), np.zeros_like(sides[0])),
+        sum((t.staging_bytes(method, job.refit) for t in hops), np.zeros_like(sides[0])),
         floor,
         estimate,
         missing,
@@ -152,7 +139,7 @@ def run(point: Point) -> dict[str, Any]:
     """
     point.freeze()
     begun = record.begin(point, dict(_here()))
-    final = _record(begun, predict(point.job))
+    final = _record(begun, predict(Setup.of(point.job)))
     text = json.dumps(asdict(final)) + "\n"
     try:
         write_atomic(point.timing, text)
@@ -207,22 +194,14 @@ def _here() -> dict[str, Any]:
 
 
 def _record(begun: Record, found: Prediction) -> Record:
-    build = convention(found.job)[1]
-    placed = record.placed(begun, found.placement, found.plan, found.method, found.why, build)
+    setup = found.setup
+    placed = record.placed(
+        begun, setup.placement, found.plan, setup.method, setup.why, setup.build.facts
+    )
     placed = replace(placed, prediction=found.to_dict())
     if reason := found.shortage:
         return record.ended(placed, "oom", reason)
     return record.ended(placed, "ok", "")
-
-
-def _method(job: Job, placement: Placement) -> tuple[str, str]:
-    """As `methods.choose`; but auto goes by the cluster's device and not by this machine's."""
-    if job.refit.method != "auto":
-        return methods.choose(job, placement)
-    if placement.nodes == 1:
-        return "ipc", "auto: all ranks are on one node"
-    word = "gloo" if job.cluster.hardware.device == "cpu" else "nccl"
-    return word, f"auto: the ranks are on {placement.nodes} nodes"
 
 
 def _with_total(terms: cost.Floor | cost.Estimate | None) -> dict[str, float] | None:

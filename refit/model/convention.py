@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from refit.job import Job, UserError
@@ -25,19 +26,29 @@ def has_transformer_engine() -> bool:
     return importlib.util.find_spec("transformer_engine") is not None
 
 
-def convention(job: Job) -> tuple[Convention, dict[str, Any]]:
-    """Which convention the job's build follows, and what the record says of it.
+@dataclass(frozen=True)
+class Build:
+    """How a job's weights are made.
 
-    Returns:
-        The convention for `refit.model.architecture`, and a dict: `build`, with megatron also
-        `megatron_core` (version) and `transformer_engine` (bool), and `differs`: what production
-        does otherwise, as far as it concerns this job.
+    Attributes:
+        convention: for `refit.model.architecture`.
+        facts: what the record says of it: `build`, with megatron also `megatron_core` (version)
+            and `transformer_engine` (bool), and `differs`: what production does otherwise, as far
+            as it concerns this job.
+    """
+
+    convention: Convention
+    facts: dict[str, Any]
+
+
+def build_of(job: Job) -> Build:
+    """Which convention the job's build follows, and what the record says of it.
 
     Raises:
         UserError: an unknown build, or megatron-core is not installed.
     """
     if job.build == "shards" or job.mode == "plan":  # nothing is built here: production's tensors
-        return PRODUCTION, {"build": job.build, "differs": []}
+        return Build(PRODUCTION, {"build": job.build, "differs": []})
     if job.build != "megatron":
         raise UserError(f"build '{job.build}' is not megatron or shards")
     try:
@@ -48,8 +59,9 @@ def convention(job: Job) -> tuple[Convention, dict[str, Any]]:
             " plainly allocated"
         ) from None
     engine = has_transformer_engine()
-    record = {"build": "megatron", "megatron_core": version, "transformer_engine": engine}
-    return PRODUCTION if engine else LOCAL_SPEC, {**record, "differs": _differences(job, engine)}
+    facts = {"build": "megatron", "megatron_core": version, "transformer_engine": engine}
+    differs = _differences(job, engine)
+    return Build(PRODUCTION if engine else LOCAL_SPEC, {**facts, "differs": differs})
 
 
 def no_logits(job: Job) -> str | None:

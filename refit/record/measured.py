@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from refit.job import Hardware
 from refit.record import limits
 from refit.record.record import MEMORY, RankReport, Record, Span, ended
 
 
-def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
+def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -> Record:
     """The record of a point whose ranks all finished: times only if every element was right.
 
     Args:
         begun: from `placed`.
-        reports: one per rank of the world.
+        reports: one per rank of the world, in any order.
+        hardware: of the cluster.
     """
+    reports = sorted(reports, key=lambda report: report.rank)
     record = replace(
         begun,
         verification=_verification(reports),
@@ -37,8 +40,7 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
         return ended(record, "invalid", wrong)
     assert begun.plan is not None
     active = [r for r in reports if r.active]
-    hardware = begun.config["cluster"].get("hardware") or {}
-    seconds, throughput = _times(active, begun.plan, hardware)
+    seconds, throughput = _times(active, begun.plan, asdict(hardware))
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 

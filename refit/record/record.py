@@ -85,6 +85,12 @@ class RankReport:
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
 
+    @staticmethod
+    def of(values: dict[str, Any]) -> RankReport:
+        """A report as JSON has it: `asdict` undone."""
+        spans = {name: [Span(**s) for s in values[name]] for name in ("warm", "limit")}
+        return RankReport(**{**values, **spans, "cold": Span(**values["cold"])})
+
 
 @dataclass(frozen=True)
 class Record:
@@ -160,8 +166,8 @@ def placed(
             "bytes": plan.total_bytes,
             "local_bytes": plan.local_bytes,
             "cross_node_bytes": plan.cross_node_bytes,
-            "max_send_bytes": int(plan.stages[0].send_bytes.max(initial=0)),
-            "max_forward_bytes": max((int(s.send_bytes.max()) for s in plan.stages[1:]), default=0),
+            "max_send_bytes": int(plan.hops[0].send_bytes.max(initial=0)),
+            "max_forward_bytes": max((int(s.send_bytes.max()) for s in plan.hops[1:]), default=0),
             "max_recv_bytes": int(plan.recv_bytes.max(initial=0)),
             "max_peer_bytes": plan.busiest_bytes(plan.remote & ~plan.crosses_nodes),
             "max_cross_node_bytes": plan.busiest_bytes(plan.crosses_nodes),

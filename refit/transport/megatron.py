@@ -21,8 +21,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.resharding import refit as core
 
 from refit.job import Refit
-from refit.plan.plan import Plan
-from refit.transport import Unsupported
+from refit.plan.copies import Copies
+from refit.transport import Transport, Unsupported
 from refit.transport.megatron_cpu import without_cuda
 from refit.weights.weights import Weights
 
@@ -30,32 +30,31 @@ VERSION = version("megatron-core")
 _TAKES_NONE = hasattr(core, "prepare_swap_model_weights")  # after 0.16.1; and a group
 
 
-class Transport:
-    """See `refit.transport.Transport`.
+class MegatronTransport(Transport):
+    """Megatron's own refit, from its plan to its service.
 
-    `prepare` is Megatron's planning and the start of its service, `execute` a refit with its cached
-    plan. `pack` is the time before its service runs, `wire` its service's run, and `unpack` what
+    `prepare` is its planning and the start of its service, `execute` a refit with its cached plan.
+    `pack` is the time before its service runs, `wire` its service's run, and `unpack` what
     follows, its barrier included.
     """
 
     plans_itself = True
-    plan_s = 0.0
 
     def __init__(self, refit: Refit) -> None:
         self._backend = refit.backend
         self._refit: Callable[[], None] = lambda: None
         self._marks: list[float] = []
-        self.details: dict[str, int | str] = {}
+        self._details: dict[str, int | str] = {}
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         sides = [side for side in (source, destination) if side is not None]
         models = [side.model if side is not None else None for side in (source, destination)]
         if any(side.model is None for side in sides):
             raise Unsupported("megatron-core refits GPTModels; build=shards has none")
         service = _service(self._backend, sides)
-        self.details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
+        self._details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
         self._watch(service)
         start = time.perf_counter()
         with _own_words("cannot plan this refit"), without_cuda():
@@ -75,6 +74,10 @@ class Transport:
     @property
     def staging_bytes(self) -> int | None:
         return None  # it allocates in each refit what that needs, and gives it back
+
+    @property
+    def details(self) -> dict[str, int | str]:
+        return self._details
 
     def close(self) -> None:
         self._refit = lambda: None

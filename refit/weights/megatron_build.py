@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.nn.functional import gelu, silu
 
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.layout import IntArray, Layout, Placement, Side
 from refit.model.architecture import padded_vocab
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
@@ -119,7 +119,7 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
 def gpt_model(
     job: Job,
     placement: Placement,
-    side: Literal["source", "destination"],
+    side: Side,
     rank: int,
     dtype: torch.dtype = torch.bfloat16,
 ) -> GPTModel:
@@ -137,7 +137,7 @@ def gpt_model(
             "transformer_engine is installed, but megatron-core cannot import it here; repair or"
             " remove it (python -c 'import transformer_engine.pytorch' says why)"
         )
-    model, layout = job.model, getattr(placement, side)
+    model, layout = job.model, placement.side(side)
     groups = process_groups(layout, rank)
     stage = groups.pp.rank()
     try:

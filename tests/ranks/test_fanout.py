@@ -46,7 +46,7 @@ def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
     crossed = [r["plan"]["cross_node_bytes"] for r in (direct, staged)]
     assert crossed[1] == staged["plan"]["lower_bounds"]["cross_node"] < crossed[0]
     assert any(phase.startswith("forward ") for phase in staged["seconds"]["phases"])
-    assert staged["transport"]["stages"] == 2
+    assert staged["transport"]["hops"] == 2
 
 
 @pytest.mark.parametrize("fault", ["gloo_SwapsExperts", "gloo_DropsBlock", "nixl_DeliversStale"])

@@ -118,7 +118,7 @@ def test_kimi_k2_mini_with_both_fanouts(agent: Agent, tmp_path: Path) -> None:
     assert plans[0]["cross_node_bytes"] == plans[0]["bytes"] >= 2 * bounds[0]
     assert plans[1]["cross_node_bytes"] == bounds[1] == bounds[0]
     assert plans[1]["bytes"] == plans[0]["bytes"] and plans[1]["max_forward_bytes"] > 0
-    assert "stages" not in direct["transport"] and staged["transport"]["stages"] == 2
+    assert "hops" not in direct["transport"] and staged["transport"]["hops"] == 2
 
 
 @pytest.mark.parametrize("name", OTHERS)

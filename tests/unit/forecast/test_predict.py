@@ -16,6 +16,7 @@ from refit.forecast import predict
 from refit.job import Hardware, Job
 from refit.record.point import Point, identity
 from refit.record.record import SCHEMA
+from refit.rules.setup import Setup
 from sweeper import collect
 from tests.jobs import job
 
@@ -63,7 +64,7 @@ def test_a_layout_that_does_not_fit_says_so(tmp_path: Path) -> None:
 
 
 def test_collocated_ranks_hold_both_sides_and_staging() -> None:
-    found = predict.predict(planned(mode="collocated", method="gloo"))
+    found = predict.predict(Setup.of(planned(mode="collocated", method="gloo")))
     both = found.source_bytes + found.destination_bytes
     assert (found.held_bytes == both + found.staging_bytes).all()
     assert found.source_bytes[0] > 0 < found.destination_bytes[0]

@@ -7,7 +7,7 @@ import pytest
 
 from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION
-from refit.model.convention import convention, logical_name, no_logits
+from refit.model.convention import Build, build_of, logical_name, no_logits
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
 
@@ -60,14 +60,14 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
         parallel=Parallel(source=Degrees(cp=2)),
     )
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
-    kind, record = convention(dense)
-    assert kind == LOCAL_SPEC
-    assert record["transformer_engine"] is False
-    assert len(record["differs"]) == 1 and "norms" in record["differs"][0]
-    kind, record = convention(latent)
+    build = build_of(dense)
+    assert build.convention == LOCAL_SPEC
+    assert build.facts["transformer_engine"] is False
+    assert len(build.facts["differs"]) == 1 and "norms" in build.facts["differs"][0]
+    build = build_of(latent)
     assert [
         next(w for w in ("norms", "MLA", "SequentialMLP", "context") if w in line)
-        for line in record["differs"]
+        for line in build.facts["differs"]
     ] == [
         "norms",
         "MLA",
@@ -75,14 +75,14 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
         "context",
     ]
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
-    kind, record = convention(dense)
-    assert (kind, record["differs"]) == (PRODUCTION, [])
-    assert convention(Job(model=dense.model, build="shards")) == (
+    build = build_of(dense)
+    assert (build.convention, build.facts["differs"]) == (PRODUCTION, [])
+    assert build_of(Job(model=dense.model, build="shards")) == Build(
         PRODUCTION,
         {"build": "shards", "differs": []},
     )
     with pytest.raises(UserError, match="build 'mcore' is not megatron or shards"):
-        convention(Job(model=dense.model, build="mcore"))
+        build_of(Job(model=dense.model, build="mcore"))
 
 
 def test_logits_need_a_model_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +95,9 @@ def test_logits_need_a_model_in_float64(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_convention_imports_neither_torch_nor_megatron() -> None:
     code = (
-        "import sys; from refit.model.convention import convention;"
+        "import sys; from refit.model.convention import build_of;"
         "from refit.job import Job, Model;"
-        "convention(Job(model=Model(name='x')));"
+        "build_of(Job(model=Model(name='x')));"
         "assert not {'torch', 'megatron.core'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

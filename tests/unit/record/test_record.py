@@ -9,13 +9,10 @@ from dataclasses import replace
 import pytest
 
 from refit.job import Degrees
-from refit.layout.layout import place
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
-from refit.plan.build import build_plan
 from refit.record import limits
 from refit.record.measured import _times, drift
 from refit.record.record import RankReport, Span
+from refit.rules.setup import Setup
 from refit.weights import memory
 from tests.jobs import job
 
@@ -84,8 +81,7 @@ def test_the_tightest_limit_counts_and_says_where_it_is_from() -> None:
 def test_busiest_links_by_brute_force() -> None:
     what = job(Degrees(tp=4, etp=1), Degrees(tp=2, etp=1, gpus=4), "collocated", ranks_per_node=2)
     what = replace(what, cluster=replace(what.cluster, nodes=2))
-    placement = place(what)
-    plan = build_plan(catalogue(what.model, placement.source.tp, convention(what)[0]), placement)
+    plan = Setup.of(what).plan()
     peers: Counter[tuple[str, int]] = Counter()
     away: Counter[tuple[str, int]] = Counter()
     columns = zip(*(c.tolist() for c in (plan.source, plan.destination, plan.nbytes)), strict=True)
