@@ -15,36 +15,25 @@ from refit import program
 from refit.forecast.fit import Left, Row, base, fit, leave_one_out, row_of
 from refit.job import UserError
 from refit.record import record
-from refit.record.point import read_json, write_atomic
+from refit.record.point import write_atomic
 
 
 def read(folder: Path) -> list[Row]:
     """Every verified measurement below a folder.
 
     Raises:
-        UserError: there is none, or a record is of another schema version or by another planner.
+        UserError: there is none, a file is no record, or one is by another planner.
     """
     rows, others = [], 0
     for path in sorted(folder.glob("**/timing.json")):
         if path.parent.parent.name == "attempts":
             continue
-        found = read_json(path)
-        if found is None:
-            raise UserError(f"{path} is not a whole JSON object; remove it or run its point again")
-        version = found.get("schema_version")
-        if version != record.SCHEMA_VERSION:
-            raise UserError(
-                f"{path} is of schema version {version}, and this reads {record.SCHEMA_VERSION};"
-                " calibrate with the code that wrote it, or measure again"
-            )
         try:
-            measured = found["kind"] == "measured" and found["status"] == "ok"
-            rows += [row_of(found, path)] if measured else []
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a record of ours ({type(error).__name__}: {error}); remove it, or"
-                " run its point again"
-            ) from None
+            found = record.Record.load(path)
+        except record.NotARecord as error:
+            raise UserError(f"{path}: {error}; remove it, or run its point again") from None
+        measured = found.kind == "measured" and found.status == "ok"
+        rows += [row_of(found, path)] if measured else []
         others += not measured
     if not rows:
         raise UserError(

@@ -67,7 +67,7 @@ def run_one(config: DictConfig) -> None:
         _give_up(str(error))  # here, before Hydra adds that a job failed
     display.result(record)
     display.line(f"  record: {point.timing}")
-    if record["status"] != "ok":
+    if record.status != "ok":
         sys.exit(EXIT_FAILED)
 
 
@@ -75,10 +75,10 @@ def _predict(point: Point, display: Display) -> None:
     """One point of mode=plan: no ranks, nothing of torch."""
     from refit.forecast import predict
 
-    found = predict.run(point)
-    display.predicted(found)
+    record = predict.predict_point(point)
+    display.predicted(record)
     display.line(f"  record: {point.timing}")
-    if found["status"] != "ok":
+    if record.status != "ok":
         sys.exit(EXIT_FAILED)
 
 

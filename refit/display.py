@@ -7,21 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from refit.forecast import predict
 from refit.job import Job
 from refit.layout.layout import place
+from refit.record.record import Record
 
 COLUMNS = (
     "row",
     "model",
-    "mode",
+    "placement",
     "method",
     "ranks",
     "bytes",
@@ -50,9 +49,8 @@ class Display:
     def begin(self, job: Job, count: str = "") -> None:
         """The point's header, as the seed's benchmark prints it."""
         self.line(
-            f"{count}{job.parallel.name}: {job.parallel.use_case}"
-            if job.parallel.use_case
-            else count
+            f"{count}{job.parallel.name}"
+            + (f": {job.parallel.use_case}" if job.parallel.use_case else "")
         )
         for line in place(job).header():
             self.line(f"  {line}")
@@ -108,17 +106,17 @@ class Display:
 
             yield live
 
-    def result(self, record: dict[str, Any]) -> None:
+    def result(self, record: Record) -> None:
         """One line on how a point ended."""
         self.line(f"  {outcome(record)}")
 
-    def predicted(self, record: dict[str, Any]) -> None:
+    def predicted(self, record: Record) -> None:
         """What a plan says of a point: bytes, bounds, memory, floor and estimate."""
-        for line in predict.lines(record):
+        for line in prediction(record):
             self.line(f"  {line}")
         self.line(f"  {outcome(record)}")
 
-    def table(self, records: Sequence[dict[str, Any]]) -> None:
+    def table(self, records: Sequence[Record]) -> None:
         """One row per point."""
         rows = _told_apart(records)
         if not self._console.is_terminal:
@@ -128,7 +126,7 @@ class Display:
             return
         table = Table(*COLUMNS)
         for record, row in zip(records, rows, strict=True):
-            style = {"ok": "green", "skipped": "dim"}.get(record["status"], "red")
+            style = {"ok": "green", "skipped": "dim"}.get(record.status, "red")
             table.add_row(*row[:-1], Text(row[-1], style=style))
         self._console.print(table, soft_wrap=False)
 
@@ -137,79 +135,112 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in GROUP_STATES)
 
 
-def outcome(record: dict[str, Any]) -> str:
+def outcome(record: Record) -> str:
     """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
-    if record["status"] != "ok":
-        return f"{record['status']}: {record['reason']}"
-    if record["kind"] == "predicted":
-        return f"predicted: {size(record['plan']['bytes'])} by {record['method']}; nothing was run"
-    seconds, throughput = record["seconds"], record["throughput"]
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    assert record.plan is not None
+    what = f"{size(record.plan.bytes)} by {record.method}"
+    if record.kind == "predicted":
+        return f"predicted: {what}; nothing was run"
+    seconds, throughput, checked = record.seconds, record.throughput, record.verification
+    assert seconds is not None and throughput is not None and checked is not None
+    limit = throughput.limit
+    if throughput.limit_source == "measured":
+        limit = "this machine's memory copy"
     return (
-        f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s"
-        f" (slowest rank, median of {len(seconds['warm'])}; cold {seconds['cold']:.3f} s),"
-        f" {throughput['gbps']:.2f} GB/s,"
-        f" {throughput['fraction']:.0%} of {_limit(throughput)};"
-        f" {record['verification']['elements']} elements verified bit for bit"
+        f"ok: {what} in {seconds.median:.3f} s"
+        f" (slowest rank, median of {len(seconds.warm)}; cold {seconds.cold:.3f} s),"
+        f" {throughput.gbps:.2f} GB/s,"
+        f" {throughput.fraction:.0%} of {limit};"
+        f" {checked.elements} elements verified bit for bit"
     )
 
 
-def _limit(throughput: dict[str, Any]) -> str:
-    if throughput.get("limit_source", "measured") == "measured":  # older records do not say
-        return "this machine's memory copy"
-    return str(throughput["limit"])
-
-
-def cells(record: dict[str, Any]) -> tuple[str, ...]:
+def cells(record: Record) -> tuple[str, ...]:
     """A record's row of the table; empty where it reports nothing."""
-    layout, seconds, checked = record["layout"], record["seconds"], record["verification"]
+    placed, plan, seconds = record.layout, record.plan, record.seconds
+    times = (seconds.cold, seconds.median, seconds.max) if seconds else (None, None, None)
     return (
-        record["config"]["parallel"]["name"],
-        record["config"]["model"]["name"],
-        record["mode"],
-        record["method"] or "",
-        f"{used_ranks(layout)} of {layout['world']}" if layout else "",
-        size(record["plan"]["bytes"]) if record["plan"] else "",
-        *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
-        *(
-            f"{seconds_of(record, k):.3f} s" if seconds_of(record, k) is not None else ""
-            for k in ("floor", "estimate")
-        ),
-        f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
-        f"predicted, {record['config']['cluster']['name']}"
-        if record["kind"] == "predicted" and record["plan"]
-        else ""
-        if not checked
-        else "bit-exact"
-        if record["status"] == "ok"
-        else f"{checked['mismatches']} wrong",
-        record["status"],
+        record.config["parallel"]["name"],
+        record.config["model"]["name"],
+        record.placement,
+        record.method or "",
+        f"{placed.used} of {placed.world}" if placed else "",
+        size(plan.bytes) if plan else "",
+        *("" if s is None else f"{s:.3f} s" for s in (*times, record.floor_s, record.estimate_s)),
+        f"{record.throughput.gbps:.2f}" if record.throughput else "",
+        _verified(record),
+        record.status,
     )
 
 
-def _told_apart(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _verified(record: Record) -> str:
+    if record.kind == "predicted":
+        return f"predicted, {record.config['cluster']['name']}" if record.plan else ""
+    if record.verification is None:
+        return ""
+    if record.status == "ok":
+        return "bit-exact"
+    return f"{record.verification.mismatches} wrong"
+
+
+def prediction(record: Record) -> Iterator[str]:
+    """What is printed of a predicted record, below the header."""
+    plan, forecast = record.plan, record.prediction
+    assert plan is not None and forecast is not None
+    bounds, memory = plan.lower_bounds, forecast.memory
+    yield (
+        f"Bytes: {plan.bytes / 1e9:.3f} GB in {plan.copies} blocks,"
+        f" {plan.local_bytes / 1e9:.3f} GB of them local"
+    )
+    yield _against("Busiest sender", plan.max_send_bytes, bounds.send)
+    if plan.max_forward_bytes:
+        yield f"Busiest forwarder, within its node: {plan.max_forward_bytes / 1e9:.3f} GB"
+    yield _against("Busiest receiver", plan.max_recv_bytes, bounds.recv)
+    yield _against("Across nodes", plan.cross_node_bytes, bounds.cross_node)
+    device = memory.device_bytes
+    sides = ", ".join(
+        f"{name} {max(forecast.per_rank[f'{name}_bytes']) / 1e9:.2f}"
+        for name in ("source", "destination", "staging")
+    )
+    yield (
+        f"Memory: {memory.max_bytes / 1e9:.2f} GB on the fullest rank"
+        + (f" of {device / 1e9:g} GB" if device else ", the device's is not stated")
+        + f" (largest: {sides})"
+    )
+    if forecast.missing:
+        yield (
+            f"Floor, estimate: unknown, as {forecast.missing} is not set; use cluster=h100 or"
+            " another cluster that states its rates"
+        )
+    for name, word, terms in (
+        ("Floor", "largest of", forecast.floor),
+        ("Estimate", "sum of", forecast.estimate),
+    ):
+        if terms:
+            parts = (f"{k.removesuffix('_s')} {v:.4f}" for k, v in terms.items() if k != "seconds")
+            yield f"{name}: {terms['seconds']:.4f} s ({word} {', '.join(parts)})"
+
+
+def _against(name: str, nbytes: int, bound: int) -> str:
+    above = f"{nbytes / bound - 1:+.1%}" if bound else "nothing to move"
+    return f"{name}: {nbytes / 1e9:.3f} GB, lower bound {bound / 1e9:.3f} GB ({above})"
+
+
+def _told_apart(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """Every record's row; where several would begin alike, with the overrides that differ."""
     rows = [cells(r) for r in records]
     alike: dict[tuple[str, ...], list[int]] = {}
     for number, row in enumerate(rows):
         alike.setdefault(row[:4], []).append(number)
     for numbers in alike.values():
-        said = [records[n]["overrides"] for n in numbers]
+        said = [records[n].overrides for n in numbers]
         common = set.intersection(*map(set, said))
         for n, overrides in zip(numbers, said, strict=True):
             own = (o for o in overrides if o not in common)
             rows[n] = (" ".join([rows[n][0], *own]), *rows[n][1:])
     return rows
-
-
-def seconds_of(record: dict[str, Any], name: str) -> float | None:
-    """Seconds of a record's `floor` or `estimate`; None where nothing was predicted."""
-    said = (record.get("prediction") or {}).get(name)
-    return said["seconds"] if said else None
-
-
-def used_ranks(layout: dict[str, Any]) -> int:
-    """How many ranks of a record's layout hold weights."""
-    return len({*layout["source"]["ranks"], *layout["destination"]["ranks"]})
 
 
 def size(nbytes: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -16,7 +14,8 @@ from refit.layout.layout import IntArray, Placement
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.plan import Plan
 from refit.record import environment, record
-from refit.record.point import Point, write_atomic
+from refit.record.parts import DeviceMemory, Forecast
+from refit.record.point import Point
 from refit.record.record import Record
 from refit.rules.setup import Setup
 
@@ -70,7 +69,7 @@ class Prediction:
             " GPUs per layout, non-collocated mode, or a smaller refit.bucket_mb"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def forecast(self) -> Forecast:
         """The record's `prediction`."""
         hardware, traffic = self.job.cluster.hardware, self.traffic
         per_rank = {
@@ -83,17 +82,17 @@ class Prediction:
             "staging_bytes": self.staging_bytes,
         }
         limit = hardware.memory_gb
-        return {
-            "per_rank": {name: values.tolist() for name, values in per_rank.items()},
-            "memory": {
-                "max_bytes": int(self.held_bytes.max()),
-                "device_bytes": None if limit is None else int(limit * 1e9),
-                "fits": None if limit is None else self.shortage is None,
-            },
-            "floor": _with_total(self.floor),
-            "estimate": _with_total(self.estimate),
-            "missing": self.missing,
-        }
+        return Forecast(
+            per_rank={name: values.tolist() for name, values in per_rank.items()},
+            memory=DeviceMemory(
+                max_bytes=int(self.held_bytes.max()),
+                device_bytes=None if limit is None else int(limit * 1e9),
+                fits=None if limit is None else self.shortage is None,
+            ),
+            floor=_with_total(self.floor),
+            estimate=_with_total(self.estimate),
+            missing=self.missing,
+        )
 
 
 def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
@@ -129,7 +128,7 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
     )
 
 
-def run(point: Point) -> dict[str, Any]:
+def predict_point(point: Point) -> Record:
     """The agent's counterpart: predict a point and write its timing.json.
 
     A layout whose weights do not fit the device's memory ends as `oom`, with all its numbers.
@@ -140,51 +139,11 @@ def run(point: Point) -> dict[str, Any]:
     point.freeze()
     begun = record.begin(point, dict(_here()))
     final = _record(begun, predict(Setup.of(point.job)))
-    text = json.dumps(asdict(final)) + "\n"
     try:
-        write_atomic(point.timing, text)
+        record.write(point.timing, final)
     except OSError as error:
         raise UserError(f"cannot write {point.timing}: {error.strerror}") from None
-    return dict(json.loads(text))
-
-
-def lines(found: dict[str, Any]) -> Sequence[str]:
-    """What is printed of a predicted record, below the header."""
-    plan, said = found["plan"], found["prediction"]
-    bounds, per_rank, memory = plan["lower_bounds"], said["per_rank"], said["memory"]
-
-    def against(name: str, value: int, bound: int) -> str:
-        above = f"{value / bound - 1:+.1%}" if bound else "nothing to move"
-        return f"{name}: {value / 1e9:.3f} GB, lower bound {bound / 1e9:.3f} GB ({above})"
-
-    device = memory["device_bytes"]
-    sides = ", ".join(
-        f"{name} {max(per_rank[f'{name}_bytes']) / 1e9:.2f}"
-        for name in ("source", "destination", "staging")
-    )
-    shown = [
-        f"Bytes: {plan['bytes'] / 1e9:.3f} GB in {plan['copies']} blocks,"
-        f" {plan['local_bytes'] / 1e9:.3f} GB of them local",
-        against("Busiest sender", plan["max_send_bytes"], bounds["send"]),
-        *(
-            [f"Busiest forwarder, within its node: {forwarded / 1e9:.3f} GB"]
-            if (forwarded := plan["max_forward_bytes"])
-            else []
-        ),
-        against("Busiest receiver", plan["max_recv_bytes"], bounds["recv"]),
-        against("Across nodes", plan["cross_node_bytes"], bounds["cross_node"]),
-        f"Memory: {memory['max_bytes'] / 1e9:.2f} GB on the fullest rank"
-        + (f" of {device / 1e9:g} GB" if device else ", the device's is not stated")
-        + f" (largest: {sides})",
-    ]
-    if said["missing"]:
-        return [*shown, f"Floor, estimate: unknown, as {said['missing']} is not set; use"
-                " cluster=h100 or another cluster that states its rates"]  # fmt: skip
-    for name, word in (("floor", "largest of"), ("estimate", "sum of")):
-        terms = {k: v for k, v in said[name].items() if k != "seconds"}
-        parts = ", ".join(f"{k.removesuffix('_s')} {v:.4f}" for k, v in terms.items())
-        shown.append(f"{name.capitalize()}: {said[name]['seconds']:.4f} s ({word} {parts})")
-    return shown
+    return final
 
 
 @cache
@@ -195,10 +154,8 @@ def _here() -> dict[str, Any]:
 
 def _record(begun: Record, found: Prediction) -> Record:
     setup = found.setup
-    placed = record.placed(
-        begun, setup.placement, found.plan, setup.method, setup.why, setup.build.facts
-    )
-    placed = replace(placed, prediction=found.to_dict())
+    placed = record.placed(begun, setup.placement, found.plan, setup.method, setup.why, setup.build)
+    placed = replace(placed, prediction=found.forecast())
     if reason := found.shortage:
         return record.ended(placed, "oom", reason)
     return record.ended(placed, "ok", "")

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from refit.job import Job, UserError
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention
@@ -28,17 +27,23 @@ def has_transformer_engine() -> bool:
 
 @dataclass(frozen=True)
 class Build:
-    """How a job's weights are made.
+    """How a job's weights are made, as the record has it.
 
     Attributes:
-        convention: for `refit.model.architecture`.
-        facts: what the record says of it: `build`, with megatron also `megatron_core` (version)
-            and `transformer_engine` (bool), and `differs`: what production does otherwise, as far
-            as it concerns this job.
+        megatron_core: its version; null where no model is built.
+        transformer_engine: whether megatron-core finds it; null where no model is built.
+        differs: what production does otherwise, as far as it concerns the job.
     """
 
-    convention: Convention
-    facts: dict[str, Any]
+    build: str
+    differs: list[str]
+    megatron_core: str | None = None
+    transformer_engine: bool | None = None
+
+    @property
+    def convention(self) -> Convention:
+        """Which tensors it has; production's where no model is built."""
+        return LOCAL_SPEC if self.transformer_engine is False else PRODUCTION
 
 
 def build_of(job: Job) -> Build:
@@ -48,7 +53,7 @@ def build_of(job: Job) -> Build:
         UserError: an unknown build, or megatron-core is not installed.
     """
     if job.build == "shards" or job.mode == "plan":  # nothing is built here: production's tensors
-        return Build(PRODUCTION, {"build": job.build, "differs": []})
+        return Build(job.build, differs=[])
     if job.build != "megatron":
         raise UserError(f"build '{job.build}' is not megatron or shards")
     try:
@@ -59,9 +64,7 @@ def build_of(job: Job) -> Build:
             " plainly allocated"
         ) from None
     engine = has_transformer_engine()
-    facts = {"build": "megatron", "megatron_core": version, "transformer_engine": engine}
-    differs = _differences(job, engine)
-    return Build(PRODUCTION if engine else LOCAL_SPEC, {**facts, "differs": differs})
+    return Build("megatron", _differences(job, engine), version, engine)
 
 
 def no_logits(job: Job) -> str | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from multiprocessing.util import get_temp_dir
-from typing import Any
 
 from refit.job import Job
 from refit.layout.layout import Placement
@@ -20,7 +17,8 @@ from refit.ranks.task import Task
 from refit.record import environment, record
 from refit.record.measured import measured
 from refit.record.point import Point, write_atomic
-from refit.record.record import Ended, RankReport, Record
+from refit.record.record import Ended, Record
+from refit.record.report import RankReport
 from refit.rules import devices, methods
 from refit.rules.setup import Setup
 from refit.weights import memory
@@ -71,7 +69,7 @@ class Agent:
         attempt: str | None = None,
         node: int = 0,
         nodes: int = 1,
-    ) -> dict[str, Any]:
+    ) -> Record:
         """Run this node's part of a point; returns its timing.json, read back from the disk.
 
         The job must be possible (`refit.rules`). Whatever happens to its ranks is a status in the
@@ -104,14 +102,13 @@ class Agent:
                 team.wait_for_record(RECORD_S)
             elif final is not None:
                 record.write(timing, final)
-            text = timing.read_text()
             if node == 0:
-                write_atomic(point.timing, text)
-            return dict(json.loads(text))
+                write_atomic(point.timing, timing.read_text())
+            return Record.load(timing)
         except OSError as error:
             lost = f"cannot write {point.timing}: {error.strerror or error}"
             reason = f"{lost}; {final.reason}" if final and final.reason else lost
-            return asdict(record.ended(final or begun, "failed", reason))
+            return record.ended(final or begun, "failed", reason)
 
     def _measure(
         self, point: Point, team: Nodes, begun: Record, progress: Progress
@@ -119,7 +116,7 @@ class Agent:
         """On node 0 the record of a point, None on the others."""
         setup = Setup.of(point.job)
         if team.node == 0:
-            plan, build = setup.plan(), setup.build.facts
+            plan, build = setup.plan(), setup.build
             begun = record.placed(begun, setup.placement, plan, setup.method, setup.why, build)
         try:
             setup = team.agree(setup, point.job.bench.deadline_s)

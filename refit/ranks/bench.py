@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import numpy
 import torch
@@ -18,7 +17,8 @@ import torch.distributed as dist
 
 from refit.model.weight_bytes import weight_bytes
 from refit.ranks import device as rank_device
-from refit.record.record import RankReport, Span
+from refit.record.parts import Logits
+from refit.record.report import RankReport, Span
 from refit.rules import methods
 from refit.rules.setup import Setup
 from refit.transport import Transport, Unsupported
@@ -216,12 +216,13 @@ def _warm(setup: Setup, hops: Hops, progress: Progress) -> tuple[list[Span], dic
     return warm, {name: statistics.median(p[name] for p in phases) for name in phases[0]}
 
 
-def _logits(setup: Setup, hops: Hops, rank: int, sides: _Sides) -> dict[str, Any]:
+def _logits(setup: Setup, hops: Hops, rank: int, sides: _Sides) -> Logits:
     """The forward passes of both models, after a refit of weights that are all finite."""
     if sides.source:
         Pattern(setup.job.seed, 2, finite=True).fill(sides.source)
     _timed(hops.execute)
-    return compare_logits(setup.job, setup.placement, rank, sides.source, sides.destination)
+    job, placement = setup.job, setup.placement
+    return Logits(**compare_logits(job, placement, rank, sides.source, sides.destination))
 
 
 def _copy_rate(destination: Weights | None, times: int) -> tuple[list[Span], float]:

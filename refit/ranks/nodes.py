@@ -17,7 +17,8 @@ from typing import Any
 
 from refit.ranks.processes import follows
 from refit.record.point import Attempt, read_json, write_atomic
-from refit.record.record import Ended, RankReport
+from refit.record.record import Ended
+from refit.record.report import RankReport
 from refit.rules.setup import Setup
 
 POLL_S = 0.2

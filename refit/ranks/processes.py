@@ -14,7 +14,8 @@ from pathlib import Path
 
 from refit.ranks.task import Task
 from refit.record.point import Attempt
-from refit.record.record import Ended, RankReport
+from refit.record.record import Ended
+from refit.record.report import RankReport
 from refit.weights import memory
 
 GRACE_S = 1.0  # after a first failure, for the others to say what they saw

@@ -22,7 +22,7 @@ from refit.job import UserError
 from refit.ranks import bench
 from refit.ranks.task import Task
 from refit.record.point import write_atomic
-from refit.record.record import RankReport
+from refit.record.report import RankReport
 from refit.rules import devices
 from refit.transport import Unsupported
 

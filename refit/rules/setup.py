@@ -42,8 +42,7 @@ class Setup:
 
     def chosen(self) -> dict[str, Any]:
         """What hangs on the machine, as JSON has it, for `as_chosen` on another node."""
-        build = {"convention": asdict(self.build.convention), "facts": self.build.facts}
-        return {"method": self.method, "why": self.why, "build": build}
+        return {"method": self.method, "why": self.why, "build": asdict(self.build)}
 
     def as_chosen(self, chosen: dict[str, Any]) -> Setup:
         """This job's setup as another node chose it.
