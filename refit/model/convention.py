@@ -67,18 +67,6 @@ def build_of(job: Job) -> Build:
     return Build("megatron", _differences(job, engine), version, engine)
 
 
-def no_logits(job: Job) -> str | None:
-    """Why verify=logits cannot be done with the job's build; None where it can."""
-    if job.build != "megatron":
-        return f"verify=logits runs a model; build={job.build} has none, use build=megatron"
-    if has_transformer_engine():
-        return (
-            "verify=logits runs in float64, which Transformer Engine's layers do not compute; use"
-            " verify=bits, which is the stronger check, or an environment without that"
-        )
-    return None
-
-
 def _differences(job: Job, engine: bool) -> list[str]:
     model, found = job.model, []
     if not engine:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.layout.layout import Placement, Side
-from refit.model.convention import no_logits
 from refit.weights.weights import Weights
 
 MAX_TOKENS = 64
@@ -45,12 +44,7 @@ def compare_logits(
     Returns:
         The same on all ranks: `max_abs_diff`, `max_abs_logit` (of the source), `tolerance`
         (relative), `ok`, `tokens`, `dtype`, `dispatcher` (of tokens; None without experts).
-
-    Raises:
-        UserError: from `refit.model.convention.no_logits`.
     """
-    if reason := no_logits(job):
-        raise UserError(reason)
     from refit.weights import megatron_build
 
     length = min(job.model.seq_length, job.model.max_position_embeddings, MAX_TOKENS)

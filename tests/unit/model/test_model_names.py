@@ -7,7 +7,7 @@ import pytest
 
 from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION
-from refit.model.convention import Build, build_of, logical_name, no_logits
+from refit.model.convention import Build, build_of, logical_name
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
 
@@ -83,14 +83,6 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
     )
     with pytest.raises(UserError, match="build 'mcore' is not megatron or shards"):
         build_of(Job(model=dense.model, build="mcore"))
-
-
-def test_logits_need_a_model_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
-    assert no_logits(Job(build="megatron")) is None
-    assert "build=shards has none" in str(no_logits(Job(build="shards")))
-    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
-    assert "float64" in str(no_logits(Job(build="megatron")))
 
 
 def test_convention_imports_neither_torch_nor_megatron() -> None:

@@ -444,6 +444,15 @@ def test_several_reasons_are_all_told() -> None:
     assert found[0].startswith("model.moe_router_topk=1") and found[1].startswith("needs 12 GPUs")
 
 
+def test_logits_are_refused_with_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    what = make_job(verify="logits")
+    monkeypatch.setattr("refit.rules.model.has_transformer_engine", lambda: False)
+    assert impossible(what) is None
+    monkeypatch.setattr("refit.rules.model.has_transformer_engine", lambda: True)
+    assert "use verify=bits, which is the stronger check" in str(impossible(what))
+    assert impossible(make_job()) is None
+
+
 def test_rules_do_not_import_torch() -> None:
     code = (
         "import sys; from tests.unit.jobs import make_job;"
