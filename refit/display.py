@@ -16,23 +16,25 @@ from rich.text import Text
 from refit.job import Job
 from refit.layout.layout import place
 from refit.record.record import Record
+from refit.record.row import Row
 
-COLUMNS = (
-    "row",
-    "model",
-    "placement",
-    "method",
-    "ranks",
-    "bytes",
-    "cold",
-    "median",
-    "slowest",
-    "floor",
-    "estimate",
-    "GB/s",
-    "verified",
-    "status",
-)
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "row": lambda row: row.parallel,
+    "model": lambda row: row.model,
+    "placement": lambda row: row.placement,
+    "method": lambda row: row.method or "",
+    "ranks": lambda row: f"{row.ranks} of {row.world}" if row.world else "",
+    "bytes": lambda row: "" if row.bytes is None else size(row.bytes),
+    "cold": lambda row: _seconds(row.cold_s),
+    "median": lambda row: _seconds(row.median_s),
+    "slowest": lambda row: _seconds(row.max_s),
+    "floor": lambda row: _seconds(row.floor_s),
+    "estimate": lambda row: _seconds(row.estimate_s),
+    "GB/s": lambda row: "" if row.gbps is None else f"{row.gbps:.2f}",
+    "verified": lambda row: _verified(row),
+    "status": lambda row: row.status,
+}
+"""The table: each column's heading, and its text; empty where the record reports nothing."""
 
 GROUP_STATES = ("pending", "running", "done", "failed")
 
@@ -120,8 +122,9 @@ class Display:
         """One row per point."""
         rows = _told_apart(records)
         if not self._console.is_terminal:
-            widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-            for row in [COLUMNS, *rows]:
+            lines = [tuple(COLUMNS), *rows]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for row in lines:
                 self.line("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
             return
         table = Table(*COLUMNS)
@@ -158,31 +161,21 @@ def outcome(record: Record) -> str:
 
 
 def cells(record: Record) -> tuple[str, ...]:
-    """A record's row of the table; empty where it reports nothing."""
-    placed, plan, seconds = record.layout, record.plan, record.seconds
-    times = (seconds.cold, seconds.median, seconds.max) if seconds else (None, None, None)
-    return (
-        record.config["parallel"]["name"],
-        record.config["model"]["name"],
-        record.placement,
-        record.method or "",
-        f"{placed.used} of {placed.world}" if placed else "",
-        size(plan.bytes) if plan else "",
-        *("" if s is None else f"{s:.3f} s" for s in (*times, record.floor_s, record.estimate_s)),
-        f"{record.throughput.gbps:.2f}" if record.throughput else "",
-        _verified(record),
-        record.status,
-    )
+    """A record's line of the table."""
+    row = Row.of(record)
+    return tuple(text(row) for text in COLUMNS.values())
 
 
-def _verified(record: Record) -> str:
-    if record.kind == "predicted":
-        return f"predicted, {record.config['cluster']['name']}" if record.plan else ""
-    if record.verification is None:
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f} s"
+
+
+def _verified(row: Row) -> str:
+    if row.kind == "predicted":
+        return "" if row.bytes is None else f"predicted, {row.cluster}"
+    if row.elements is None:
         return ""
-    if record.status == "ok":
-        return "bit-exact"
-    return f"{record.verification.mismatches} wrong"
+    return "bit-exact" if row.status == "ok" else f"{row.mismatches} wrong"
 
 
 def prediction(record: Record) -> Iterator[str]:

@@ -11,8 +11,8 @@ import pytest
 
 from refit.job import Cluster, Degrees
 from refit.ranks.agent import Agent
-from refit.record.point import Point
 from tests.jobs import job
+from tests.ran import ran
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[s
         refit={"fanout": fanout, "bucket_mb": 0.05},
     )
     what = replace(pair, cluster=Cluster(name="pretended", nodes=3, ranks_per_node=4))
-    return agent.run(Point.of(what, folder))
+    return ran(agent, folder, what)
 
 
 @pytest.mark.parametrize("method", ["gloo", "nixl"])

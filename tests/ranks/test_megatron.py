@@ -17,11 +17,11 @@ from megatron.core.tensor_parallel import layers
 from refit.job import Degrees, Job
 from refit.layout.layout import place
 from refit.ranks.agent import Agent
-from refit.record.point import Point
 from refit.record.record import SCHEMA
 from refit.rules.values import known_words
 from refit.weights import megatron_build
 from tests.jobs import TINY, job
+from tests.ran import ran
 
 CHECKER = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
 DENSE = replace(
@@ -44,12 +44,6 @@ def agent() -> Iterator[Agent]:
         yield one
 
 
-def run(agent: Agent, tmp_path: Path, what: Job) -> dict[str, Any]:
-    record = agent.run(Point.of(what, tmp_path))
-    CHECKER.validate(record)
-    return record
-
-
 @pytest.mark.parametrize(
     "what",
     [
@@ -63,7 +57,7 @@ def run(agent: Agent, tmp_path: Path, what: Job) -> dict[str, Any]:
     ids=["tp down, idle rank", "tp up", "pp to tp", "collocated, replicas", "same expert layout"],
 )  # fmt: skip
 def test_what_it_can_do_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     assert record["method"] == "megatron"
     for phases in record["seconds"]["phases_per_rank"].values():
@@ -74,7 +68,7 @@ def test_what_it_can_do_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) ->
 
 def test_it_refuses_in_its_own_words(agent: Agent, tmp_path: Path) -> None:
     # without Transformer Engine experts are SequentialMLP, whose numbers its planner does not see
-    record = run(agent, tmp_path, job(Degrees(ep=2), Degrees(), model=MOE, **PEER))
+    record = ran(agent, tmp_path, job(Degrees(ep=2), Degrees(), model=MOE, **PEER))
     assert record["status"] == "unsupported"
     assert record["reason"].startswith(f"megatron-core {version('megatron-core')} cannot plan")
     assert "RuntimeError: Destination parameter" in record["reason"]
@@ -84,14 +78,14 @@ def test_it_refuses_in_its_own_words(agent: Agent, tmp_path: Path) -> None:
 def test_wrong_experts_are_invalid(agent: Agent, tmp_path: Path) -> None:
     # each rank counts its experts from 0: the names are there on both sides, of other experts
     swap = (Degrees(tp=1, ep=2, etp=1, gpus=4), Degrees(tp=1, ep=4, etp=1))
-    record = run(agent, tmp_path, job(*swap, "collocated", model=MOE, **PEER))
+    record = ran(agent, tmp_path, job(*swap, "collocated", model=MOE, **PEER))
     assert record["status"] == "invalid"
     assert "mlp.experts.linear_fc1.weight" in record["reason"]
 
 
 def test_the_expert_bias_stays_behind(agent: Agent, tmp_path: Path) -> None:
     # 0.16 refits named_parameters; later versions take persistent buffers along
-    record = run(agent, tmp_path, job(Degrees(), Degrees(), model=TINY, **PEER))
+    record = ran(agent, tmp_path, job(Degrees(), Degrees(), model=TINY, **PEER))
     if version("megatron-core").startswith("0.16."):
         assert record["status"] == "invalid"
         assert record["verification"]["mismatches"] == 2 * TINY.num_moe_experts  # type: ignore[operator]
@@ -111,7 +105,7 @@ def test_the_expert_bias_stays_behind(agent: Agent, tmp_path: Path) -> None:
 def test_what_it_cannot_be_is_unsupported(
     agent: Agent, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    record = run(agent, tmp_path, job(model=DENSE, **{**PEER, **change}))
+    record = ran(agent, tmp_path, job(model=DENSE, **{**PEER, **change}))
     assert record["status"] == "unsupported"
     assert words in record["reason"]
 

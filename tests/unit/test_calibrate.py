@@ -16,6 +16,7 @@ from refit.forecast.fit import base, fit, leave_one_out
 from refit.job import Cluster, Degrees, Hardware, Job, UserError
 from refit.ranks.agent import Agent
 from refit.record import record
+from refit.record.parts import Seconds, Throughput
 from refit.record.point import Point
 from refit.rules.setup import Setup
 from tests.jobs import TINY, job
@@ -50,12 +51,12 @@ def write_measured(made: Job, root: Path, seconds: float) -> None:
     point.freeze()
     setup = Setup.of(made)
     begun = record.placed(
-        record.begin(point, {}), setup.placement, setup.plan(), setup.method, "", setup.build.facts
+        record.begin(point, {}), setup.placement, setup.plan(), setup.method, "", setup.build
     )
-    whole = asdict(record.ended(begun, "ok", ""))
-    whole["seconds"] = {"median": seconds}
-    whole["throughput"] = {"gbps": 1.0, "limit_gbps": 2.0}
-    point.timing.write_text(json.dumps(whole))
+    times = Seconds(seconds, [seconds], seconds, seconds, seconds, None, {}, {}, {}, {})
+    rate = Throughput(1.0, 2.0, "memory copy", "measured", 0.5, [])
+    final = replace(record.ended(begun, "ok", ""), seconds=times, throughput=rate)
+    record.write(point.timing, final)
 
 
 @pytest.fixture
@@ -110,8 +111,10 @@ def test_records_of_the_agent_become_an_option(
     ]
     with Agent(jobs) as agent:
         for made in jobs:
-            assert agent.run(Point.of(made, results))["status"] == "ok"
-    predict.run(Point.of(replace(jobs[0], mode="plan"), results))  # is not measured: ignored
+            assert agent.run(Point.of(made, results)).status == "ok"
+    predict.predict_point(
+        Point.of(replace(jobs[0], mode="plan"), results)
+    )  # is not measured: ignored
     output = tmp_path / "here.yaml"
     assert main([str(results), "--output", str(output)]) == 0
     said = capsys.readouterr().out

@@ -62,12 +62,12 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
     build = build_of(dense)
     assert build.convention == LOCAL_SPEC
-    assert build.facts["transformer_engine"] is False
-    assert len(build.facts["differs"]) == 1 and "norms" in build.facts["differs"][0]
+    assert build.transformer_engine is False
+    assert len(build.differs) == 1 and "norms" in build.differs[0]
     build = build_of(latent)
     assert [
         next(w for w in ("norms", "MLA", "SequentialMLP", "context") if w in line)
-        for line in build.facts["differs"]
+        for line in build.differs
     ] == [
         "norms",
         "MLA",
@@ -76,11 +76,8 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
     build = build_of(dense)
-    assert (build.convention, build.facts["differs"]) == (PRODUCTION, [])
-    assert build_of(Job(model=dense.model, build="shards")) == Build(
-        PRODUCTION,
-        {"build": "shards", "differs": []},
-    )
+    assert (build.convention, build.differs) == (PRODUCTION, [])
+    assert build_of(Job(model=dense.model, build="shards")) == Build("shards", [])
     with pytest.raises(UserError, match="build 'mcore' is not megatron or shards"):
         build_of(Job(model=dense.model, build="mcore"))
 
