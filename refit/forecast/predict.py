@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refit.forecast import cost
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.layout.layout import IntArray, Placement
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.plan import Plan
@@ -17,6 +17,7 @@ from refit.record import environment, record
 from refit.record.parts import DeviceMemory, Forecast
 from refit.record.point import Point
 from refit.record.record import Record
+from refit.rules import methods
 from refit.rules.setup import Setup
 
 
@@ -131,19 +132,15 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
 def predict_point(point: Point) -> Record:
     """The agent's counterpart: predict a point and write its timing.json.
 
-    A layout whose weights do not fit the device's memory ends as `oom`, with all its numbers.
+    A layout whose weights do not fit the device's memory ends as `oom`, with all its numbers; a
+    record that the disk refuses is returned as failed.
 
     Raises:
-        UserError: the point's folder cannot be written.
+        UserError: the point's folder cannot be made.
     """
     point.freeze()
     begun = record.begin(point, dict(_here()))
-    final = _record(begun, predict(Setup.of(point.job)))
-    try:
-        record.write(point.timing, final)
-    except OSError as error:
-        raise UserError(f"cannot write {point.timing}: {error.strerror}") from None
-    return final
+    return record.keep(_record(begun, predict(Setup.of(point.job))), point.timing)
 
 
 @cache
@@ -156,6 +153,8 @@ def _record(begun: Record, found: Prediction) -> Record:
     setup = found.setup
     placed = record.placed(begun, setup.placement, found.plan, setup.method, setup.why, setup.build)
     placed = replace(placed, prediction=found.forecast())
+    if reason := methods.not_there(setup.method):
+        return record.ended(placed, "unsupported", reason)
     if reason := found.shortage:
         return record.ended(placed, "oom", reason)
     return record.ended(placed, "ok", "")

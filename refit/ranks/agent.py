@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.util import get_temp_dir
 
-from refit.job import Job
+from refit.job import Job, UserError
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
 from refit.ranks import processes
@@ -16,7 +17,7 @@ from refit.ranks.nodes import Nodes, Stopped
 from refit.ranks.task import Task
 from refit.record import environment, record
 from refit.record.measured import measured
-from refit.record.point import Point, write_atomic
+from refit.record.point import Point
 from refit.record.record import Ended, Record
 from refit.record.report import RankReport
 from refit.rules import devices, methods
@@ -70,11 +71,11 @@ class Agent:
         node: int = 0,
         nodes: int = 1,
     ) -> Record:
-        """Run this node's part of a point; returns its timing.json, read back from the disk.
+        """Run this node's part of a point; returns its record, which node 0 writes.
 
-        The job must be possible (`refit.rules`). Whatever happens to its ranks is a status in the
-        record, not an exception. A record that the disk refuses is returned all the same, as
-        failed.
+        The job must be possible (`refit.rules`). Whatever happens to its ranks, or to this agent,
+        is a status in the record and no exception. A record that the disk refuses is returned all
+        the same, as failed.
 
         Args:
             attempt: the attempt's name, on which the agents of all nodes agree; None: the next
@@ -90,25 +91,35 @@ class Agent:
         begun = record.begin(point, self._environment)
         try:
             final = self._measure(point, team, begun, progress)
-        except Exception as error:  # the other nodes must not wait for this one's last words
-            with suppress(OSError):
-                team.say(Ended("failed", f"agent of node {node}: {type(error).__name__}: {error}"))
-                if node > 0:  # whose end may have Slurm end node 0 before that has written it down
-                    team.wait_for_record(RECORD_S)
-            raise
-        timing = team.attempt.timing
+        except Exception as error:
+            final = self._broken(team, begun, error)
+        if final is not None:
+            return record.keep(final, team.attempt.timing, point.timing)
+        # this node's end may have Slurm end node 0, which must have written the record before
         try:
-            if node > 0:
-                team.wait_for_record(RECORD_S)
-            elif final is not None:
-                record.write(timing, final)
-            if node == 0:
-                write_atomic(point.timing, timing.read_text())
-            return Record.load(timing)
-        except OSError as error:
-            lost = f"cannot write {point.timing}: {error.strerror or error}"
-            reason = f"{lost}; {final.reason}" if final and final.reason else lost
-            return record.ended(final or begun, "failed", reason)
+            team.wait_for_record(RECORD_S)
+        except TimeoutError:
+            return record.ended(
+                begun, "failed", f"node 0 has not written its record in {RECORD_S:g} s"
+            )
+        return Record.load(team.attempt.timing)
+
+    def _broken(self, team: Nodes, begun: Record, error: Exception) -> Record | None:
+        """As `_measure`, where the agent itself has failed.
+
+        The other nodes are told, so that they do not wait for this one's last words.
+        """
+        if isinstance(error, UserError):
+            reason = f"agent of node {team.node}: {error}"
+        else:
+            reason = f"agent of node {team.node}: {type(error).__name__}: {error}"
+            log = team.attempt.agent_log(team.node)
+            with suppress(OSError):
+                log.write_text("".join(traceback.format_exception(error)))
+            reason += processes.tail(log)
+        with suppress(OSError):
+            team.say(Ended("failed", reason))
+        return record.ended(begun, "failed", reason) if team.node == 0 else None
 
     def _measure(
         self, point: Point, team: Nodes, begun: Record, progress: Progress

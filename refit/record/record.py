@@ -231,6 +231,23 @@ def write(path: Path, record: Record) -> None:
     write_atomic(path, json.dumps(asdict(record), indent=2) + "\n")
 
 
+def keep(record: Record, *paths: Path) -> Record:
+    """Write how a point ended to each path in turn, as all do who end one.
+
+    Returns:
+        The record; where the disk refuses a path, as failed and without times, as a time that
+        nobody can look up again is none. An earlier file there is untouched, and a sweep goes on.
+    """
+    for path in paths:
+        try:
+            write(path, record)
+        except OSError as error:
+            lost = f"cannot write {path}: {error.strerror or error}"
+            reason = f"{lost}; {record.reason}" if record.reason else lost
+            return ended(replace(record, seconds=None, throughput=None), "failed", reason)
+    return record
+
+
 def _side(layout: Layout) -> Side:
     names = ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")
     return Side(

@@ -142,14 +142,21 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
 
 def unsupported(method: str, job: Job, placement: Placement) -> str | None:
     """Why a method cannot run here, or None. Asked before any rank starts."""
-    if method in METHODS:
-        return devices.missing(job) or METHODS[method].cannot(job, placement)
-    if not _importable(method):
-        return (
-            f"no refit method '{method}': it cannot be imported here; install its package, or put"
-            " its folder on PYTHONPATH"
-        )
-    return devices.missing(job)
+    return (
+        not_there(method)
+        or devices.missing(job)
+        or (METHODS[method].cannot(job, placement) if method in METHODS else None)
+    )
+
+
+def not_there(method: str) -> str | None:
+    """Why there is no such method, or None; all that can be asked of it on another machine."""
+    if method in METHODS or _importable(method):
+        return None
+    return (
+        f"no refit method '{method}': it cannot be imported here; install its package, or put"
+        " its folder on PYTHONPATH"
+    )
 
 
 def preload(method: str) -> tuple[str, ...]:
