@@ -118,9 +118,14 @@ class Display:
             self.line(f"  {line}")
         self.line(f"  {outcome(record)}")
 
-    def table(self, records: Sequence[Record]) -> None:
-        """One row per point."""
-        rows = _told_apart(records)
+    def table(self, records: Sequence[Record], states: Sequence[str] = ()) -> None:
+        """One row per point.
+
+        Args:
+            states: where each point stands, if not as its record's status says: submitted, say.
+        """
+        states = states or [record.status for record in records]
+        rows = [(*row[:-1], state) for row, state in zip(_told_apart(records), states, strict=True)]
         if not self._console.is_terminal:
             lines = [tuple(COLUMNS), *rows]
             widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -128,9 +133,9 @@ class Display:
                 self.line("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
             return
         table = Table(*COLUMNS)
-        for record, row in zip(records, rows, strict=True):
-            style = {"ok": "green", "skipped": "dim"}.get(record.status, "red")
-            table.add_row(*row[:-1], Text(row[-1], style=style))
+        for *cells_before, state in rows:
+            style = {"ok": "green", "skipped": "dim"}.get(state, "red")
+            table.add_row(*cells_before, Text(state, style=style))
         self._console.print(table, soft_wrap=False)
 
 

@@ -69,26 +69,20 @@ class RefitLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from refit.cli import job_of
         from refit.display import Display
-        from sweeper import points, sweep
+        from sweeper import sweep
 
-        display = Display()
         loader = self.hydra_context.config_loader
-        planned = points.plan(
+        outcomes = sweep.run_sweep(
             job_overrides,
             lambda overrides: job_of(loader.load_sweep_config(self.config, list(overrides))),
             Path(self.config.hydra.sweep.dir),
-            display.line,
+            Display(),
         )
-        if any(each.point.job.sweep.dry_run for each in planned):
-            sweep.dry_run(planned, display)
-            return []
-        records = sweep.run(planned, Path(self.config.hydra.sweep.dir), display)
-        sweep.summary(records, planned, display)
         return [
             JobReturn(
-                overrides=list(each.point.overrides),
-                status=JobStatus.COMPLETED if found["status"] in sweep.GOOD else JobStatus.FAILED,
-                _return_value=found,
+                overrides=list(outcome.point.overrides),
+                status=JobStatus.COMPLETED if outcome.is_good else JobStatus.FAILED,
+                _return_value=outcome,
             )
-            for each, found in zip(planned, records, strict=True)
+            for outcome in outcomes
         ]
