@@ -40,8 +40,8 @@ def run_sweep(
         How each point ended; empty for a dry run.
 
     Raises:
-        UserError: what is asked for is wrong (`sweeper.points.plan_points`), another controller holds the
-            folder, or Slurm refuses a job.
+        UserError: what is asked for is wrong (`sweeper.points.plan_points`), another controller
+            holds the folder, or Slurm refuses a job.
     """
     plan = points.plan_points(batch, compose, root, display.line)
     if plan.settings.dry_run:

@@ -38,7 +38,7 @@ def test_settings_are_those_of_the_jobs() -> None:
     [
         (
             {"mode": "retry"},
-            "sweep.mode is of the whole sweep, and its points say cached and retry",
+            "sweep.mode is of the whole sweep, and its points say cached and re",
         ),
         ({"dry_run": False}, "sweep.dry_run is of the whole sweep, and its points say true and f"),
         ({"wait": True}, "sweep.wait is of the whole sweep, and its points say false and true;"),

@@ -112,7 +112,9 @@ CASES: dict[str, tuple[Standing, str | None, int, bool, Decision]] = {
         RUNNING, "NODE_FAIL", 3, True, End("crashed", LEFT.format("NODE_FAIL") + " in try 3"),
     ),
     "too long": (RUNNING, "TIMEOUT", 3, True, End("timeout", LEFT.format("TIMEOUT") + " in try 3")),
-    "too long, first": (RUNNING, "TIMEOUT", 1, True, Resubmit(1, "job 12_3 is TIMEOUT; try 2 of 3")),
+    "too long, first": (
+        RUNNING, "TIMEOUT", 1, True, Resubmit(1, "job 12_3 is TIMEOUT; try 2 of 3"),
+    ),
     "out of memory": (RUNNING, "OUT_OF_MEMORY", 1, True, End("oom", LEFT.format("OUT_OF_MEMORY"))),
     "cancelled": (RUNNING, "CANCELLED", 1, True, End("failed", LEFT.format("CANCELLED"))),
     "cancelled in the queue": (
@@ -121,7 +123,9 @@ CASES: dict[str, tuple[Standing, str | None, int, bool, Decision]] = {
     "its pack was cancelled": (
         SUBMITTED, "CANCELLED", 1, True, End("failed", LEFT.format("CANCELLED")),
     ),
-    "no record, no error": (RUNNING, "COMPLETED", 1, True, End("crashed", LEFT.format("COMPLETED"))),
+    "no record, no error": (
+        RUNNING, "COMPLETED", 1, True, End("crashed", LEFT.format("COMPLETED")),
+    ),
     "its agent died": (RUNNING, "FAILED", 1, True, End("crashed", LEFT.format("FAILED"))),
     "a word of a later Slurm": (RUNNING, "MELTED", 1, True, End("crashed", LEFT.format("MELTED"))),
     # the pack ended before its turn: that is no try of its own
