@@ -39,6 +39,23 @@ def predicted(what: Job, folder: Path) -> tuple[Record, dict[str, Any]]:
     return record, text
 
 
+def test_a_method_that_is_not_there_is_unsupported(tmp_path: Path) -> None:
+    record, _ = predicted(planned(method="nomod:Cls"), tmp_path)
+    assert record.status == "unsupported"
+    assert "no refit method 'nomod:Cls': it cannot be imported here" in record.reason
+    # what is installed there is not known here
+    assert predicted(planned(method="nvshmem"), tmp_path)[0].status == "ok"
+
+
+def test_a_disk_that_refuses_a_prediction_is_a_failed_record(
+    tmp_path: Path,
+) -> None:
+    point = Point.of(planned(), tmp_path)
+    point.timing.mkdir(parents=True)  # no file can take its place
+    record = predict.predict_point(point)
+    assert record.status == "failed" and f"cannot write {point.timing}: " in record.reason
+
+
 def test_the_record_holds_every_rank(tmp_path: Path) -> None:
     record, found = predicted(planned(), tmp_path)
     assert (found["kind"], found["status"], found["verification"]) == ("predicted", "ok", None)

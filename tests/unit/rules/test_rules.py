@@ -13,7 +13,7 @@ from refit.layout.layout import place
 from refit.rules.impossible import impossible, reasons
 from refit.rules.layout import LAYOUT, cut_axes_divide
 from refit.rules.model import MODEL
-from refit.rules.values import VALUES
+from refit.rules.values import VALUES, mistake
 from tests.unit.jobs import make_job
 
 # (changes that make the job impossible, what the reason must say)
@@ -261,6 +261,38 @@ GOOD: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", GOOD, ids=str)
 def test_lets_pass(changes: dict[str, Any]) -> None:
     assert reasons(make_job(**changes)) == []
+
+
+MISTAKEN: list[tuple[dict[str, Any], str]] = [
+    ({"build": "megatorn"}, "build=megatorn is not one of megatron, shards"),
+    ({"refit__method": "glo"}, "no refit method 'glo'"),
+    ({"sweep__mode": "again"}, "sweep.mode=again is not one of"),
+    ({"sweep__pack": 0}, "sweep.pack=0: must be 1 or more"),
+    ({"sweep__repeat": 0}, "sweep.repeat=0: must be 1 or more"),
+    ({"sweep__repetition": 0}, "sweep.repetition=0: must be 1 or more"),
+    ({"sweep__max_attempts": 0}, "sweep.max_attempts=0: must be 1 or more"),
+    ({"sweep__exclude": "*gloo*"}, "sweep.exclude=*gloo* is not a list of patterns"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), MISTAKEN, ids=str)
+def test_a_mistake_of_the_command_line_is_no_point(changes: dict[str, Any], says: str) -> None:
+    # also of a job that has other reasons, which are a point's
+    for more in ({}, {"model__num_layers": 0}, {"parallel__source": {"tp": 64}}):
+        reason = mistake(make_job(**{**more, **changes}))
+        assert reason is not None and says in reason
+
+
+def test_what_a_point_cannot_be_is_no_mistake() -> None:
+    for changes in (
+        {},
+        {"model__num_layers": 0},
+        {"bench__iterations": 0},
+        {"cluster__nodes": 0},
+        {"parallel__source": {"tp": 64}},
+        {"refit__method": "nomod:Cls"},
+    ):
+        assert mistake(make_job(**changes)) is None
 
 
 def test_every_rule_has_a_case() -> None:

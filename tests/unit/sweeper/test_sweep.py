@@ -140,9 +140,7 @@ def test_many_names_are_cut_short(tmp_path: Path) -> None:
 def test_read_only_needs_a_record_of_every_point(tmp_path: Path) -> None:
     batch = [["seed=0"], ["seed=1"]]
     found, _ = planned(batch, tmp_path)
-    with pytest.raises(
-        UserError, match=r"^sweep\.mode=read-only, and 2 of 2 points have no"
-    ):
+    with pytest.raises(UserError, match=r"^sweep\.mode=read-only, and 2 of 2 points have no"):
         planned(batch, tmp_path, mode="read-only")
     for planned_point, how in zip(found, ("ok", "crashed"), strict=True):
         leave(planned_point.point, how)
