@@ -16,11 +16,12 @@ def main() -> None:
     ratios = []
     print("ipc, collocated TP4 EP2 -> TP2 EP4, moe_16e, 8 ranks")
     for record in run([job(*swap)] * 3):
-        rate = record["throughput"]
-        ratios.append(rate["fraction"])
+        rate = record.throughput
+        assert rate is not None
+        ratios.append(rate.fraction)
         print(
-            f"  refit {rate['gbps']:.2f} GB/s, own copy {rate['limit_gbps']:.2f} GB/s:"
-            f" ratio {rate['fraction']:.2f}"
+            f"  refit {rate.gbps:.2f} GB/s, own copy {rate.limit_gbps:.2f} GB/s:"
+            f" ratio {rate.fraction:.2f}"
         )
     print(f"  median ratio {sorted(ratios)[1]:.2f} (target >= 0.85)")
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.common import job, run
 from refit.model.megatron_versions import VERSION
 from refit.ranks.agent import Agent
 from refit.record.point import Point
+from refit.record.record import Record
 from refit.schema import CONF
 
 REPEATS = 5
@@ -50,10 +50,11 @@ def speed(peer: str) -> None:
     )
     turns = []
     records = run(jobs * REPEATS)
-    print(f"  {records[0]['plan']['bytes'] / 1e9:.2f} GB written per refit, all verified")
+    assert records[0].plan is not None
+    print(f"  {records[0].plan.bytes / 1e9:.2f} GB written per refit, all verified")
     for start in range(0, len(records), len(METHODS)):
         turn = dict(zip(METHODS, records[start : start + len(METHODS)], strict=True))
-        turns.append({m: r["seconds"]["median"] for m, r in turn.items()})
+        turns.append({m: r.seconds.median for m, r in turn.items() if r.seconds})
         print("  " + ", ".join(f"{m} {_line(r)}" for m, r in turn.items()))
     for method, target in (("ipc", "6"), ("gloo", "1")):
         ratios = [t["megatron"] / t[method] for t in turns]
@@ -63,9 +64,10 @@ def speed(peer: str) -> None:
         )
 
 
-def _line(record: dict[str, Any]) -> str:
-    seconds, extra = record["seconds"], record["memory"]["refit_peak_bytes"]
-    took = f"{seconds['median']:.3f} s (cold {seconds['cold']:.3f})"
+def _line(record: Record) -> str:
+    assert record.seconds is not None and record.memory is not None
+    seconds, extra = record.seconds, record.memory.refit_peak_bytes
+    took = f"{seconds.median:.3f} s (cold {seconds.cold:.3f})"
     return took if extra is None else f"{took} +{extra / 1e6:.0f} MB"
 
 
@@ -77,7 +79,7 @@ def rows(peer: str) -> None:
     words: dict[str, list[str]] = {}
     with TemporaryDirectory() as folder, Agent([job()]) as agent:
 
-        def ended(*overrides: str) -> dict[str, Any]:
+        def ended(*overrides: str) -> Record:
             what = job(*overrides, "bench.iterations=1", "bench.deadline_s=120")
             return agent.run(Point.of(what, Path(folder)))
 
@@ -89,21 +91,21 @@ def rows(peer: str) -> None:
             twin = ended(*dense, f"parallel={name}", *NARROW[:1], *NARROW[2:], "refit=megatron")
             print(f"  {name:33}{_verdict(ours):10}{_verdict(theirs):24}{_verdict(twin)}")
             for record in (theirs, twin):
-                if record["status"] not in ("ok", "invalid"):
-                    words.setdefault(record["reason"].splitlines()[0], []).append(name)
-    build = theirs["model_build"]
-    engine = "with" if build["transformer_engine"] else "without"
+                if record.status not in ("ok", "invalid"):
+                    words.setdefault(record.reason.splitlines()[0], []).append(name)
+    build = theirs.model_build
+    engine = "with" if build and build.transformer_engine else "without"
     print(f"  models are built {engine} Transformer Engine; what the peer says:")
     for reason, of in words.items():
         print(f"    {', '.join(of)}:\n      {reason}")
 
 
-def _verdict(record: dict[str, Any]) -> str:
+def _verdict(record: Record) -> str:
     """`right`, `wrong` and how much of it, `refused`; else the status."""
-    checked = record["verification"]
-    if record["status"] == "invalid":
-        return f"wrong, {checked['mismatches'] / checked['elements']:.0%} of elements"
-    return {"ok": "right", "unsupported": "refused"}.get(record["status"], record["status"])
+    checked = record.verification
+    if record.status == "invalid" and checked is not None:
+        return f"wrong, {checked.mismatches / checked.elements:.0%} of elements"
+    return {"ok": "right", "unsupported": "refused"}.get(record.status, record.status)
 
 
 if __name__ == "__main__":

@@ -96,13 +96,13 @@ def rows() -> Verdicts:
         def verdict(*overrides: str) -> tuple[str, str]:
             what = job(*overrides, *NARROW, "bench.iterations=1", "bench.deadline_s=120")
             record = agent.run(Point.of(what, Path(folder)))
-            checked = record["verification"]
-            if record["status"] == "invalid":
-                wrong = checked["mismatches"]
-                return f"wrong {wrong} ({wrong / checked['elements']:.1%})", ""
+            checked = record.verification
+            if record.status == "invalid" and checked is not None:
+                wrong = checked.mismatches
+                return f"wrong {wrong} ({wrong / checked.elements:.1%})", ""
             words = {"ok": "right", "unsupported": "refused"}
-            reason = "" if record["status"] == "ok" else record["reason"].splitlines()[0]
-            return words.get(record["status"], record["status"]), reason
+            reason = "" if record.status == "ok" else record.reason.splitlines()[0]
+            return words.get(record.status, record.status), reason
 
         return {
             column: {row: verdict(*pair, *how) for row, pair in (ROWS | BESIDES).items()}

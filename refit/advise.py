@@ -24,9 +24,9 @@ from refit.forecast.predict import Prediction, predict
 from refit.job import Degrees, Job, Model, UserError
 from refit.layout.layout import Layout, place
 from refit.model.architecture import catalogue
-from refit.model.convention import convention
 from refit.model.weight_bytes import per_rank_bytes
 from refit.rules.impossible import impossible
+from refit.rules.setup import Setup
 
 ALLGATHER_MAX_EP = 4  # the seed: allgather up to EP 4, all-to-all above
 
@@ -158,7 +158,7 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
 def _least_bytes(job: Job) -> int:
     """Weights on the fullest rank, staging aside: asked before a plan is made."""
     placement = place(job)
-    tensors = catalogue(job.model, placement.source.tp, convention(job)[0])
+    tensors = catalogue(job.model, placement.source.tp)
     held = np.zeros(placement.world, dtype=np.int64)
     for side in (placement.source, placement.destination):
         held[side.offset : side.offset + side.gpus] += per_rank_bytes(tensors, side)
@@ -166,7 +166,7 @@ def _least_bytes(job: Job) -> int:
 
 
 def _advice(job: Job) -> Advice | None:
-    found = predict(job)
+    found = predict(Setup.of(job))
     assert found.estimate is not None and job.cluster.hardware.memory_gb is not None
     layout = found.placement.destination
     held = found.held_bytes[layout.offset : layout.ranks.stop].max()

@@ -15,39 +15,27 @@ from refit import program
 from refit.forecast.fit import Left, Row, base, fit, leave_one_out, row_of
 from refit.job import UserError
 from refit.record import record
-from refit.record.point import read_json, write_atomic
-from refit.rules.methods import PLANS_ITSELF
+from refit.record.point import write_atomic
+from refit.rules.methods import METHODS
 
 
 def read(folder: Path) -> list[Row]:
     """Every verified measurement below a folder.
 
     Raises:
-        UserError: there is none, or a record is of another schema version or by another planner.
+        UserError: there is none, a file is no record, or one is by another planner.
     """
     rows, others = [], 0
     for path in sorted(folder.glob("**/timing.json")):
         if path.parent.parent.name == "attempts":
             continue
-        found = read_json(path)
-        if found is None:
-            raise UserError(f"{path} is not a whole JSON object; remove it or run its point again")
-        version = found.get("schema_version")
-        if version != record.SCHEMA_VERSION:
-            raise UserError(
-                f"{path} is of schema version {version}, and this reads {record.SCHEMA_VERSION};"
-                " calibrate with the code that wrote it, or measure again"
-            )
         try:
-            measured = (found["kind"], found["status"]) == ("measured", "ok") and (
-                found["method"] not in PLANS_ITSELF  # an estimate is of a plan of ours
-            )
-            rows += [row_of(found, path)] if measured else []
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} is not a record of ours ({type(error).__name__}: {error}); remove it, or"
-                " run its point again"
-            ) from None
+            found = record.Record.load(path)
+        except record.NotARecord as error:
+            raise UserError(f"{path}: {error}; remove it, or run its point again") from None
+        # an estimate is of a plan of ours
+        measured = found.kind == "measured" and found.status == "ok" and not _by_another(found)
+        rows += [row_of(found, path)] if measured else []
         others += not measured
     if not rows:
         raise UserError(
@@ -55,6 +43,11 @@ def read(folder: Path) -> list[Row]:
             " measure first: python -m refit.run -m 'parallel=glob(*)'"
         )
     return rows
+
+
+def _by_another(found: record.Record) -> bool:
+    """Whether its refits were planned by the method itself."""
+    return found.method in METHODS and METHODS[found.method].plans_itself
 
 
 def option(name: str, rows: Sequence[Row]) -> str:

@@ -77,7 +77,7 @@ def run_one(config: DictConfig) -> float | None:
         point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
         display.begin(job)
         if job.mode == "plan":
-            record = predict.run(point)
+            record = predict.predict_point(point)
             display.predicted(record)
         else:
             with Agent([job]) as agent, display.progress() as progress:
@@ -88,24 +88,16 @@ def run_one(config: DictConfig) -> float | None:
             raise
         _give_up(str(error))  # here, before Hydra adds that a job failed
     display.line(f"  record: {point.timing}")
-    if record["status"] != "ok":
+    if record.status != "ok":
         if alone:
             sys.exit(EXIT_FAILED)
-        raise PointFailed(f"{point.name}: {record['status']}: {record['reason']}")
-    return objective(record)
+        raise PointFailed(f"{point.name}: {record.status}: {record.reason}")
+    return record.objective_s
 
 
 def _again(overrides: Sequence[str]) -> DictConfig:
     """Another config of this program, composed within it."""
     return compose(HydraConfig.get().job.config_name, list(overrides))
-
-
-def objective(record: dict[str, Any]) -> float | None:
-    """What a sweep minimizes: seconds of the median refit, or of the estimate for mode=plan."""
-    if record["kind"] == "predicted":
-        estimate = (record["prediction"] or {}).get("estimate")
-        return estimate["seconds"] if estimate else None
-    return record["seconds"]["median"] if record["seconds"] else None
 
 
 def guarded(main: Callable[[], Any]) -> NoReturn:

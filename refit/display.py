@@ -7,33 +7,34 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from refit.forecast import predict
 from refit.job import Job
 from refit.layout.layout import place
+from refit.record.record import Record
+from refit.record.row import Row
 
-COLUMNS = (
-    "row",
-    "model",
-    "mode",
-    "method",
-    "ranks",
-    "bytes",
-    "cold",
-    "median",
-    "slowest",
-    "floor",
-    "estimate",
-    "GB/s",
-    "verified",
-    "status",
-)
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "row": lambda row: row.parallel,
+    "model": lambda row: row.model,
+    "placement": lambda row: row.placement,
+    "method": lambda row: row.method or "",
+    "ranks": lambda row: f"{row.ranks} of {row.world}" if row.world else "",
+    "bytes": lambda row: "" if row.bytes is None else size(row.bytes),
+    "cold": lambda row: _seconds(row.cold_s),
+    "median": lambda row: _seconds(row.median_s),
+    "slowest": lambda row: _seconds(row.max_s),
+    "floor": lambda row: _seconds(row.floor_s),
+    "estimate": lambda row: _seconds(row.estimate_s),
+    "GB/s": lambda row: "" if row.gbps is None else f"{row.gbps:.2f}",
+    "verified": lambda row: _verified(row),
+    "status": lambda row: row.status,
+}
+"""The table: each column's heading, and its text; empty where the record reports nothing."""
 
 GROUP_STATES = ("pending", "running", "done", "failed")
 
@@ -50,9 +51,8 @@ class Display:
     def begin(self, job: Job, count: str = "") -> None:
         """The point's header, as the seed's benchmark prints it."""
         self.line(
-            f"{count}{job.parallel.name}: {job.parallel.use_case}"
-            if job.parallel.use_case
-            else count
+            f"{count}{job.parallel.name}"
+            + (f": {job.parallel.use_case}" if job.parallel.use_case else "")
         )
         for line in place(job).header():
             self.line(f"  {line}")
@@ -108,28 +108,34 @@ class Display:
 
             yield live
 
-    def result(self, record: dict[str, Any]) -> None:
+    def result(self, record: Record) -> None:
         """One line on how a point ended."""
         self.line(f"  {outcome(record)}")
 
-    def predicted(self, record: dict[str, Any]) -> None:
+    def predicted(self, record: Record) -> None:
         """What a plan says of a point: bytes, bounds, memory, floor and estimate."""
-        for line in predict.lines(record) if record["prediction"] else ():
+        for line in prediction(record) if record.prediction else ():
             self.line(f"  {line}")
         self.line(f"  {outcome(record)}")
 
-    def table(self, records: Sequence[dict[str, Any]]) -> None:
-        """One row per point."""
-        rows = _told_apart(records)
+    def table(self, records: Sequence[Record], states: Sequence[str] = ()) -> None:
+        """One row per point.
+
+        Args:
+            states: where each point stands, if not as its record's status says: submitted, say.
+        """
+        states = states or [record.status for record in records]
+        rows = [(*row[:-1], state) for row, state in zip(_told_apart(records), states, strict=True)]
         if not self._console.is_terminal:
-            widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-            for row in [COLUMNS, *rows]:
+            lines = [tuple(COLUMNS), *rows]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for row in lines:
                 self.line("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
             return
         table = Table(*COLUMNS)
-        for record, row in zip(records, rows, strict=True):
-            style = {"ok": "green", "skipped": "dim"}.get(record["status"], "red")
-            table.add_row(*row[:-1], Text(row[-1], style=style))
+        for *cells_before, state in rows:
+            style = {"ok": "green", "skipped": "dim"}.get(state, "red")
+            table.add_row(*cells_before, Text(state, style=style))
         self._console.print(table, soft_wrap=False)
 
 
@@ -137,79 +143,112 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in GROUP_STATES)
 
 
-def outcome(record: dict[str, Any]) -> str:
+def outcome(record: Record) -> str:
     """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
-    if record["status"] != "ok":
-        return f"{record['status']}: {record['reason']}"
-    if record["kind"] == "predicted":
-        return f"predicted: {size(record['plan']['bytes'])} by {record['method']}; nothing was run"
-    seconds, throughput = record["seconds"], record["throughput"]
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    assert record.plan is not None
+    what = f"{size(record.plan.bytes)} by {record.method}"
+    if record.kind == "predicted":
+        return f"predicted: {what}; nothing was run"
+    seconds, throughput, checked = record.seconds, record.throughput, record.verification
+    assert seconds is not None and throughput is not None and checked is not None
+    limit = throughput.limit
+    if throughput.limit_source == "measured":
+        limit = "this machine's memory copy"
     return (
-        f"ok: {size(record['plan']['bytes'])} by {record['method']} in {seconds['median']:.3f} s"
-        f" (slowest rank, median of {len(seconds['warm'])}; cold {seconds['cold']:.3f} s),"
-        f" {throughput['gbps']:.2f} GB/s,"
-        f" {throughput['fraction']:.0%} of {_limit(throughput)};"
-        f" {record['verification']['elements']} elements verified bit for bit"
+        f"ok: {what} in {seconds.median:.3f} s"
+        f" (slowest rank, median of {len(seconds.warm)}; cold {seconds.cold:.3f} s),"
+        f" {throughput.gbps:.2f} GB/s,"
+        f" {throughput.fraction:.0%} of {limit};"
+        f" {checked.elements} elements verified bit for bit"
     )
 
 
-def _limit(throughput: dict[str, Any]) -> str:
-    if throughput.get("limit_source", "measured") == "measured":  # older records do not say
-        return "this machine's memory copy"
-    return str(throughput["limit"])
+def cells(record: Record) -> tuple[str, ...]:
+    """A record's line of the table."""
+    row = Row.of(record)
+    return tuple(text(row) for text in COLUMNS.values())
 
 
-def cells(record: dict[str, Any]) -> tuple[str, ...]:
-    """A record's row of the table; empty where it reports nothing."""
-    layout, seconds, checked = record["layout"], record["seconds"], record["verification"]
-    return (
-        record["config"]["parallel"]["name"],
-        record["config"]["model"]["name"],
-        record["mode"],
-        record["method"] or "",
-        f"{used_ranks(layout)} of {layout['world']}" if layout else "",
-        size(record["plan"]["bytes"]) if record["plan"] else "",
-        *(f"{seconds[k]:.3f} s" if seconds else "" for k in ("cold", "median", "max")),
-        *(
-            f"{seconds_of(record, k):.3f} s" if seconds_of(record, k) is not None else ""
-            for k in ("floor", "estimate")
-        ),
-        f"{record['throughput']['gbps']:.2f}" if record["throughput"] else "",
-        f"predicted, {record['config']['cluster']['name']}"
-        if record["kind"] == "predicted" and record["plan"]
-        else ""
-        if not checked
-        else "bit-exact"
-        if record["status"] == "ok"
-        else f"{checked['mismatches']} wrong",
-        record["status"],
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f} s"
+
+
+def _verified(row: Row) -> str:
+    if row.kind == "predicted":
+        return "" if row.bytes is None else f"predicted, {row.cluster}"
+    if row.elements is None:
+        return ""
+    return "bit-exact" if row.status == "ok" else f"{row.mismatches} wrong"
+
+
+def prediction(record: Record) -> Iterator[str]:
+    """What is printed of a predicted record, below the header."""
+    plan, forecast = record.plan, record.prediction
+    assert plan is not None and forecast is not None
+    bounds, memory = plan.lower_bounds, forecast.memory
+    # of a prediction all are known
+    local, sent, received, crossed = (
+        nbytes or 0
+        for nbytes in (
+            plan.local_bytes,
+            plan.max_send_bytes,
+            plan.max_recv_bytes,
+            plan.cross_node_bytes,
+        )
     )
+    yield (
+        f"Bytes: {plan.bytes / 1e9:.3f} GB in {plan.copies} blocks,"
+        f" {local / 1e9:.3f} GB of them local"
+    )
+    yield _against("Busiest sender", sent, bounds.send)
+    if plan.max_forward_bytes:
+        yield f"Busiest forwarder, within its node: {plan.max_forward_bytes / 1e9:.3f} GB"
+    yield _against("Busiest receiver", received, bounds.recv)
+    yield _against("Across nodes", crossed, bounds.cross_node)
+    device = memory.device_bytes
+    sides = ", ".join(
+        f"{name} {max(forecast.per_rank[f'{name}_bytes']) / 1e9:.2f}"
+        for name in ("source", "destination", "staging")
+    )
+    yield (
+        f"Memory: {memory.max_bytes / 1e9:.2f} GB on the fullest rank"
+        + (f" of {device / 1e9:g} GB" if device else ", the device's is not stated")
+        + f" (largest: {sides})"
+    )
+    if forecast.missing:
+        yield (
+            f"Floor, estimate: unknown, as {forecast.missing} is not set; use cluster=h100 or"
+            " another cluster that states its rates"
+        )
+    for name, word, terms in (
+        ("Floor", "largest of", forecast.floor),
+        ("Estimate", "sum of", forecast.estimate),
+    ):
+        if terms:
+            parts = (f"{k.removesuffix('_s')} {v:.4f}" for k, v in terms.items() if k != "seconds")
+            yield f"{name}: {terms['seconds']:.4f} s ({word} {', '.join(parts)})"
 
 
-def _told_apart(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _against(name: str, nbytes: int, bound: int) -> str:
+    above = f"{nbytes / bound - 1:+.1%}" if bound else "nothing to move"
+    return f"{name}: {nbytes / 1e9:.3f} GB, lower bound {bound / 1e9:.3f} GB ({above})"
+
+
+def _told_apart(records: Sequence[Record]) -> list[tuple[str, ...]]:
     """Every record's row; where several would begin alike, with the overrides that differ."""
     rows = [cells(r) for r in records]
     alike: dict[tuple[str, ...], list[int]] = {}
     for number, row in enumerate(rows):
         alike.setdefault(row[:4], []).append(number)
     for numbers in alike.values():
-        said = [records[n]["overrides"] for n in numbers]
+        said = [records[n].overrides for n in numbers]
         common = set.intersection(*map(set, said))
         for n, overrides in zip(numbers, said, strict=True):
             own = (o for o in overrides if o not in common)
             rows[n] = (" ".join([rows[n][0], *own]), *rows[n][1:])
     return rows
-
-
-def seconds_of(record: dict[str, Any], name: str) -> float | None:
-    """Seconds of a record's `floor` or `estimate`; None where nothing was predicted."""
-    said = (record.get("prediction") or {}).get(name)
-    return said["seconds"] if said else None
-
-
-def used_ranks(layout: dict[str, Any]) -> int:
-    """How many ranks of a record's layout hold weights."""
-    return len({*layout["source"]["ranks"], *layout["destination"]["ranks"]})
 
 
 def size(nbytes: int) -> str:

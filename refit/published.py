@@ -13,6 +13,7 @@ from refit import compose, program
 from refit.forecast.predict import Prediction, predict
 from refit.job import UserError
 from refit.rules.impossible import impossible
+from refit.rules.setup import Setup
 
 DATA = Path(__file__).with_name("published.yaml")
 
@@ -59,7 +60,7 @@ def _row(entry: dict[str, Any], clocks: dict[str, str]) -> Published:
         job = compose.job(["mode=plan", *entry["overrides"]])
         if reason := impossible(job):
             raise UserError(f"{DATA.name}: {entry['name']}: {reason}")
-        found = predict(job)
+        found = predict(Setup.of(job))
     low, high = entry["seconds"]
     clock = clocks[entry["clock"]].strip()
     return Published(entry["name"], (low, high), entry["source"], clock, why.strip(), found)

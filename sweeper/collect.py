@@ -5,134 +5,30 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from refit import program
-from refit.display import Display, cells, seconds_of, used_ranks
+from refit.display import Display
 from refit.job import UserError
-from refit.record import record
-from refit.record.point import read_json, write_atomic
+from refit.record.point import write_atomic
+from refit.record.record import NotARecord, Record
+from refit.record.row import Row
 
 EXIT_INCOMPLETE = 1
 
 
-@dataclass(frozen=True)
-class Row:
-    """One point, flat. `None` where the record reports nothing; docs/numbers.md says the rest."""
-
-    name: str
-    id: str
-    kind: str
-    model: str
-    parallel: str
-    refit: str
-    method: str | None
-    mode: str
-    cluster: str
-    build: str
-    seed: int
-    repetition: int
-    status: str
-    reason: str
-    ranks: int | None  # that hold weights
-    world: int | None
-    bytes: int | None
-    cross_node_bytes: int | None
-    cold_s: float | None
-    median_s: float | None
-    p90_s: float | None
-    max_s: float | None
-    drift: float | None
-    floor_s: float | None
-    estimate_s: float | None
-    gbps: float | None
-    limit_gbps: float | None
-    limit_source: str | None
-    fraction: float | None
-    refit_peak_bytes: int | None
-    elements: int | None
-    mismatches: int | None
-    host: str | None
-    commit: str | None
-    dirty: bool | None
-    started_at: str
-    finished_at: str
-    overrides: str
-
-
-def flat(found: dict[str, Any]) -> Row:
-    """The row of a record.
-
-    Raises:
-        KeyError, TypeError: it is no record.
-    """
-    config, layout = found["config"], found["layout"]
-    plan, seconds = found["plan"] or {}, found["seconds"] or {}
-    throughput, checked = found["throughput"] or {}, found["verification"] or {}
-    around = found["environment"]
-    return Row(
-        name=found["name"],
-        id=found["id"],
-        kind=found["kind"],
-        model=config["model"]["name"],
-        parallel=config["parallel"]["name"],
-        refit=config["refit"]["name"],
-        method=found["method"],
-        mode=found["mode"],
-        cluster=config["cluster"]["name"],
-        build=config["build"],
-        seed=config["seed"],
-        repetition=config["sweep"].get("repetition", 1),  # records made before it was a field
-        status=found["status"],
-        reason=found["reason"],
-        ranks=used_ranks(layout) if layout else None,
-        world=layout["world"] if layout else None,
-        bytes=plan.get("bytes"),
-        cross_node_bytes=plan.get("cross_node_bytes"),
-        cold_s=seconds.get("cold"),
-        median_s=seconds.get("median"),
-        p90_s=seconds.get("p90"),
-        max_s=seconds.get("max"),
-        drift=seconds.get("drift"),
-        floor_s=seconds_of(found, "floor"),
-        estimate_s=seconds_of(found, "estimate"),
-        gbps=throughput.get("gbps"),
-        limit_gbps=throughput.get("limit_gbps"),
-        limit_source=throughput.get("limit_source"),
-        fraction=throughput.get("fraction"),
-        refit_peak_bytes=(found["memory"] or {}).get("refit_peak_bytes"),
-        elements=checked.get("elements"),
-        mismatches=checked.get("mismatches"),
-        host=around.get("host"),
-        commit=around.get("commit"),
-        dirty=around.get("dirty"),
-        started_at=found["started_at"],
-        finished_at=found["finished_at"],
-        overrides=shlex.join(found["overrides"]),
-    )
-
-
-def read(folder: Path) -> tuple[list[dict[str, Any]], dict[Path, str]]:
+def read(folder: Path) -> tuple[list[Record], dict[Path, str]]:
     """Every record one level below a folder, by name, and why other files are none."""
     records, refused = [], {}
     for path in sorted(folder.glob("*/timing.json")):
-        found = read_json(path)
-        if found is None:
-            refused[path] = "not a whole JSON object, or it cannot be read"
-        elif (version := found.get("schema_version")) != record.SCHEMA_VERSION:
-            refused[path] = f"schema version {version}, and this reads {record.SCHEMA_VERSION}"
-        else:
-            try:
-                flat(found), cells(found)
-            except (KeyError, TypeError, AttributeError) as error:
-                refused[path] = f"not a record: {type(error).__name__} {error}"
-            else:
-                records.append(found)
+        try:
+            records.append(Record.load(path))
+        except NotARecord as error:
+            refused[path] = str(error)
     return records, refused
 
 
@@ -195,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     frozen = {path.parent for path in asked.folder.glob("*/point.json")}
     waiting = len([point for point in frozen if not (point / "timing.json").exists()])
     display.line(f"\n{len(records)} records, {len(refused)} left out, {waiting} points without one")
-    rows = [flat(found) for found in records]
+    rows = [Row.of(record) for record in records]
     for write, path in ((write_csv, asked.csv), (write_parquet, asked.parquet)):
         if path:
             try:

@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 from refit.job import UserError
 from refit.layout.layout import place
 from refit.record import environment, record
-from refit.record.point import Point, write_atomic
+from refit.record.point import Point
 from sweeper import slurm, status
 from sweeper.pack import Pack
 
 
-def run(points: Sequence[Point], say: Callable[[str], None]) -> None:
+def run_steps(points: Sequence[Point], pack_size: int, say: Callable[[str], None]) -> None:
     """Run points pack after pack, each pack as one step with one task per node.
 
     Args:
         points: to be run; each ends with a record.
+        pack_size: the most points of one step.
         say: told which step starts.
 
     Raises:
-        UserError: this is no allocation.
+        UserError: this is no allocation, or the results' folder cannot be written.
     """
     have = int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
     if not have:
@@ -33,17 +34,21 @@ def run(points: Sequence[Point], say: Callable[[str], None]) -> None:
             " salloc --nodes=... --gpus-per-node=8, or leave sweep.here out to submit jobs"
         )
     for alike in slurm.groups(points).values():
-        nodes, size = place(alike[0].job).nodes, alike[0].job.sweep.pack
-        for start in range(0, len(alike), size):
-            pack = alike[start : start + size]
+        nodes = place(alike[0].job).nodes
+        (packs,) = slurm.split(alike, pack_size, largest=len(alike))
+        for pack in packs:
             say(f"step of {nodes} node(s): {', '.join(p.name for p in pack)}")
-            if nodes > have:
+            try:
+                if nodes <= have:
+                    _step(pack, nodes)
+                    continue
                 reason = f"needs {nodes} nodes, this allocation has {have}"
                 say(f"skipped: {reason}")
                 for point in pack:
                     _end(point, "skipped", reason)
-                continue
-            _step(pack, nodes)
+            except OSError as error:
+                where = pack[0].directory.parent
+                raise UserError(f"cannot write results to {where}: {error.strerror}") from None
 
 
 def _step(pack: Sequence[Point], nodes: int) -> None:
@@ -57,22 +62,17 @@ def _step(pack: Sequence[Point], nodes: int) -> None:
     command = [sys.executable, "-m", "sweeper.here", json.dumps(numbered)]
     done = subprocess.run(["srun", *shape, *command], stdout=subprocess.DEVNULL)
     for point, (_, attempt) in zip(pack, numbered, strict=True):
-        if status.get(point)["state"] not in status.FINAL:
-            _end(
-                point,
-                "crashed",
-                f"srun ended with code {done.returncode} and left no record",
-                attempt,
-            )
+        if not status.get(point).is_final:
+            reason = f"srun ended with code {done.returncode} and left no record"
+            _end(point, "crashed", reason, attempt)
 
 
 def _end(point: Point, how: record.Status, reason: str, attempt: str | None = None) -> None:
     """Give a point that could not run its record."""
     folder = point.attempt(attempt)
     final = record.ended(record.begin(point, environment.describe()), how, reason)
-    record.write(folder.timing, final)
-    write_atomic(point.timing, folder.timing.read_text())
-    status.put(point, how, folder.directory.name, os.environ["SLURM_JOB_ID"])
+    final = record.keep(final, folder.timing, point.timing)
+    status.put(point, final.status, folder.directory.name, os.environ["SLURM_JOB_ID"])
 
 
 def main(argument: str) -> None:

@@ -13,10 +13,8 @@ from pathlib import Path
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 from sweeper import status
-
-# Final states that a job which Slurm starts anew does not try again. A crash it does: what ended
-# the job may have ended some of its ranks first.
-KEPT = status.FINAL - {"crashed"}
+from sweeper.decisions import SETTLED
+from sweeper.submitit_side import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -43,19 +41,17 @@ class Pack:
             loaded = [(Point.load(Path(folder)), number) for folder, number in self.points]
             with Agent(point.job for point, _ in loaded) as agent:
                 for point, number in loaded:
-                    before = status.get(point)["state"]
-                    if restart and before in KEPT:
-                        found = before  # by this job, before Slurm started it anew
-                    else:
+                    state = status.get(point).state
+                    if not (restart and state in SETTLED):  # by this job, before it began anew
                         attempt = f"{number}.{restart}" if restart else number
-                        found = _run(agent, point, attempt, node, nodes)
-                    if found != "ok":
-                        failed.append(f"{point.name}: {found}")
+                        state = _run_point(agent, point, attempt, node, nodes)
+                    if state != "ok":
+                        failed.append(f"{point.name}: {state}")
         if failed:
             raise RuntimeError("; ".join(failed))
 
 
-def _run(agent: Agent, point: Point, attempt: str, node: int, nodes: int) -> str:
+def _run_point(agent: Agent, point: Point, attempt: str, node: int, nodes: int) -> str:
     """Run a point and write where it stands; whatever goes wrong, its pack-mates have their turn.
 
     Without a final status.json the controller asks Slurm, which says FAILED.
@@ -63,13 +59,13 @@ def _run(agent: Agent, point: Point, attempt: str, node: int, nodes: int) -> str
     try:
         if node == 0:
             status.put(point, "running", attempt, slurm_id())
-        found = str(agent.run(point, print, attempt, node, nodes)["status"])
+        record = agent.run(point, print, attempt, node, nodes)
         if node == 0:
-            status.put(point, found, attempt, slurm_id())
+            status.put(point, record.status, attempt, slurm_id())
     except Exception:  # a full disk, say
         traceback.print_exc()
         return "failed"
-    return found
+    return record.status
 
 
 @contextmanager
@@ -81,7 +77,7 @@ def _until_killed() -> Iterator[None]:
     first and requeue by rules of its own, so that Slurm would not say TIMEOUT; ranks would die of
     either, and their agent would call that a crash. Slurm itself knows better what happened.
     """
-    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGUSR2, signal.SIGTERM)}
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in SIGNALS}
     try:
         yield
     finally:

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from refit.job import Job, UserError
-from refit.record import record
-from refit.record.point import Point, read_json
+from refit.record.point import Point
+from refit.record.record import Record
 from refit.rules.impossible import impossible
-from refit.rules.values import misspelt
+from refit.rules.values import mistake
+from sweeper.agreement import Settings, check_one_job
+from sweeper.decisions import keeps
 
 Compose = Callable[[Sequence[str]], Job]
-
-DONE = ("ok",)  # what `retry` keeps; `cached` keeps whatever has ended
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,28 @@ class Planned:
     """
 
     point: Point
-    kept: dict[str, Any] | None = None
+    kept: Record | None = None
     skip: str | None = None
 
+    @property
+    def is_distant(self) -> bool:
+        """Whether it is to be measured, and its own cluster is a Slurm one."""
+        job = self.point.job
+        runs = not self.kept and not self.skip
+        return runs and job.cluster.launcher == "slurm" and job.mode == "measure"
 
-def plan(
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep is to do."""
+
+    settings: Settings
+    points: tuple[Planned, ...]
+
+
+def plan_points(
     batch: Sequence[Sequence[str]], compose: Compose, root: Path, say: Callable[[str], None]
-) -> list[Planned]:
+) -> SweepPlan:
     """Compose each point once and decide what becomes of it; a job that comes twice is one point.
 
     Args:
@@ -45,30 +59,36 @@ def plan(
         say: told how many points are excluded.
 
     Raises:
-        UserError: from `compose`; a word is misspelt; a setting below `sweep` is wrong; a pattern
-            of sweep.exclude matches no point; or sweep.mode=read-only finds a point without a
-            record.
+        UserError: from `compose`; a word is misspelt; a setting below `sweep` is wrong, or not the
+            same for all points; two points of one identity are not one job; a pattern of
+            sweep.exclude matches no point; or sweep.mode=read-only finds a point without a record.
     """
+    composed = [(overrides, compose(overrides)) for overrides in batch]
+    for _, job in composed:
+        if reason := mistake(job):
+            raise UserError(reason)
+    settings = Settings.of([job for _, job in composed])
     points: dict[str, tuple[Point, str | None]] = {}
-    for overrides in batch:
-        job = compose(overrides)
+    for overrides, job in composed:
         reason = impossible(job)
-        # neither a typo nor a wrong setting of the sweep is a property of a point: nothing is run
-        mistake = misspelt(job) or (reason if (reason or "").startswith("sweep.") else None)
-        if mistake:
-            raise UserError(mistake)
         for point in _repeated(job, root, overrides):
-            points.setdefault(point.id, (point, reason))
-    kept = _not_excluded([point for point, _ in points.values()], say)
-    found = [Planned(point, _earlier(point), points[point.id][1]) for point in kept]
-    missing = [p.point.name for p in found if p.point.job.sweep.mode == "read-only" and not p.kept]
-    if missing:
+            first, skip = points.setdefault(point.id, (point, reason))
+            if first is not point:
+                check_one_job(first, point)
+            if skip and not reason:  # by another name, of a pair that is this model's, it can run
+                points[point.id] = (point, reason)
+    planned = tuple(
+        Planned(point, _earlier(point, settings.mode), points[point.id][1])
+        for point in _not_excluded([point for point, _ in points.values()], say)
+    )
+    missing = [p.point.name for p in planned if not p.kept]
+    if settings.mode == "read-only" and missing:
         raise UserError(
-            f"sweep.mode=read-only, and {len(missing)} of {len(found)} points have no record"
+            f"sweep.mode=read-only, and {len(missing)} of {len(planned)} points have no record"
             f" in {root}: {', '.join(missing[:3])}{', ...' if missing[3:] else ''};"
             " run them with sweep.mode=retry"
         )
-    return found
+    return SweepPlan(settings, planned)
 
 
 def _repeated(job: Job, root: Path, overrides: Sequence[str]) -> Iterator[Point]:
@@ -78,8 +98,8 @@ def _repeated(job: Job, root: Path, overrides: Sequence[str]) -> Iterator[Point]
         return
     for number in range(1, job.sweep.repeat + 1):
         one = replace(job, sweep=replace(job.sweep, repetition=number))
-        said = ("sweep.repeat=1", f"sweep.repetition={number}")
-        yield Point.of(one, root, (*overrides, *said))
+        itself = ("sweep.repeat=1", f"sweep.repetition={number}")
+        yield Point.of(one, root, (*overrides, *itself))
 
 
 def _not_excluded(points: Sequence[Point], say: Callable[[str], None]) -> list[Point]:
@@ -105,10 +125,7 @@ def _not_excluded(points: Sequence[Point], say: Callable[[str], None]) -> list[P
     return left
 
 
-def _earlier(point: Point) -> dict[str, Any] | None:
-    """The point's record, if its mode keeps it."""
-    mode = point.job.sweep.mode
-    known = None if mode == "force" else read_json(point.timing)
-    if known is None or known.get("schema_version") != record.SCHEMA_VERSION:
-        return None
-    return known if mode in ("cached", "read-only") or known["status"] in DONE else None
+def _earlier(point: Point, mode: str) -> Record | None:
+    """The point's record, if the sweep keeps it."""
+    record = Record.find(point.timing)
+    return record if keeps(mode, record) else None

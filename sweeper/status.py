@@ -6,8 +6,9 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from refit import program
 from refit.job import UserError
@@ -18,22 +19,48 @@ FINAL = frozenset(get_args(Status))
 """A point's last states; before them come `submitted` (with the Slurm id) and `running`."""
 
 
+@dataclass(frozen=True)
+class Standing:
+    """One status.json; as it is where nothing was ever said.
+
+    Attributes:
+        state: pending, submitted or running, and then one of `FINAL`.
+        attempt: the name of the attempt's folder.
+        slurm_id: of the job that has the point, as squeue prints it.
+        at: when it was said; see `refit.record.record.now`.
+    """
+
+    state: str = "pending"
+    attempt: str = ""
+    slurm_id: str = ""
+    at: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the point has ended."""
+        return self.state in FINAL
+
+
 def put(point: Point, state: str, attempt: str, slurm_id: str) -> None:
     """Write where a point stands, for the point and for the attempt.
 
     Raises:
         OSError: as from the file system.
     """
-    said = {"state": state, "attempt": attempt, "slurm_id": slurm_id, "at": now()}
+    text = json.dumps(asdict(Standing(state, attempt, slurm_id, now()))) + "\n"
     folder = point.attempt(attempt).directory
     for path in (folder / "status.json", _path(point.directory)):
-        write_atomic(path, json.dumps(said) + "\n")
+        write_atomic(path, text)
 
 
-def get(point: Point) -> dict[str, Any]:
+def get(point: Point) -> Standing:
     """Where a point stands; `pending` where nothing was ever said."""
-    nothing = {"state": "pending", "attempt": "", "slurm_id": "", "at": ""}
-    return read_json(_path(point.directory)) or nothing
+    return _read(point.directory) or Standing()
+
+
+def _read(directory: Path) -> Standing | None:
+    values = read_json(_path(directory))
+    return Standing(**values) if values else None
 
 
 def _path(directory: Path) -> Path:
@@ -50,18 +77,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/point.json")
     folder = parser.parse_args(arguments).folder
     # a point that cannot run is not frozen, and has its record only
-    found = [*folder.glob("*/point.json"), *folder.glob("*/timing.json")]
-    directories = sorted({path.parent for path in found})
+    files = [*folder.glob("*/point.json"), *folder.glob("*/timing.json")]
+    directories = sorted({path.parent for path in files})
     if not directories:
         raise UserError(f"no points in {folder}: it has no */point.json and no */timing.json")
     counts: Counter[str] = Counter()
     for directory in directories:
-        said = read_json(_path(directory)) or {}
-        timing = read_json(directory / "timing.json") or {}
-        # a point that ran here and not through Slurm has its record only
-        state = said.get("state") or timing.get("status") or "pending"
-        counts[state] += 1
-        print(f"{state:<12} {said.get('slurm_id') or '-':<14} {directory.name}")
+        standing = _read(directory)
+        if standing is None:  # a point that ran here and not through Slurm has its record only
+            timing = read_json(directory / "timing.json") or {}
+            standing = Standing(state=timing.get("status") or "pending")
+        counts[standing.state] += 1
+        print(f"{standing.state:<12} {standing.slurm_id or '-':<14} {directory.name}")
     print(", ".join(f"{n} {state}" for state, n in counts.most_common()))
     return 0
 

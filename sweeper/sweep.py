@@ -1,13 +1,14 @@
-"""Points -> records: submit or run what is left to run, wait, and print how each ended."""
+"""A sweep: points -> records. Submit or run what is left to run, wait, print how each ended."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,62 @@ from refit.job import UserError
 from refit.layout.layout import place
 from refit.ranks.agent import Agent
 from refit.record import environment, record
-from refit.record.point import Point, read_json
-from sweeper import here, slurm, status, watch
-from sweeper.points import DONE, Planned
+from refit.record.point import Point
+from refit.record.record import Record
+from sweeper import here, points, slurm, status, submitit_side, watch
+from sweeper.agreement import Settings
+from sweeper.decisions import Outcome, holds, keeps, outcome
+from sweeper.points import Compose, Planned, SweepPlan
 
-GOOD = ("ok", "skipped", "submitted", "running")  # what does not fail a sweep
+
+def run_sweep(
+    batch: Sequence[Sequence[str]], compose: Compose, root: Path, display: Display
+) -> list[Outcome]:
+    """Plan a sweep, do it and print how it ended; of sweep.dry_run print only what would be done.
+
+    Args:
+        batch: the overrides of each point.
+        compose: overrides -> job.
+        root: the sweep's folder.
+
+    Returns:
+        How each point ended; empty for a dry run.
+
+    Raises:
+        UserError: what is asked for is wrong (`sweeper.points.plan_points`), another controller
+            holds the folder, or Slurm refuses a job.
+    """
+    plan = points.plan_points(batch, compose, root, display.line)
+    if plan.settings.dry_run:
+        print_plan(plan, root, display)
+        return []
+    outcomes = run_points(plan, root, display)
+    print_summary(outcomes, root, display)
+    return outcomes
 
 
-def dry_run(planned: Sequence[Planned], display: Display) -> None:
+def print_plan(plan: SweepPlan, root: Path, display: Display) -> None:
     """Print every point, its ranks, nodes and what would become of it; then the sbatch files."""
-    for each in planned:
-        fate = f"skip: {each.skip}" if each.skip else "run"
-        if each.kept:
-            fate = f"keep: {each.kept['status']}"
-        shape, where = "", each.point.job.cluster.launcher
-        if not each.skip:
-            there = place(each.point.job)
-            where = each.point.job.cluster.launcher if each.point.job.mode == "measure" else "plan"
-            shape = f"{there.used} of {there.world} ranks, {there.nodes} node(s)"
-        display.line(f"{each.point.name}  {shape}  {where}  {fate}")
-    for alike in slurm.groups(_on_slurm(planned)).values():
-        jobs = -(-len(alike) // alike[0].job.sweep.pack)
+    for planned in plan.points:
+        fate = f"skip: {planned.skip}" if planned.skip else "run"
+        if planned.kept:
+            fate = f"keep: {planned.kept.status}"
+        job, shape = planned.point.job, ""
+        where = job.cluster.launcher
+        if not planned.skip:
+            placement = place(job)
+            where = where if job.mode == "measure" else "plan"
+            ranks = f"{placement.used} of {placement.world} ranks"
+            shape = f"{ranks}, {placement.nodes} node(s)"
+        display.line(f"{planned.point.name}  {shape}  {where}  {fate}")
+    for alike in slurm.groups(p.point for p in plan.points if p.is_distant).values():
+        jobs = -(-len(alike) // plan.settings.pack)
         display.line(f"\n{len(alike)} points in {jobs} jobs:")
-        made = slurm.executor(alike[0], each.point.directory.parent / ".submitit")
-        display.line(made._make_submission_file_text("python -m submitit.core._submit", "dry-run"))
+        display.line(submitit_side.sbatch_text(slurm.executor(alike[0], root)))
 
 
-def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[str, Any]]:
-    """Submit what goes to Slurm, run the rest here one after another, wait; every point's record.
+def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
+    """Submit what goes to Slurm, run the rest here one after another, wait; how each point ended.
 
     Args:
         root: the sweep's folder; one controller at a time works on it.
@@ -53,86 +82,78 @@ def run(planned: Sequence[Planned], root: Path, display: Display) -> list[dict[s
         UserError: another controller holds the folder, or Slurm refuses a job.
     """
     with controller_lock(root):
-        distant = _on_slurm(planned)
-        if distant and distant[0].job.sweep.here:
-            here.run(distant, display.line)
-            distant = []
-        if distant:
-            slurm.check()
-            alive = slurm.queued()
-            gone = [p for p in distant if not slurm.waits(p, status.get(p)["slurm_id"], alive)]
-            missing = [p for p in gone if not _done_meanwhile(p)]
-            display.line(
-                f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted"
-            )
-            slurm.submit(missing, root)
-        records = {p.point.id: found for p, found in _run_here(planned, display)}
-        if distant and distant[0].job.sweep.wait:
-            watch.watch(distant, root, display)
-    # what stands in their folders is an earlier record
-    going_on = {p.id for p in distant if status.get(p)["state"] not in status.FINAL}
+        distant = [p.point for p in plan.points if p.is_distant]
+        queued: list[Point] = []
+        if distant and plan.settings.here:
+            here.run_steps(distant, plan.settings.pack, display.line)
+        elif distant:
+            queued = _queue(distant, root, plan.settings, display)
+        made = _run_here([p for p in plan.points if not p.is_distant], display)
+        if queued and plan.settings.wait:
+            watch.watch(queued, root, plan.settings, display)
+    with_slurm = {point.name for point in queued}
     return [
-        records.get(p.point.id)
-        or (None if p.point.id in going_on else read_json(p.point.timing))
-        or _open(p.point)
-        for p in planned
+        outcome(
+            point,
+            status.get(point),
+            made.get(point.name),
+            None if point.name in made else Record.find(point.timing),
+            is_distant=point.name in with_slurm,
+        )
+        for point in (p.point for p in plan.points)
     ]
 
 
-def _done_meanwhile(point: Point) -> bool:
-    """Whether a job of another controller has ended well, unless all is to run again."""
-    said = status.get(point)
-    if said["state"] in ("submitted", "running"):
-        watch.has_ended(point, said)  # killed before it could say so for the point
-    found = read_json(point.timing) or {}
-    return point.job.sweep.mode != "force" and found.get("status") in DONE
+def _queue(
+    distant: Sequence[Point], root: Path, settings: Settings, display: Display
+) -> list[Point]:
+    """Submit what no job holds and no other controller has done meanwhile; what is then queued."""
+    slurm.check()
+    alive = slurm.queued()
+    without_job = [p for p in distant if not holds(at := status.get(p), at.slurm_id, alive)]
+    done = {p.name for p in without_job if _is_done(p, settings.mode)}
+    missing = [p for p in without_job if p.name not in done]
+    display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
+    slurm.submit(missing, root, settings.pack)
+    return [p for p in distant if p.name not in done]
 
 
-def _on_slurm(planned: Sequence[Planned]) -> list[Point]:
-    """The points that are to be measured and whose own cluster is a Slurm one."""
-    todo = [p.point for p in planned if not p.kept and not p.skip]
-    return [
-        point
-        for point in todo
-        if point.job.cluster.launcher == "slurm" and point.job.mode == "measure"
-    ]
+def _is_done(point: Point, mode: str) -> bool:
+    """Whether a job of another controller has ended it, unless all is to run again."""
+    at = status.get(point)
+    if at.state in ("submitted", "running"):
+        watch.take_in_record(point, at)  # killed before it could say so for the point
+    return keeps(mode, Record.find(point.timing))
 
 
-def _open(point: Point) -> dict[str, Any]:
-    """Stands in for the record of a point that was submitted and not waited for."""
-    said = status.get(point)
-    begun = record.ended(record.begin(point, {}), "skipped", f"{said['state']} {said['slurm_id']}")
-    return {**asdict(begun), "status": said["state"]}
+def _run_here(local: Sequence[Planned], display: Display) -> dict[str, Record]:
+    """Run, predict, keep or skip each point that needs no Slurm; the records by point's name."""
+    made: dict[str, Record] = {}
+    with Agent(p.point.job for p in local) as agent:
+        for number, planned in enumerate(local, 1):
+            count = f"[{number}/{len(local)}] "
+            made[planned.point.name] = _run_one(planned, agent, count, display)
+    return made
 
 
-def _run_here(
-    planned: Sequence[Planned], display: Display
-) -> Iterator[tuple[Planned, dict[str, Any]]]:
-    """Each point that needs no Slurm, with its record."""
-    distant = {point.id for point in _on_slurm(planned)}
-    mine = [p for p in planned if p.point.id not in distant]
-    with Agent(p.point.job for p in mine) as agent:
-        for number, each in enumerate(mine, 1):
-            point = each.point
-            count = f"[{number}/{len(mine)}] "
-            if each.kept:
-                when = each.kept["finished_at"]
-                display.line(f"{count}{point.job.parallel.name}: kept from {when}")
-                yield each, each.kept
-            elif each.skip:
-                display.line(f"{count}{point.job.parallel.name}: skipped: {each.skip}")
-                yield each, _skipped(point, each.skip)
-            else:
-                display.begin(point.job, count)
-                if point.job.mode == "plan":
-                    found = predict.run(point)
-                    display.predicted(found)
-                    yield each, found
-                    continue
-                with display.progress() as progress:
-                    found = agent.run(point, progress)
-                display.result(found)
-                yield each, found
+def _run_one(planned: Planned, agent: Agent, count: str, display: Display) -> Record:
+    point = planned.point
+    if planned.kept:
+        when = planned.kept.finished_at
+        display.line(f"{count}{point.job.parallel.name}: kept from {when}")
+        return planned.kept
+    if planned.skip:
+        display.line(f"{count}{point.job.parallel.name}: skipped: {planned.skip}")
+        return _skipped(point, planned.skip)
+    display.begin(point.job, count)
+    if point.job.mode == "plan":
+        predicted = predict.predict_point(point)
+        display.predicted(predicted)
+        return predicted
+    with display.progress() as progress:
+        measured = agent.run(point, progress)
+    display.result(measured)
+    return measured
 
 
 @contextmanager
@@ -163,40 +184,36 @@ def controller_lock(root: Path) -> Iterator[None]:
         yield
 
 
-def _skipped(point: Point, reason: str) -> dict[str, Any]:
+def _skipped(point: Point, reason: str) -> Record:
     """A record for a point that cannot run; an earlier one stays in its attempt's folder."""
-    final = record.ended(record.begin(point, environment.describe()), "skipped", reason)
     try:
         point.directory.mkdir(parents=True, exist_ok=True)
-        record.write(point.timing, final)
     except OSError as error:
         raise UserError(f"cannot write results to {point.directory}: {error.strerror}") from None
-    return asdict(final)
+    begun = record.begin(point, _environment())
+    return record.keep(record.ended(begun, "skipped", reason), point.timing)
 
 
-def summary(
-    records: Sequence[dict[str, Any]], planned: Sequence[Planned], display: Display
-) -> bool:
-    """Print the table and each failure; True when every point is ok or skipped."""
+@cache
+def _environment() -> dict[str, Any]:
+    """This machine and code, asked once per process and not once per point that is skipped."""
+    return environment.describe()
+
+
+def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> None:
+    """Print the table, why points are not ok, and how many ended how."""
     display.line("")
-    display.table(records)
+    # one without a record has a row all the same: what it is, and where it stands
+    rows = [o.record or record.begin(o.point, {}) for o in outcomes]
+    display.table(rows, [o.state for o in outcomes])
     bad: dict[tuple[str, str], list[Point]] = {}
-    for failed, each in zip(records, planned, strict=True):
-        if failed["status"] not in GOOD:
-            bad.setdefault((failed["status"], failed["reason"]), []).append(each.point)
-    for (how, reason), points in bad.items():  # a reason that many points share is said once
-        who = points[0].name if len(points) == 1 else f"{len(points)} points"
-        paths = "".join(f"\n  record: {point.timing}" for point in points)
-        display.line(f"\n{how}: {who}\n  {reason}{paths}")
-    counts = [
-        f"{n} {s}" for s in dict.fromkeys(r["status"] for r in records) if (n := _count(records, s))
-    ]
-    display.line(
-        f"\n{len(records)} points: {', '.join(counts)};"
-        f" records below {planned[0].point.directory.parent}"
-    )
-    return not bad
-
-
-def _count(records: Sequence[dict[str, Any]], status: str) -> int:
-    return sum(r["status"] == status for r in records)
+    for ended in outcomes:
+        if not ended.is_good:
+            bad.setdefault((ended.state, ended.reason), []).append(ended.point)
+    for (state, reason), alike in bad.items():  # a reason that many points share is said once
+        who = alike[0].name if len(alike) == 1 else f"{len(alike)} points"
+        paths = "".join(f"\n  record: {point.timing}" for point in alike)
+        display.line(f"\n{state}: {who}\n  {reason}{paths}")
+    number = Counter(o.state for o in outcomes)
+    states = ", ".join(f"{n} {state}" for state, n in number.items())
+    display.line(f"\n{len(outcomes)} points: {states}; records below {root}")

@@ -16,8 +16,11 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan.plan import Plan
-from refit.transport import blocks, gloo, ipc
+from refit.plan.copies import Copies
+from refit.rules.methods import locate
+from refit.transport import blocks
+from refit.transport.gloo import GlooTransport
+from refit.transport.ipc import IpcTransport
 from refit.weights.weights import Weights
 
 
@@ -29,10 +32,10 @@ class _Fault:
         self.calls = 0
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        super().prepare(plan, rank, source, destination)  # type: ignore[misc]
-        self.plan, self.rank, self.destination = plan, rank, destination
+        super().prepare(copies, rank, source, destination)  # type: ignore[misc]
+        self.copies, self.rank, self.destination = copies, rank, destination
 
     def execute(self) -> dict[str, float]:
         self.calls += 1
@@ -75,14 +78,14 @@ class DropsBlock(_Fault):
     def execute(self) -> dict[str, float]:
         if self.destination is None:
             return super().execute()
-        rows = self.plan.to_rank(self.rank)
-        row = int(rows[self.plan.remote[rows]][-1])
+        rows = self.copies.to_rank(self.rank)
+        row = int(rows[self.copies.remote[rows]][-1])
         into = blocks.part(
-            self.plan,
-            int(self.plan.tensor[row]),
+            self.copies,
+            int(self.copies.tensor[row]),
             self.destination.tensors,
-            int(self.plan.destination_start[row]),
-            int(self.plan.length[row]),
+            int(self.copies.destination_start[row]),
+            int(self.copies.length[row]),
         )
         before = into.clone()
         phases = super().execute()
@@ -106,9 +109,9 @@ class ScribblesOnSource(_Fault):
     """Delivers all, and changes one element of the trainer's weights after the last refit."""
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        super().prepare(plan, rank, source, destination)
+        super().prepare(copies, rank, source, destination)
         self.source = source
 
     def spoil(self, destination: Weights) -> None:
@@ -133,75 +136,75 @@ def __getattr__(name: str) -> Any:
     method, _, fault = name.partition("_")
     if fault not in FAULTS:
         raise AttributeError(name)
-    transport = importlib.import_module(f"refit.transport.{method}").Transport
-    return type(name, (FAULTS[fault], transport), {})
+    module, transport = locate(method)
+    return type(name, (FAULTS[fault], getattr(importlib.import_module(module), transport)), {})
 
 
-class Killed(ipc.Transport):
+class Killed(IpcTransport):
     """Its first destination rank dies in the second refit, as under `kill -9`."""
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        super().prepare(plan, rank, source, destination)
-        self.victim = rank == plan.placement.destination.ranks.start
+        super().prepare(copies, rank, source, destination)
+        self.victim = rank == copies.receiving.ranks.start
         self.calls = 0
 
     def execute(self) -> dict[str, float]:
         self.calls += 1
         if self.victim and self.calls == 2:
-            self.strike()
+            self._strike()
         return super().execute()
 
-    def strike(self) -> None:
+    def _strike(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Hangs(Killed):
     """Its first destination rank sleeps past any deadline."""
 
-    def strike(self) -> None:
+    def _strike(self) -> None:
         time.sleep(3600)
 
 
 class RunsOutOfMemory(Killed):
     """Its first destination rank cannot have the memory it asks for."""
 
-    def strike(self) -> None:
+    def _strike(self) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
 class Raises(Killed):
     """Its first destination rank raises."""
 
-    def strike(self) -> None:
+    def _strike(self) -> None:
         raise ValueError("the transport's own words")
 
 
-class GlooKilled(gloo.Transport):
+class GlooKilled(GlooTransport):
     """Its last destination rank, which is on the last node, dies in the second refit."""
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        super().prepare(plan, rank, source, destination)
-        self.victim = rank == plan.placement.destination.ranks[-1]
+        super().prepare(copies, rank, source, destination)
+        self.victim = rank == copies.receiving.ranks[-1]
         self.calls = 0
 
     def execute(self) -> dict[str, float]:
         self.calls += 1
         if self.victim and self.calls == 2:
-            self.strike()
+            self._strike()
         return super().execute()
 
-    def strike(self) -> None:
+    def _strike(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class GlooOutOfMemory(GlooKilled):
     """Its last destination rank outgrows a limit on its memory, and the kernel kills it."""
 
-    def strike(self) -> None:
+    def _strike(self) -> None:
         group = Path(
             "/sys/fs/cgroup/memory" if Path("/sys/fs/cgroup/memory").is_dir() else "/sys/fs/cgroup"
         )
@@ -213,7 +216,7 @@ class GlooOutOfMemory(GlooKilled):
         torch.ones(1 << 30, dtype=torch.uint8)
 
 
-class GlooWaits(gloo.Transport):
+class GlooWaits(GlooTransport):
     """Its refits wait until there is the file that the environment names in REFIT_TEST_GO_ON."""
 
     def execute(self) -> dict[str, float]:

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from refit.plan.plan import Plan
+from refit.plan.copies import Copies
+from refit.rules.methods import locate
 from refit.weights.weights import Weights
 
 
 class _Measured:
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         self._before, self._calls, self.grown = _all_resident(), 0, 0
-        super().prepare(plan, rank, source, destination)  # type: ignore[misc]
+        super().prepare(copies, rank, source, destination)  # type: ignore[misc]
 
     def execute(self) -> dict[str, float]:
         phases: dict[str, float] = super().execute()  # type: ignore[misc]
@@ -50,5 +51,5 @@ def _all_resident() -> int:
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(name)
-    transport = importlib.import_module(f"refit.transport.{name}").Transport
-    return type(name, (_Measured, transport), {})
+    module, transport = locate(name)
+    return type(name, (_Measured, getattr(importlib.import_module(module), transport)), {})

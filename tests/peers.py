@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from refit.job import Degrees, Job, Refit
-from refit.layout.layout import place
-from refit.plan.plan import Plan
-from refit.transport import megatron
+from refit.layout.layout import Side
+from refit.plan.copies import Copies
+from refit.rules.setup import Setup
+from refit.transport.megatron import MegatronTransport
 from refit.weights import models
 from refit.weights.weights import Weights
 from tests.jobs import TINY, job
@@ -31,29 +32,30 @@ def first() -> Job:
     return replace(second("AfterAnother"), model=replace(MOE, num_layers=1, moe_layer_freq=[1]))
 
 
-class AfterAnother(megatron.Transport):
+class AfterAnother(MegatronTransport):
     """The peer, in processes in which it has refitted another model before."""
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        before, placement = first(), place(first())
-        built = [
-            models.build(before, placement, side, rank, None) for side in ("source", "destination")
-        ]
-        other = megatron.Transport(Refit(name="megatron", method="megatron"))
-        source_before, destination_before = (b.weights if b else None for b in built)
-        other.prepare(plan, rank, source_before, destination_before)
+        before = Setup.of(first())
+        placement, tensors = before.placement, before.catalogue
+        sides: tuple[Side, Side] = ("source", "destination")
+        source_before, destination_before = (
+            models.build(before.job, placement, side, tensors, rank, None) for side in sides
+        )
+        other = MegatronTransport(Refit(name="megatron", method="megatron"))
+        other.prepare(copies, rank, source_before, destination_before)
         other.execute()
-        self.end(other)
-        super().prepare(plan, rank, source, destination)
+        self._end(other)
+        super().prepare(copies, rank, source, destination)
 
-    def end(self, other: Any) -> None:
+    def _end(self, other: Any) -> None:
         other.close()
 
 
 class AfterAnotherUnclosed(AfterAnother):
     """What comes of it where nobody clears Megatron's caches."""
 
-    def end(self, other: Any) -> None:
+    def _end(self, other: Any) -> None:
         pass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -23,6 +23,9 @@ from hydra_plugins.refit_sweeper import public
 from hydra_plugins.refit_sweeper.public import PublicPairs, PublicPairsSearchPath
 from hydra_plugins.refit_sweeper.user_files import UserFilesFirst
 from hydra_plugins.refit_sweeper.workloads import WorkloadSearchPath, WorkloadSource
+
+if TYPE_CHECKING:
+    from sweeper.decisions import Outcome
 
 STORE = ConfigStore.instance()
 STORE.store(
@@ -93,40 +96,42 @@ class RefitLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         from refit import naming
-        from refit.cli import PointFailed, job_of, objective
+        from refit.cli import job_of
         from refit.display import Display
         from refit.job import Job
-        from sweeper import points, sweep
+        from sweeper import sweep
 
-        display = Display()
         loader = self.hydra_context.config_loader
 
         @cache
         def compose(overrides: tuple[str, ...]) -> Job:
             return job_of(loader.load_sweep_config(self.config, list(overrides)))
 
-        planned = points.plan(
+        outcomes = sweep.run_sweep(
             job_overrides,
             lambda overrides: naming.composed(compose, overrides),
             Path(self.config.hydra.sweep.dir),
-            display.line,
+            Display(),
         )
-        if any(each.point.job.sweep.dry_run for each in planned):
-            sweep.dry_run(planned, display)
-            return []
-        records = sweep.run(planned, Path(self.config.hydra.sweep.dir), display)
-        sweep.summary(records, planned, display)
         return [
             JobReturn(
-                overrides=list(each.point.overrides),
-                status=JobStatus.COMPLETED if found["status"] in sweep.GOOD else JobStatus.FAILED,
+                overrides=list(outcome.point.overrides),
+                status=JobStatus.COMPLETED if outcome.is_good else JobStatus.FAILED,
                 # what a sweeper minimizes; Hydra raises what a job that failed returns
-                _return_value=objective(found)
-                if found["status"] in sweep.GOOD
-                else PointFailed(f"{each.point.name}: {found['status']}: {found['reason']}"),
+                _return_value=_objective(outcome),
             )
-            for each, found in zip(planned, records, strict=True)
+            for outcome in outcomes
         ]
+
+
+def _objective(outcome: Outcome) -> float | Exception | None:
+    """What a sweeper minimizes; Hydra raises what a job that failed returns."""
+    from refit.cli import PointFailed
+
+    record = outcome.record
+    if outcome.is_good:
+        return record.objective_s if record else None
+    return PointFailed(f"{outcome.point.name}: {outcome.state}: {record.reason if record else ''}")
 
 
 PLUGINS = (

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from refit.job import Hardware, Refit
 from refit.layout.layout import IntArray
+from refit.plan.copies import Rows
 from refit.plan.plan import Plan
+from refit.rules.methods import METHODS
 
 FloatArray = NDArray[np.float64]
-
-ONE_SIDED = ("ipc", "nixl")
-"""Methods that copy each block on its own, straight to its place; the others pack messages."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What each rank does in a plan; every array is [world].
+    """What each rank does in a plan, or in one hop of it; every array is [world].
 
     Attributes:
         near_in, near_out: bytes from and to other ranks of the node.
@@ -51,7 +50,7 @@ class Traffic:
         blocks: block copies that the rank receives, local ones included.
     """
 
-    plan: Plan
+    rows: Rows
     near_in: IntArray
     near_out: IntArray
     far_in: IntArray
@@ -60,23 +59,23 @@ class Traffic:
     blocks: IntArray
 
     @staticmethod
-    def of(plan: Plan) -> Traffic:
-        """The sums of a plan."""
-        per_node, world = plan.placement.ranks_per_node, plan.placement.world
-        far = plan.source // per_node != plan.destination // per_node
-        near = plan.remote & ~far
+    def of(rows: Rows) -> Traffic:
+        """The sums of a plan or of a hop."""
+        world = rows.placement.world
+        far = rows.crosses_nodes
+        near = rows.remote & ~far
 
-        def total(rank: IntArray, rows: NDArray[np.bool_]) -> IntArray:
-            return np.bincount(rank[rows], plan.nbytes[rows], world).astype(np.int64)
+        def total(rank: IntArray, which: NDArray[np.bool_]) -> IntArray:
+            return np.bincount(rank[which], rows.nbytes[which], world).astype(np.int64)
 
         return Traffic(
-            plan,
-            near_in=total(plan.destination, near),
-            near_out=total(plan.source, near),
-            far_in=total(plan.destination, far),
-            far_out=total(plan.source, far),
-            local=total(plan.destination, ~plan.remote),
-            blocks=np.bincount(plan.destination, minlength=world),
+            rows,
+            near_in=total(rows.destination, near),
+            near_out=total(rows.source, near),
+            far_in=total(rows.destination, far),
+            far_out=total(rows.source, far),
+            local=total(rows.destination, ~rows.remote),
+            blocks=np.bincount(rows.destination, minlength=world),
         )
 
     @property
@@ -97,25 +96,25 @@ class Traffic:
     @cached_property
     def pairs(self) -> tuple[IntArray, IntArray, IntArray]:
         """Source, destination and bytes of each pair of different ranks that talk, [pairs]."""
-        plan, world = self.plan, self.plan.placement.world
-        key = plan.source[plan.remote] * world + plan.destination[plan.remote]
+        rows, world = self.rows, self.rows.placement.world
+        key = rows.source[rows.remote] * world + rows.destination[rows.remote]
         both, which = np.unique(key, return_inverse=True)
-        nbytes = np.bincount(which, plan.nbytes[plan.remote], len(both)).astype(np.int64)
+        nbytes = np.bincount(which, rows.nbytes[rows.remote], len(both)).astype(np.int64)
         return both // world, both % world, nbytes
 
     def messages(self, refit: Refit) -> IntArray:
         """[world]: buckets that a rank sends or receives, each pair's bytes cut by bucket_mb."""
         source, destination, nbytes = self.pairs
         count = -(-nbytes // int(refit.bucket_mb * 1e6))
-        world = self.plan.placement.world
+        world = self.rows.placement.world
         both = np.bincount(source, count, world) + np.bincount(destination, count, world)
         return both.astype(np.int64)
 
     def staging_bytes(self, method: str, refit: Refit) -> IntArray:
         """[world]: buffers of a packing method, in_flight buckets of each direction at most."""
-        world, bucket = self.plan.placement.world, int(refit.bucket_mb * 1e6)
+        world, bucket = self.rows.placement.world, int(refit.bucket_mb * 1e6)
         held = np.zeros(world, dtype=np.int64)
-        if method in ONE_SIDED:
+        if _is_one_sided(method):
             return held
         source, destination, nbytes = self.pairs
         for rank in (source, destination):
@@ -193,14 +192,14 @@ def lacking(hardware: Hardware, plan: Plan) -> str | None:
     return ", ".join(f"cluster.hardware.{name}" for name in unknown) or None
 
 
-def floor(traffic: Traffic, hardware: Hardware) -> Floor:
+def floor(plan: Plan, traffic: Traffic, hardware: Hardware) -> Floor:
     """The floor; see `Floor` and docs/numbers.md.
 
     Args:
-        traffic: of any plan between the two layouts; what it says about choices is not used.
+        plan, traffic: of any choices between the two layouts; these are not used.
         hardware: with every rate that `lacking` asks for.
     """
-    plan, per_node = traffic.plan, traffic.plan.placement.ranks_per_node
+    per_node = plan.placement.ranks_per_node
     nic = (hardware.nic_gbps or 0.0) * (plan.placement.nodes > 1)
     ports = (hardware.peer_gbps or 0.0) + nic
     source_nodes = len(np.unique(np.asarray(plan.placement.source.ranks) // per_node))
@@ -223,9 +222,9 @@ def features(traffic: Traffic, hardware: Hardware, method: str, refit: Refit) ->
 
     Args:
         hardware: with every rate that `lacking` asks for.
-        method: of `refit.rules.methods`; one that is not in `ONE_SIDED` packs.
+        method: of `refit.rules.methods`; one that is not one-sided packs.
     """
-    h, per_node = hardware, traffic.plan.placement.ranks_per_node
+    h, per_node = hardware, traffic.rows.placement.ranks_per_node
     reached = {
         "peer": (h.peer_gbps or 0.0) * h.peer_efficiency,
         "nic": (h.nic_gbps or 0.0) * h.nic_efficiency,
@@ -241,7 +240,7 @@ def features(traffic: Traffic, hardware: Hardware, method: str, refit: Refit) ->
     )
     active = traffic.active
     mean = float(busiest[active].mean()) if active.any() else 0.0
-    one_sided = method in ONE_SIDED
+    one_sided = _is_one_sided(method)
     operations = traffic.blocks if one_sided else traffic.messages(refit)
     staged = np.zeros_like(traffic.local) if one_sided else traffic.received + traffic.sent
     # packing reads and writes a byte that then travels; where memory is shared, all ranks at once
@@ -257,13 +256,13 @@ def features(traffic: Traffic, hardware: Hardware, method: str, refit: Refit) ->
     )
 
 
-def total(stages: Sequence[Features]) -> Features:
-    """Of a plan whose stages are carried out one after another."""
+def total(hops: Sequence[Features]) -> Features:
+    """Of a plan whose hops are carried out one after another."""
     return Features(
-        wire_s=sum(s.wire_s for s in stages),
-        imbalance_s=sum(s.imbalance_s for s in stages),
-        operations=sum(s.operations for s in stages),
-        staging_s=sum(s.staging_s for s in stages),
+        wire_s=sum(s.wire_s for s in hops),
+        imbalance_s=sum(s.imbalance_s for s in hops),
+        operations=sum(s.operations for s in hops),
+        staging_s=sum(s.staging_s for s in hops),
     )
 
 
@@ -284,10 +283,14 @@ def estimate(found: Features, fit: Fit) -> Estimate:
     )
 
 
+def _is_one_sided(method: str) -> bool:
+    return method in METHODS and METHODS[method].one_sided
+
+
 def _per_node(traffic: Traffic) -> IntArray:
     """[nodes]: bytes that the ranks of a node write."""
     written = traffic.received + traffic.local
-    return written.reshape(-1, traffic.plan.placement.ranks_per_node).sum(1)
+    return written.reshape(-1, traffic.rows.placement.ranks_per_node).sum(1)
 
 
 def _each(nbytes: IntArray, gbps: float | None) -> FloatArray:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from refit.forecast import cost
 from refit.job import Hardware, Job, UserError
 from refit.layout.layout import place
-from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
+from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
+from refit.plan.plan import Plan
+from refit.record.record import Record
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Row:
     """A measured point: what it moves, how, and its seconds.
 
     Attributes:
-        stages: of its plan, as it was carried out.
+        hops: of its plan, as it was carried out.
         seconds: the record's median.
         rate_gbps: the best rate seen in its run: of the refit, or of the memory copy beside it.
         group: rows that differ in nothing but chance; they are left out together.
@@ -31,7 +32,8 @@ class Row:
     name: str
     method: str
     job: Job
-    stages: tuple[cost.Traffic, ...]
+    plan: Plan
+    hops: tuple[cost.Traffic, ...]
     seconds: float
     rate_gbps: float
     group: str
@@ -39,7 +41,7 @@ class Row:
     def features(self, hardware: Hardware) -> cost.Features:
         """What its estimate is linear in, on these links."""
         refit = self.job.refit
-        return cost.total([cost.features(t, hardware, self.method, refit) for t in self.stages])
+        return cost.total([cost.features(t, hardware, self.method, refit) for t in self.hops])
 
 
 @dataclass(frozen=True)
@@ -56,31 +58,32 @@ class Left:
         return self.before / self.row.seconds - 1, self.after / self.row.seconds - 1
 
 
-def row_of(found: dict[str, Any], path: Path) -> Row:
+def row_of(record: Record, path: Path) -> Row:
     """The row of a record that is measured and ok.
 
     Raises:
         UserError: its bytes are not those of the plan that this code makes of its config.
     """
-    job = Job.from_dict(found["config"])
-    placement, build = place(job), found["model_build"]
-    whole = build["build"] == "shards" or build.get("transformer_engine", False)
-    tensors = catalogue(job.model, placement.source.tp, PRODUCTION if whole else LOCAL_SPEC)
+    build, seconds, throughput = record.model_build, record.seconds, record.throughput
+    assert build and seconds and throughput and record.plan and record.method
+    job = Job.from_dict(record.config)
+    placement = place(job)
+    tensors = catalogue(job.model, placement.source.tp, build.convention)
     plan = build_plan(tensors, placement, job.refit.fanout)
-    if plan.total_bytes != found["plan"]["bytes"]:
+    if plan.total_bytes != record.plan.bytes:
         raise UserError(
-            f"{path} says {found['plan']['bytes']} bytes, its config plans {plan.total_bytes};"
+            f"{path} says {record.plan.bytes} bytes, its config plans {plan.total_bytes};"
             " calibrate with the code that wrote it, or measure again"
         )
-    alike = (job.model, job.parallel, job.refit, job.cluster.ranks_per_node, found["method"])
-    throughput = found["throughput"]
+    alike = (job.model, job.parallel, job.refit, job.cluster.ranks_per_node, record.method)
     return Row(
-        found["name"],
-        found["method"],
+        record.name,
+        record.method,
         job,
-        tuple(cost.Traffic.of(stage) for stage in plan.stages),
-        found["seconds"]["median"],
-        max(throughput["gbps"], throughput["limit_gbps"]),
+        plan,
+        tuple(cost.Traffic.of(copies) for copies in plan.hops),
+        seconds.median,
+        max(throughput.gbps, throughput.limit_gbps),
         repr(alike),
     )
 
@@ -108,7 +111,7 @@ def base(rows: Sequence[Row]) -> Hardware:
             hardware, device="cpu", node_gbps=best, peer_gbps=best, memory_gbps=2 * best
         )
     for row in rows:
-        if missing := cost.lacking(hardware, row.stages[0].plan):
+        if missing := cost.lacking(hardware, row.plan):
             raise UserError(f"{row.name} needs {missing}, which its cluster does not state")
     return replace(hardware, fitted=None)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -12,16 +10,15 @@ import numpy as np
 
 from refit.forecast import cost
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Placement, place
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
+from refit.layout.layout import IntArray, Placement
 from refit.model.weight_bytes import per_rank_bytes
-from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from refit.record import environment, record
-from refit.record.point import Point, write_atomic
+from refit.record.parts import DeviceMemory, Forecast
+from refit.record.point import Point
 from refit.record.record import Record
 from refit.rules import methods
+from refit.rules.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -29,18 +26,14 @@ class Prediction:
     """What is known of a refit before it runs.
 
     Attributes:
-        method: what it would run with.
-        why: why that one.
         source_bytes, destination_bytes, staging_bytes: [world], what each rank holds.
         floor, estimate: None where the cluster does not state the rates.
         missing: the rates it does not state.
     """
 
-    job: Job
+    setup: Setup
     plan: Plan
     traffic: cost.Traffic
-    method: str
-    why: str
     source_bytes: IntArray
     destination_bytes: IntArray
     staging_bytes: IntArray
@@ -49,8 +42,12 @@ class Prediction:
     missing: str | None
 
     @property
+    def job(self) -> Job:
+        return self.setup.job
+
+    @property
     def placement(self) -> Placement:
-        return self.plan.placement
+        return self.setup.placement
 
     @property
     def held_bytes(self) -> IntArray:
@@ -73,7 +70,7 @@ class Prediction:
             " GPUs per layout, non-collocated mode, or a smaller refit.bucket_mb"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def forecast(self) -> Forecast:
         """The record's `prediction`."""
         hardware, traffic = self.job.cluster.hardware, self.traffic
         per_rank = {
@@ -86,58 +83,50 @@ class Prediction:
             "staging_bytes": self.staging_bytes,
         }
         limit = hardware.memory_gb
-        return {
-            "per_rank": {name: values.tolist() for name, values in per_rank.items()},
-            "memory": {
-                "max_bytes": int(self.held_bytes.max()),
-                "device_bytes": None if limit is None else int(limit * 1e9),
-                "fits": None if limit is None else self.shortage is None,
-            },
-            "floor": _with_total(self.floor),
-            "estimate": _with_total(self.estimate),
-            "missing": self.missing,
-        }
+        return Forecast(
+            per_rank={name: values.tolist() for name, values in per_rank.items()},
+            memory=DeviceMemory(
+                max_bytes=int(self.held_bytes.max()),
+                device_bytes=None if limit is None else int(limit * 1e9),
+                fits=None if limit is None else self.shortage is None,
+            ),
+            floor=_with_total(self.floor),
+            estimate=_with_total(self.estimate),
+            missing=self.missing,
+        )
 
 
-def unpredictable(job: Job) -> str | None:
-    """Why nothing can be said of a job's method without ranks, or None."""
-    method = job.refit.method
-    if method not in methods.PLANS_ITSELF:
+def unpredictable(setup: Setup) -> str | None:
+    """Why nothing can be said of a method without ranks, or None."""
+    method = methods.METHODS.get(setup.method)
+    if method is None or not method.plans_itself:
         return None
     return (
-        f"refit={method} carries out a plan of its own, which is made from real models on real"
-        " ranks; mode=plan cannot say what it would move; use mode=measure, whose record has it, or"
-        " another method"
+        f"refit={setup.method} carries out a plan of its own, which is made from real models on"
+        " real ranks; mode=plan cannot say what it would move; use mode=measure, whose record has"
+        " it, or another method"
     )
 
 
-def predict(job: Job, plan: Plan | None = None) -> Prediction:
-    """Plan a job and say what it costs; nothing is run, and nothing of this machine is asked.
+def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
+    """Say what a refit costs; nothing is run, and nothing of this machine is asked.
 
     Args:
-        job: possible (`refit.rules.layout`).
-        plan: the job's, where there is one already.
+        plan: another than the setup's own.
 
     Raises:
-        UserError: its method plans for itself.
+        UserError: the method plans for itself.
     """
-    if reason := unpredictable(job):
+    if reason := unpredictable(setup):
         raise UserError(reason)
-    if plan is None:
-        placement = place(job)
-        plan = build_plan(
-            catalogue(job.model, placement.source.tp, convention(job)[0]),
-            placement,
-            job.refit.fanout,
-        )
-    method, why = _method(job, plan.placement)
+    job, method, plan = setup.job, setup.method, plan or setup.plan()
     traffic, hardware = cost.Traffic.of(plan), job.cluster.hardware
-    stages = [cost.Traffic.of(stage) for stage in plan.stages]
+    hops = [cost.Traffic.of(copies) for copies in plan.hops]
     missing = cost.lacking(hardware, plan)
     floor = estimate = None
     if missing is None:
-        floor = cost.floor(traffic, hardware)
-        found = cost.total([cost.features(t, hardware, method, job.refit) for t in stages])
+        floor = cost.floor(plan, traffic, hardware)
+        found = cost.total([cost.features(t, hardware, method, job.refit) for t in hops])
         estimate = cost.estimate(found, cost.fit_of(hardware, method))
     sides = []
     for side in (plan.placement.source, plan.placement.destination):
@@ -145,82 +134,36 @@ def predict(job: Job, plan: Plan | None = None) -> Prediction:
         held[side.offset : side.offset + side.gpus] = per_rank_bytes(plan.catalogue, side)
         sides.append(held)
     return Prediction(
-        job,
+        setup,
         plan,
         traffic,
-        method,
-        why,
         sides[0],
         sides[1],
-        sum((t.staging_bytes(method, job.refit) for t in stages), np.zeros_like(sides[0])),
+        sum((t.staging_bytes(method, job.refit) for t in hops), np.zeros_like(sides[0])),
         floor,
         estimate,
         missing,
     )
 
 
-def run(point: Point) -> dict[str, Any]:
+def predict_point(point: Point) -> Record:
     """The agent's counterpart: predict a point and write its timing.json.
 
     A layout whose weights do not fit the device's memory ends as `oom`, with all its numbers; a
-    method that plans for itself is `unsupported`.
+    method that plans for itself is `unsupported`. A record that the disk refuses is returned as
+    failed.
 
     Raises:
-        UserError: the point's folder cannot be written.
+        UserError: the point's folder cannot be made.
     """
     point.freeze()
     begun = record.begin(point, dict(_here()))
-    reason = unpredictable(point.job)
-    final = (
-        record.ended(replace(begun, method=point.job.refit.method), "unsupported", reason)
-        if reason
-        else _record(begun, predict(point.job))
-    )
-    text = json.dumps(asdict(final)) + "\n"
-    try:
-        write_atomic(point.timing, text)
-    except OSError as error:
-        raise UserError(f"cannot write {point.timing}: {error.strerror}") from None
-    return dict(json.loads(text))
-
-
-def lines(found: dict[str, Any]) -> Sequence[str]:
-    """What is printed of a predicted record, below the header."""
-    plan, said = found["plan"], found["prediction"]
-    bounds, per_rank, memory = plan["lower_bounds"], said["per_rank"], said["memory"]
-
-    def against(name: str, value: int, bound: int) -> str:
-        above = f"{value / bound - 1:+.1%}" if bound else "nothing to move"
-        return f"{name}: {value / 1e9:.3f} GB, lower bound {bound / 1e9:.3f} GB ({above})"
-
-    device = memory["device_bytes"]
-    sides = ", ".join(
-        f"{name} {max(per_rank[f'{name}_bytes']) / 1e9:.2f}"
-        for name in ("source", "destination", "staging")
-    )
-    shown = [
-        f"Bytes: {plan['bytes'] / 1e9:.3f} GB in {plan['copies']} blocks,"
-        f" {plan['local_bytes'] / 1e9:.3f} GB of them local",
-        against("Busiest sender", plan["max_send_bytes"], bounds["send"]),
-        *(
-            [f"Busiest forwarder, within its node: {forwarded / 1e9:.3f} GB"]
-            if (forwarded := plan["max_forward_bytes"])
-            else []
-        ),
-        against("Busiest receiver", plan["max_recv_bytes"], bounds["recv"]),
-        against("Across nodes", plan["cross_node_bytes"], bounds["cross_node"]),
-        f"Memory: {memory['max_bytes'] / 1e9:.2f} GB on the fullest rank"
-        + (f" of {device / 1e9:g} GB" if device else ", the device's is not stated")
-        + f" (largest: {sides})",
-    ]
-    if said["missing"]:
-        return [*shown, f"Floor, estimate: unknown, as {said['missing']} is not set; use"
-                " cluster=h100 or another cluster that states its rates"]  # fmt: skip
-    for name, word in (("floor", "largest of"), ("estimate", "sum of")):
-        terms = {k: v for k, v in said[name].items() if k != "seconds"}
-        parts = ", ".join(f"{k.removesuffix('_s')} {v:.4f}" for k, v in terms.items())
-        shown.append(f"{name.capitalize()}: {said[name]['seconds']:.4f} s ({word} {parts})")
-    return shown
+    setup = Setup.of(point.job)
+    if reason := unpredictable(setup):
+        final = record.ended(replace(begun, method=setup.method), "unsupported", reason)
+    else:
+        final = _record(begun, predict(setup))
+    return record.keep(final, point.timing)
 
 
 @cache
@@ -230,22 +173,14 @@ def _here() -> dict[str, Any]:
 
 
 def _record(begun: Record, found: Prediction) -> Record:
-    build = convention(found.job)[1]
-    placed = record.placed(begun, found.placement, found.plan, found.method, found.why, build)
-    placed = replace(placed, prediction=found.to_dict())
+    setup = found.setup
+    placed = record.placed(begun, setup.placement, found.plan, setup.method, setup.why, setup.build)
+    placed = replace(placed, prediction=found.forecast())
+    if reason := methods.not_there(setup.method):
+        return record.ended(placed, "unsupported", reason)
     if reason := found.shortage:
         return record.ended(placed, "oom", reason)
     return record.ended(placed, "ok", "")
-
-
-def _method(job: Job, placement: Placement) -> tuple[str, str]:
-    """As `methods.choose`; but auto goes by the cluster's device and not by this machine's."""
-    if job.refit.method != "auto":
-        return methods.choose(job, placement)
-    if placement.nodes == 1:
-        return "ipc", "auto: all ranks are on one node"
-    word = "gloo" if job.cluster.hardware.device == "cpu" else "nccl"
-    return word, f"auto: the ranks are on {placement.nodes} nodes"
 
 
 def _with_total(terms: cost.Floor | cost.Estimate | None) -> dict[str, float] | None:

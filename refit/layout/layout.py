@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import lcm
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from refit.job import Degrees, Job, UserError
 
 IntArray = NDArray[np.int64]
+
+Side = Literal["source", "destination"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,10 @@ class Placement:
     destination: Layout
     ranks_per_node: int
     world: int
+
+    def side(self, name: Side) -> Layout:
+        """The layout of a side by its name."""
+        return self.source if name == "source" else self.destination
 
     @property
     def used(self) -> int:

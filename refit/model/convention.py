@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from refit.job import Job, UserError
 from refit.model import megatron_versions
@@ -25,43 +24,43 @@ def has_transformer_engine() -> bool:
     return importlib.util.find_spec("transformer_engine") is not None
 
 
-def convention(job: Job) -> tuple[Convention, dict[str, Any]]:
-    """Which convention the job's build follows, and what the record says of it.
+@dataclass(frozen=True)
+class Build:
+    """How a job's weights are made, as the record has it.
 
-    Returns:
-        The convention for `refit.model.architecture`, and a dict: `build`, with megatron also
-        `megatron_core` (version) and `transformer_engine` (bool), and `differs`: what production
-        does otherwise, as far as it concerns this job.
+    Attributes:
+        megatron_core: its version; null where no model is built.
+        transformer_engine: whether megatron-core finds it; null where no model is built.
+        differs: what production does otherwise, as far as it concerns the job.
+    """
+
+    build: str
+    differs: list[str]
+    megatron_core: str | None = None
+    transformer_engine: bool | None = None
+
+    @property
+    def convention(self) -> Convention:
+        """Which tensors it has; production's where no model is built."""
+        if self.transformer_engine is False:
+            return LOCAL_SPEC
+        return replace(PRODUCTION, direct_query_norm=megatron_versions.NORMS_DIRECT_QUERIES)
+
+
+def build_of(job: Job) -> Build:
+    """Which convention the job's build follows, and what the record says of it.
 
     Raises:
         UserError: an unknown build, or a megatron-core that cannot be used: none, say.
     """
-    production = replace(PRODUCTION, direct_query_norm=megatron_versions.NORMS_DIRECT_QUERIES)
     if job.build == "shards" or job.mode == "plan":  # nothing is built here: production's tensors
-        return production, {"build": job.build, "differs": []}
+        return Build(job.build, differs=[])
     if job.build != "megatron":
         raise UserError(f"build '{job.build}' is not megatron or shards")
     if reason := megatron_versions.unusable():
         raise UserError(reason)
     engine = has_transformer_engine()
-    record = {
-        "build": "megatron",
-        "megatron_core": megatron_versions.VERSION,
-        "transformer_engine": engine,
-    }
-    return production if engine else LOCAL_SPEC, {**record, "differs": _differences(job, engine)}
-
-
-def no_logits(job: Job) -> str | None:
-    """Why verify=logits cannot be done with the job's build; None where it can."""
-    if job.build != "megatron":
-        return f"verify=logits runs a model; build={job.build} has none, use build=megatron"
-    if has_transformer_engine():
-        return (
-            "verify=logits runs in float64, which Transformer Engine's layers do not compute; use"
-            " verify=bits, which is the stronger check, or an environment without that"
-        )
-    return None
+    return Build("megatron", _differences(job, engine), megatron_versions.VERSION, engine)
 
 
 def is_sequential(job: Job, engine: bool) -> bool:

@@ -45,18 +45,18 @@ def build_plan(catalogue: Catalogue, placement: Placement, fanout: str = "direct
     own = ~relayed
     source[own] = holders.choose(holder_set[own], destination[own], nbytes[own])
     return Plan(
-        catalogue,
-        placement,
-        holders,
-        tensor,
-        source,
-        destination,
-        source_start,
-        destination_start,
-        length,
-        nbytes,
-        holder_set,
-        relayed,
+        catalogue=catalogue,
+        placement=placement,
+        tensor=tensor,
+        source=source,
+        destination=destination,
+        source_start=source_start,
+        destination_start=destination_start,
+        length=length,
+        nbytes=nbytes,
+        holders=holders,
+        holder_set=holder_set,
+        relayed=relayed,
     )
 
 

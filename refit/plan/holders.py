@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
@@ -11,27 +12,39 @@ from refit.layout.layout import IntArray, Placement
 from refit.layout.tensors import Family
 
 
+class Kind(IntEnum):
+    """The kinds of set that a layout has, from small and heavy to large and light."""
+
+    EXPERT_CUT = 0  # experts, cut over ETP
+    EXPERT_WHOLE = 1
+    DENSE_CUT = 2  # all other weights, cut over TP
+    DENSE_WHOLE = 3
+    TIED = 4  # embeddings on both the first and the last stage, cut over TP
+
+
 class Holders:
     """The sets of source ranks that hold the same shard, numbered.
 
-    A layout has five kinds of set, from small and heavy to large and light: experts cut over ETP,
-    experts whole, dense cut over TP, dense whole, and tied embeddings (first and last stage).
-    Within a kind all sets are of one size, and a rank is in at most one.
+    Within a kind all sets are of one size, and a rank is in at most one. Sets are numbered kind
+    after kind.
     """
 
     def __init__(self, placement: Placement) -> None:
         source = placement.source
         self._source = source
         self._placement = placement
-        ends = source.dense[sorted({0, source.pp - 1})]
+        expert, dense = source.expert, source.dense  # [pp, edp, ep, etp], [pp, dp, cp, tp]
+        ends = dense[sorted({0, source.pp - 1})]  # [1 or 2, dp, cp, tp]
+        # by kind, each [sets, ranks of a set]
         self._tables: list[IntArray] = [
-            source.expert.transpose(0, 2, 3, 1).reshape(-1, source.edp),
-            source.expert.transpose(0, 2, 1, 3).reshape(source.pp * source.ep, -1),
-            source.dense.transpose(0, 3, 1, 2).reshape(source.pp * source.tp, -1),
-            source.dense.reshape(source.pp, -1),
+            expert.transpose(0, 2, 3, 1).reshape(source.pp * source.ep * source.etp, -1),
+            expert.transpose(0, 2, 1, 3).reshape(source.pp * source.ep, -1),
+            dense.transpose(0, 3, 1, 2).reshape(source.pp * source.tp, -1),
+            dense.reshape(source.pp, -1),
             ends.transpose(3, 0, 1, 2).reshape(source.tp, -1),
         ]
-        self._first = np.cumsum([0] + [len(t) for t in self._tables])
+        # [kinds + 1], the number of each kind's first set, and how many there are
+        self._first = np.cumsum([0] + [len(table) for table in self._tables])
 
     @property
     def count(self) -> int:
@@ -44,17 +57,25 @@ class Holders:
         return np.sort(self._tables[kind][set_id - self._first[kind]])
 
     def set_id(self, family: Family, stage: IntArray, ep: IntArray, shard: IntArray) -> IntArray:
-        """The set that holds a family's shard at these (broadcast) source coordinates."""
+        """The set that holds a family's shard at these source coordinates.
+
+        Args:
+            stage, ep, shard: pipeline stage, expert-parallel rank and shard of the cut axis, of
+                shapes that broadcast; the result has the shape of all three together.
+        """
         source = self._source
-        if family.grid == "expert":
-            if family.axis is not None:
-                return self._first[0] + (stage * source.ep + ep) * source.etp + shard
-            return self._first[1] + stage * source.ep + ep + 0 * shard
-        if family.stage == "both":
-            return self._first[4] + shard + 0 * (stage + ep)
-        if family.axis is not None:
-            return self._first[2] + stage * source.tp + shard + 0 * ep
-        return self._first[3] + stage + 0 * (ep + shard)
+        stage, ep, shard = np.broadcast_arrays(stage, ep, shard)
+        if family.grid == "expert" and family.axis is not None:
+            kind, within = Kind.EXPERT_CUT, (stage * source.ep + ep) * source.etp + shard
+        elif family.grid == "expert":
+            kind, within = Kind.EXPERT_WHOLE, stage * source.ep + ep
+        elif family.stage == "both":
+            kind, within = Kind.TIED, shard
+        elif family.axis is not None:
+            kind, within = Kind.DENSE_CUT, stage * source.tp + shard
+        else:
+            kind, within = Kind.DENSE_WHOLE, stage
+        return np.asarray(self._first[kind] + within)
 
     @cached_property
     def on_node(self) -> NDArray[np.bool_]:
@@ -67,7 +88,7 @@ class Holders:
         return held
 
     def choose(self, sets: IntArray, destination: IntArray, nbytes: IntArray) -> IntArray:
-        """The source rank of each block; see `refit.plan.plan.build_plan` for the rule.
+        """The source rank of each block; see `refit.plan.build.build_plan` for the rule.
 
         Args:
             sets, destination, nbytes: [copies], the holders, receiver and size of each block.
@@ -128,7 +149,12 @@ class Holders:
 
 
 def _fill(load: NDArray[np.float64], sizes: IntArray) -> IntArray:
-    """Deal blocks, in order, to holders so that all end at one level.
+    """Deal blocks, in order, to holders so that all end at one level: water-filling.
+
+    Four holders that give 0, 4, 9 and 1 bytes already, and blocks of 2, 2, 3 and 1 bytes: with
+    the three least loaded filled, the level is (8 + 0 + 1 + 4) / 3 = 4.33, which the fourth is
+    above. There is room for 4.33, 3.33 and 0.33 bytes, in order of load; the middles of the blocks
+    are at 1, 3, 5.5 and 7.5 bytes, so the holders 0, 0, 3, 3 give them.
 
     Args:
         load: [holders], bytes each gives already.
@@ -140,11 +166,11 @@ def _fill(load: NDArray[np.float64], sizes: IntArray) -> IntArray:
     if len(load) == 1:
         return np.zeros(len(sizes), dtype=np.int64)
     order = np.argsort(load, kind="stable")
-    base = load[order]
+    base = load[order]  # [holders], ascending
     # With the m least loaded filled level, the level is (total + their loads) / m; m is the largest
     # number for which every one of them is below it.
-    level = (sizes.sum() + np.cumsum(base)) / np.arange(1, len(base) + 1)
+    level = (sizes.sum() + np.cumsum(base)) / np.arange(1, len(base) + 1)  # [holders], of m = 1..
     m = int(np.flatnonzero(level > base)[-1]) + 1
-    room = np.cumsum(level[m - 1] - base[:m])
-    middle = np.cumsum(sizes) - sizes / 2
+    room = np.cumsum(level[m - 1] - base[:m])  # [m], bytes that the holders up to each can take
+    middle = np.cumsum(sizes) - sizes / 2  # [blocks], in bytes from the first block's start
     return order[np.minimum(np.searchsorted(room, middle), m - 1)]

@@ -1,16 +1,15 @@
-"""What a plan is: every block copy of a refit as numpy columns, and what no plan can beat."""
+"""What a plan is: every block copy of a refit, in hops, and what no plan can beat. Pure numpy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.layout.layout import IntArray, Placement
-from refit.layout.tensors import Catalogue
+from refit.layout.layout import IntArray, Layout
+from refit.plan.copies import Copies, Rows
 from refit.plan.holders import Holders
 
 
@@ -33,106 +32,43 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Block copies, one per row.
+class Plan(Rows):
+    """All block copies of a refit. Transports carry out its `hops`.
 
-    A block is `length` indices of a tensor's cut axis, whole in the others.
-
-    Columns, each [copies] of int64:
-        tensor: id in the catalogue.
-        source, destination: global ranks; equal where the rank already holds the block.
-        source_start, destination_start: offset along the cut axis within the local shards.
-        length: along the cut axis.
-        nbytes: of the block.
-        holder_set: id in `holders` of the set of source ranks that hold the block.
-        relayed: of bool; the source is another destination rank of the node, which has fetched the
-            block before; `source_start` still says where it lies in a holder's shard.
+    Attributes:
+        holders: the sets of source ranks that hold the same shard.
+        holder_set: [copies] of int64, id in `holders` of the set that holds the block.
+        relayed: [copies] of bool; the source is another destination rank of the node, which has
+            fetched the block before; `source_start` still says where it lies in a holder's shard.
     """
 
-    catalogue: Catalogue
-    placement: Placement
     holders: Holders
-    tensor: IntArray
-    source: IntArray
-    destination: IntArray
-    source_start: IntArray
-    destination_start: IntArray
-    length: IntArray
-    nbytes: IntArray
     holder_set: IntArray
     relayed: NDArray[np.bool_]
 
-    def __len__(self) -> int:
-        return len(self.tensor)
-
-    def to_rank(self, rank: int) -> IntArray:
-        """Rows that this rank receives, in plan order."""
-        return np.flatnonzero(self.destination == rank)
-
-    def from_rank(self, rank: int) -> IntArray:
-        """Rows that this rank provides, in plan order."""
-        return np.flatnonzero(self.source == rank)
-
     @cached_property
-    def stages(self) -> tuple[Plan, ...]:
-        """The plans to carry out one after another; from the second on, sources are destinations.
-
-        This plan alone where nothing is relayed. Only its rows, not its bounds, make sense of a
-        stage.
-        """
+    def hops(self) -> tuple[Copies, ...]:
+        """The copies to carry out one hop after another; from the second on, destinations give."""
+        source, destination = self.placement.source, self.placement.destination
+        first = self._copies(~self.relayed, source, self.source_start)
         if not self.relayed.any():
-            return (self,)
-        there = replace(self.placement, source=self.placement.destination)
-        first, second = self._rows(~self.relayed), self._rows(self.relayed)
+            return (first,)
         # ranks of one node that want the same block cut the tensor alike
-        return first, replace(second, placement=there, source_start=second.destination_start)
+        return first, self._copies(self.relayed, destination, self.destination_start)
 
-    def _rows(self, which: NDArray[np.bool_]) -> Plan:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        columns: dict[str, Any] = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
-        return replace(self, **{name: column[which] for name, column in columns.items()})
-
-    @cached_property
-    def remote(self) -> NDArray[np.bool_]:
-        """[copies]: the block changes ranks."""
-        return self.source != self.destination
-
-    @cached_property
-    def send_bytes(self) -> IntArray:
-        """[world]: bytes that each rank sends to others."""
-        return self._per_rank(self.source)
-
-    @cached_property
-    def recv_bytes(self) -> IntArray:
-        """[world]: bytes that each rank receives from others."""
-        return self._per_rank(self.destination)
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes written at all destinations."""
-        return int(self.nbytes.sum())
-
-    @property
-    def local_bytes(self) -> int:
-        """Bytes whose source is the destination itself."""
-        return int(self.nbytes[~self.remote].sum())
-
-    @property
-    def cross_node_bytes(self) -> int:
-        """Bytes whose source and destination are on different nodes."""
-        return int(self.nbytes[self.crosses_nodes].sum())
-
-    @cached_property
-    def crosses_nodes(self) -> NDArray[np.bool_]:
-        """[copies]: source and destination are on different nodes."""
-        per_node = self.placement.ranks_per_node
-        return self.source // per_node != self.destination // per_node
-
-    def busiest_bytes(self, rows: NDArray[np.bool_]) -> int:
-        """Of these rows, bytes of the rank and direction that have most."""
-        return max(
-            int(np.bincount(rank[rows], self.nbytes[rows], self.placement.world).max(initial=0))
-            for rank in (self.source, self.destination)
+    def _copies(self, which: NDArray[np.bool_], giving: Layout, source_start: IntArray) -> Copies:
+        return Copies(
+            catalogue=self.catalogue,
+            placement=self.placement,
+            tensor=self.tensor[which],
+            source=self.source[which],
+            destination=self.destination[which],
+            source_start=source_start[which],
+            destination_start=self.destination_start[which],
+            length=self.length[which],
+            nbytes=self.nbytes[which],
+            giving=giving,
+            receiving=self.placement.destination,
         )
 
     @cached_property
@@ -167,7 +103,7 @@ class Plan:
     def least_send(self) -> int:
         """As `bounds.send`, but where receivers may pass blocks on: each leaves its holders once.
 
-        No plan, direct or by stages, has a busiest holder that sends less.
+        No plan, direct or by hops, has a busiest holder that sends less.
         """
         rows = self._once(np.flatnonzero(self.remote))
         return self.holders.least_busiest_sender(self.holder_set[rows], self.nbytes[rows])
@@ -187,12 +123,6 @@ class Plan:
     def _once(self, rows: IntArray) -> IntArray:
         """The rows without those whose block came before."""
         return rows[np.unique(self._block[rows], return_index=True)[1]]
-
-    def _per_rank(self, rank: IntArray) -> IntArray:
-        # bincount weighs in float64, which counts bytes exactly up to 2**53
-        return np.bincount(
-            rank[self.remote], self.nbytes[self.remote], self.placement.world
-        ).astype(np.int64)
 
 
 def block_number(tensor: IntArray, holder_set: IntArray, source_start: IntArray) -> IntArray:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.util import get_temp_dir
-from typing import Any
 
-from refit.job import Job
-from refit.layout.layout import Placement, place
+from refit.job import Job, UserError
+from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
-from refit.plan.build import build_plan
 from refit.ranks import processes
 from refit.ranks.nodes import Nodes, Stopped
 from refit.ranks.task import Task
 from refit.record import environment, moved, record
-from refit.record.point import Point, read_json, write_atomic
+from refit.record.measured import measured
+from refit.record.point import Point
 from refit.record.record import Ended, Record
+from refit.record.report import RankReport
 from refit.rules import devices, methods
+from refit.rules.setup import Setup
 from refit.weights import memory
 from refit.weights.slab import Slab, SlabSource
 
@@ -72,12 +71,12 @@ class Agent:
         attempt: str | None = None,
         node: int = 0,
         nodes: int = 1,
-    ) -> dict[str, Any]:
-        """Run this node's part of a point; returns its timing.json, read back from the disk.
+    ) -> Record:
+        """Run this node's part of a point; returns its record, which node 0 writes.
 
-        The job must be possible (`refit.rules`). Whatever happens to its ranks is a status in the
-        record, not an exception. A record that the disk refuses is returned all the same, as
-        failed.
+        The job must be possible (`refit.rules`). Whatever happens to its ranks, or to this agent,
+        is a status in the record and no exception. A record that the disk refuses is returned all
+        the same, as failed.
 
         Args:
             attempt: the attempt's name, on which the agents of all nodes agree; None: the next
@@ -93,93 +92,97 @@ class Agent:
         begun = record.begin(point, self._environment)
         try:
             final = self._measure(point, team, begun, progress)
-        except Exception as error:  # the other nodes must not wait for this one's last words
-            with suppress(OSError):
-                team.say(Ended("failed", f"agent of node {node}: {type(error).__name__}: {error}"))
-                if node > 0:  # whose end may have Slurm end node 0 before that has written it down
-                    team.wait_for_record(RECORD_S)
-            raise
-        timing = team.attempt.timing
+        except Exception as error:
+            final = self._broken(team, begun, error)
+        if final is not None:
+            return record.keep(final, team.attempt.timing, point.timing)
+        # this node's end may have Slurm end node 0, which must have written the record before
         try:
-            if node > 0:
-                team.wait_for_record(RECORD_S)
-            elif final is not None:
-                record.write(timing, final)
-            text = timing.read_text()
-            if node == 0:
-                write_atomic(point.timing, text)
-            return dict(json.loads(text))
-        except OSError as error:
-            lost = f"cannot write {point.timing}: {error.strerror or error}"
-            reason = f"{lost}; {final.reason}" if final and final.reason else lost
-            return asdict(record.ended(final or begun, "failed", reason))
+            team.wait_for_record(RECORD_S)
+        except TimeoutError:
+            return record.ended(
+                begun, "failed", f"node 0 has not written its record in {RECORD_S:g} s"
+            )
+        return Record.load(team.attempt.timing)
+
+    def _broken(self, team: Nodes, begun: Record, error: Exception) -> Record | None:
+        """As `_measure`, where the agent itself has failed.
+
+        The other nodes are told, so that they do not wait for this one's last words.
+        """
+        if isinstance(error, UserError):
+            reason = f"agent of node {team.node}: {error}"
+        else:
+            reason = f"agent of node {team.node}: {type(error).__name__}: {error}"
+            log = team.attempt.agent_log(team.node)
+            with suppress(OSError):
+                log.write_text("".join(traceback.format_exception(error)))
+            reason += processes.tail(log)
+        with suppress(OSError):
+            team.say(Ended("failed", reason))
+        return record.ended(begun, "failed", reason) if team.node == 0 else None
 
     def _measure(
         self, point: Point, team: Nodes, begun: Record, progress: Progress
     ) -> Record | None:
-        """The record of a point without times, or None where rank 0 has written one."""
-        job = point.job
-        placement = place(job)
-        method, why = methods.choose(job, placement)
-        form, build = convention(job)
-        tensors = catalogue(job.model, placement.source.tp, form)
-        begun = record.placed(
-            begun, placement, build_plan(tensors, placement, job.refit.fanout), method, why, build
-        )
-        if method in methods.PLANS_ITSELF and begun.plan is not None:
-            begun = replace(begun, plan=moved.unknown(begun.plan))
-        reason = methods.unsupported(method, job, placement)
-        if reason:
-            return record.ended(begun, "unsupported", reason)
+        """On node 0 the record of a point, None on the others."""
+        setup = Setup.of(point.job)
+        if team.node == 0:
+            plan, build = setup.plan(), setup.build
+            begun = record.placed(begun, setup.placement, plan, setup.method, setup.why, build)
+            if methods.plans_itself(setup.method) and begun.plan is not None:
+                begun = replace(begun, plan=moved.unknown(begun.plan))
+        try:
+            setup = team.agree(setup, point.job.bench.deadline_s)
+            ended, reports = self._run_node(setup, team, progress)
+        except Stopped:
+            ended, reports = None, []
+        except TimeoutError as error:
+            ended, reports = Ended("timeout", str(error)), []
+        team.say(ended, reports)
+        if team.node > 0:
+            return None
+        verdict, reports = team.verdict(ended, reports)
+        if verdict.status == "ok":
+            return measured(begun, reports, point.job.cluster.hardware)
+        return record.ended(begun, verdict.status, verdict.reason)
+
+    def _run_node(
+        self, setup: Setup, team: Nodes, progress: Progress
+    ) -> tuple[Ended | None, list[RankReport]]:
+        """How this node's ranks ended, or why they were not started; and what they measured.
+
+        Raises:
+            Stopped: another node failed.
+            TimeoutError: node 0 did not say where to meet.
+        """
+        job, placement = setup.job, setup.placement
+        if reason := methods.unsupported(setup.method, job, placement):
+            return Ended("unsupported", reason), []
         here = range(placement.world)  # one agent alone also runs the ranks of pretended nodes
         if team.count > 1:
             start = team.node * placement.ranks_per_node
             here = here[start : start + placement.ranks_per_node]
-        # what a GPU has free only its ranks can ask: see refit.ranks.device
-        reason = self._shortage(tensors, placement, here) if devices.device(job) == "cpu" else None
-        ended: Ended | None = Ended("oom", reason) if reason else None
-        if ended is None:
-            ended = self._run_ranks(job, team, placement, here, begun, progress)
-        team.say(ended)
-        if team.node > 0:
-            return None
-        verdict = team.verdict(ended)
-        if verdict.status in ("ok", "invalid") and read_json(team.attempt.timing):
-            return None
-        return record.ended(begun, verdict.status, verdict.reason)
-
-    def _run_ranks(
-        self,
-        job: Job,
-        team: Nodes,
-        placement: Placement,
-        here: range,
-        begun: Record,
-        progress: Progress,
-    ) -> Ended | None:
-        deadline_s = job.bench.deadline_s
-        try:
-            with team.meeting(deadline_s) as (host, port, listener):
-                tasks = [
-                    Task(
-                        job,
-                        team.attempt,
-                        rank,
-                        placement.world,
-                        host,
-                        port,
-                        threads=max(1, (os.cpu_count() or 1) // placement.ranks_per_node),
-                        slab=self._slab(rank),
-                        begun=begun if rank == 0 else None,
-                    )
-                    for rank in here
-                ]
-                stop = team.another_failed if team.count > 1 else None
-                return processes.run(self._context, tasks, listener, deadline_s, progress, stop)
-        except Stopped:
-            return None
-        except TimeoutError as error:
-            return Ended("timeout", str(error))
+        # what a GPU has free only its ranks can ask: see `refit.ranks.device`
+        on_cpu = devices.device(job) == "cpu"
+        if on_cpu and (reason := self._shortage(setup.catalogue, placement, here)):
+            return Ended("oom", reason), []
+        deadline_s, threads = job.bench.deadline_s, os.cpu_count() or 1
+        with team.meeting(deadline_s) as (host, port, listener):
+            tasks = [
+                Task(
+                    setup,
+                    team.attempt,
+                    rank,
+                    host,
+                    port,
+                    threads=max(1, threads // placement.ranks_per_node),
+                    slab=self._slab(rank),
+                )
+                for rank in here
+            ]
+            stop = team.another_failed if team.count > 1 else None
+            return processes.run_ranks(self._context, tasks, listener, deadline_s, progress, stop)
 
     def _shortage(self, tensors: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""
@@ -206,5 +209,5 @@ def _preloads(jobs: Iterable[Job]) -> list[str]:
     for job in jobs:
         if devices.device(job) == "cpu":
             found |= {"refit.weights.megatron_build"} if job.build == "megatron" else set()
-            found |= {"nixl"} if job.refit.method == "nixl" else set()
+            found |= set(methods.preload(job.refit.method))
     return sorted(found)

@@ -3,152 +3,116 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy
 import torch
 import torch.distributed as dist
 
-from refit.job import Job
-from refit.layout.layout import place
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
-from refit.plan.build import build_plan
 from refit.ranks import device as rank_device
-from refit.record.record import RankReport, Span
+from refit.record.parts import Logits
+from refit.record.report import RankReport, Span
 from refit.rules import methods
-from refit.transport import Transport
-from refit.transport.staged import Staged
+from refit.rules.setup import Setup
+from refit.transport import Transport, Unsupported
+from refit.transport.hops import Hops
 from refit.weights import memory, models
 from refit.weights.logits import compare_logits
 from refit.weights.pattern import Check, Pattern
 from refit.weights.slab import Slab
+from refit.weights.weights import Weights
 
 PROGRESS_S = 0.1  # between two words on timed iterations: telling takes the time of other ranks
 
 COPY_BYTES = 2e9  # of all destinations together: more than any cache holds
 COPIES = 10  # the most that the memory copy is timed
 
+Progress = Callable[[str], None]
 
-def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> RankReport:
+
+@dataclass(frozen=True)
+class _Sides:
+    """What this rank holds of each side; None where it holds nothing."""
+
+    source: Weights | None
+    destination: Weights | None
+
+    def check(self, pattern: Pattern) -> Check:
+        """Of the destination's every element."""
+        return pattern.check(self.destination) if self.destination else Check(0, 0)
+
+
+def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankReport:
     """Measure one point on this rank.
 
     torch.distributed is up, and every rank of the world calls this.
 
     Args:
-        job: possible (`refit.rules.impossible`) and supported (`refit.rules.methods`).
+        setup: of a job that is possible (`refit.rules.impossible`) and supported
+            (`refit.rules.methods`).
         rank: this rank.
         slab: memory for this rank's source and destination.
         progress: told what the rank is about to do.
+
+    Raises:
+        MemoryError: the weights do not fit this rank's device.
+        Unsupported: the transport cannot do it here, or is none.
+        UserError: megatron-core refuses a model.
     """
-    placement = place(job)
-    method, _ = methods.choose(job, placement)
-    module, name = methods.locate(method)
-    kind: Callable[..., Transport] = getattr(importlib.import_module(module), name)
-    transport = kind(job.refit)
-    if job.refit.fanout == "hierarchical":
-        transport = Staged(lambda: kind(job.refit))
-    device = rank_device.own(job, placement, rank)
-    form, _ = convention(job)
-    tensors = catalogue(job.model, placement.source.tp, form)
-    sides = (placement.source, placement.destination)
-    rank_device.require(
-        sum(weight_bytes(tensors, side, rank) for side in sides),
-        device,
-        rank // placement.ranks_per_node,
-    )
-    progress("building models")
-    # source first on every rank: process groups are made in one order
-    built = (
-        models.build(job, placement, "source", rank, slab, device),
-        models.build(job, placement, "destination", rank, slab, device),
-    )
-    source, destination = (b.weights if b else None for b in built)
+    job = setup.job
+    kind = _transport(setup.method)
+    hops = Hops(lambda: kind(job.refit))
+    device = rank_device.own(job, setup.placement, rank)
+    sides = _sides(setup, rank, slab, device, progress)
 
     progress("filling weights")
-    old, new, finite = Pattern(job.seed, 0), Pattern(job.seed, 1), Pattern(job.seed, 2, finite=True)
-    for weights, write in ((source, old.fill), (destination, old.poison)):
-        if weights:
-            weights.populate()
-            write(weights)
-
-    progress("cold refit")
-    fanout = job.refit.fanout
-    plans_itself = getattr(transport, "plans_itself", False)
-    ready = build_plan(tensors, placement, fanout) if plans_itself else None
+    old, new = Pattern(job.seed, 0), Pattern(job.seed, 1)
+    _write(sides, old)
+    # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
     before = memory.forget_peak()
 
-    def first() -> dict[str, float]:
-        started = time.perf_counter()
-        plan = build_plan(tensors, placement, fanout) if ready is None else ready
-        planned = time.perf_counter()
-        transport.prepare(plan, rank, source, destination)
-        prepared = time.perf_counter()
-        transport.execute()
-        moved = time.perf_counter() - prepared
-        own_s = getattr(transport, "plan_s", 0.0)
-        return {
-            "plan": planned - started + own_s,
-            "prepare": prepared - planned - own_s,
-            "transfer": moved,
-        }
-
-    cold, cold_phases = _timed(first)
-    for i in range(job.bench.warmup):
-        progress(f"warm-up {i + 1}/{job.bench.warmup}")
-        _timed(transport.execute)
-    warm, phases, told = [], [], -PROGRESS_S
-    for i in range(job.bench.iterations):
-        if time.monotonic() - told >= PROGRESS_S:
-            progress(f"timed iteration {i + 1}/{job.bench.iterations}")
-            told = time.monotonic()
-        span, seconds = _timed(transport.execute)
-        warm.append(span)
-        phases.append(seconds)
+    progress("cold refit")
+    cold, cold_phases = _cold(setup, hops, rank, sides, plans_itself=kind.plans_itself)
+    warm, phases = _warm(setup, hops, progress)
     refit_peak = memory.peak_since(before)
     progress("verifying")
-    found = old.check(destination) if destination else Check(0, 0)
-
+    found = sides.check(old)
     progress("refit of changed weights")
-    if source:
-        new.fill(source)
-    _timed(transport.execute)
+    if sides.source:
+        new.fill(sides.source)
+    _timed(hops.execute)
     progress("verifying changed weights")
-    found += new.check(destination) if destination else Check(0, 0)
-    kept = new.check(source) if source else Check(0, 0)
-
+    found += sides.check(new)
+    kept = new.check(sides.source) if sides.source else Check(0, 0)
     logits = None
     if job.verify == "logits":
         progress("comparing logits")
-        if source:
-            finite.fill(source)
-        _timed(transport.execute)
-        logits = compare_logits(job, placement, rank, built[0], built[1])
-    staging, details = transport.staging_bytes, getattr(transport, "details", {})
-    moved = getattr(transport, "moved", None)
-    transport.close()
+        logits = _logits(setup, hops, rank, sides)
+
+    # asked before close, which empties them
+    staging, details, moved = hops.staging_bytes, hops.details, hops.moved
+    hops.close()
     progress("measuring the memory copy rate")
-    arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
-    nbytes = torch.tensor(arena.numel())
-    dist.all_reduce(nbytes)
-    share = min(1.0, COPY_BYTES / int(nbytes))
-    limit = [_copy_time(arena, share) for _ in range(min(job.bench.iterations, COPIES))]
+    # last of all: it destroys the destination's weights
+    limit, share = _copy_rate(sides.destination, min(job.bench.iterations, COPIES))
     return RankReport(
         rank=rank,
-        node=rank // placement.ranks_per_node,
-        active=source is not None or destination is not None,
+        node=rank // setup.placement.ranks_per_node,
+        active=sides.source is not None or sides.destination is not None,
         cold=cold,
         warm=warm,
         limit=limit,
         limit_share=share,
         cold_phases=cold_phases,
-        phases={name: statistics.median(p[name] for p in phases) for name in phases[0]},
+        phases=phases,
         elements=found.elements,
         mismatches=found.mismatches,
         first_mismatch=found.first,
@@ -158,7 +122,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         refit_peak_bytes=refit_peak,
         staging_bytes=staging,
         transport=details,
-        plans_itself=plans_itself,
+        plans_itself=kind.plans_itself,
         moved=moved,
         versions={
             "torch": torch.__version__,
@@ -168,6 +132,108 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),
     )
+
+
+def _transport(method: str) -> type[Transport]:
+    """The class of a method.
+
+    Raises:
+        Unsupported: what a user named is no transport.
+    """
+    module, name = methods.locate(method)
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, Transport)):
+        raise Unsupported(
+            f"refit.method={method} is no transport; name a class that extends"
+            " refit.transport.Transport"
+        )
+    if inspect.isabstract(found):
+        lacks = ", ".join(sorted(found.__abstractmethods__))
+        raise Unsupported(f"refit.method={method} lacks {lacks}; see refit.transport.Transport")
+    return found
+
+
+def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: Progress) -> _Sides:
+    """Make this rank's models or shards."""
+    job, placement, tensors = setup.job, setup.placement, setup.catalogue
+    sides = (placement.source, placement.destination)
+    rank_device.require(
+        sum(weight_bytes(tensors, side, rank) for side in sides),
+        device,
+        rank // placement.ranks_per_node,
+    )
+    progress("building models")
+    # source first on every rank: process groups are made in one order
+    return _Sides(
+        source=models.build(job, placement, "source", tensors, rank, slab, device),
+        destination=models.build(job, placement, "destination", tensors, rank, slab, device),
+    )
+
+
+def _write(sides: _Sides, old: Pattern) -> None:
+    """The trained weights into the source; into the destination what no refit may leave there."""
+    for weights, write in ((sides.source, old.fill), (sides.destination, old.poison)):
+        if weights:
+            weights.populate()
+            write(weights)
+
+
+def _cold(
+    setup: Setup, hops: Hops, rank: int, sides: _Sides, plans_itself: bool
+) -> tuple[Span, dict[str, float]]:
+    """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan."""
+    ready = setup.plan() if plans_itself else None
+
+    def first() -> dict[str, float]:
+        started = time.perf_counter()
+        plan = setup.plan() if ready is None else ready
+        planned = time.perf_counter()
+        hops.prepare(plan, rank, sides.source, sides.destination)
+        prepared = time.perf_counter()
+        hops.execute()
+        moved = time.perf_counter() - prepared
+        return {
+            "plan": planned - started + hops.plan_s,
+            "prepare": prepared - planned - hops.plan_s,
+            "transfer": moved,
+        }
+
+    return _timed(first)
+
+
+def _warm(setup: Setup, hops: Hops, progress: Progress) -> tuple[list[Span], dict[str, float]]:
+    """The timed refits, after the warm-up; and the median seconds of each of their phases."""
+    bench = setup.job.bench
+    for i in range(bench.warmup):
+        progress(f"warm-up {i + 1}/{bench.warmup}")
+        _timed(hops.execute)
+    warm, phases, told = [], [], -PROGRESS_S
+    for i in range(bench.iterations):
+        if time.monotonic() - told >= PROGRESS_S:
+            progress(f"timed iteration {i + 1}/{bench.iterations}")
+            told = time.monotonic()
+        span, seconds = _timed(hops.execute)
+        warm.append(span)
+        phases.append(seconds)
+    return warm, {name: statistics.median(p[name] for p in phases) for name in phases[0]}
+
+
+def _logits(setup: Setup, hops: Hops, rank: int, sides: _Sides) -> Logits:
+    """The forward passes of both models, after a refit of weights that are all finite."""
+    if sides.source:
+        Pattern(setup.job.seed, 2, finite=True).fill(sides.source)
+    _timed(hops.execute)
+    job, placement = setup.job, setup.placement
+    return Logits(**compare_logits(job, placement, rank, sides.source, sides.destination))
+
+
+def _copy_rate(destination: Weights | None, times: int) -> tuple[list[Span], float]:
+    """Copies within the destination's own memory; and which share of its bytes each copies."""
+    arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
+    nbytes = torch.tensor(arena.numel())
+    dist.all_reduce(nbytes)
+    share = min(1.0, COPY_BYTES / int(nbytes))
+    return [_copy_time(arena, share) for _ in range(times)], share
 
 
 def _host_peak() -> int:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from refit.ranks.processes import follows
 from refit.record.point import Attempt, read_json, write_atomic
 from refit.record.record import Ended
+from refit.record.report import RankReport
+from refit.rules.setup import Setup
 
 POLL_S = 0.2
 # For the other nodes' last words, once this node has ended. Slurm takes SlurmdTimeout, 300 s by
@@ -51,8 +53,8 @@ class Nodes:
             TimeoutError: node 0 did not say within the limit.
         """
         if self.node > 0:
-            said = self._wait_for(self._place, limit_s, self.another_failed)
-            yield str(said["host"]), int(said["port"]), None
+            place = self._wait_for(self._place, limit_s, self.another_failed)
+            yield str(place["host"]), int(place["port"]), None
             return
         # Loopback where nobody else needs to reach it.
         host = "127.0.0.1" if self.count == 1 else socket.gethostname()
@@ -62,34 +64,52 @@ class Nodes:
                 write_atomic(self._place, json.dumps({"host": host, "port": port}))
             yield host, port, listener
 
-    def say(self, ended: Ended | None) -> None:
-        """How this node's ranks ended; None where they were stopped for another node's sake."""
+    def agree(self, mine: Setup, limit_s: float) -> Setup:
+        """The setup that node 0 made, for all nodes; `mine` on node 0.
+
+        Raises:
+            Stopped: another node failed, and may never have made one.
+            TimeoutError: node 0 did not say within the limit.
+        """
+        if self.count == 1:
+            return mine
+        if self.node == 0:
+            write_atomic(self._setup, json.dumps(mine.chosen()))
+            return mine
+        return mine.as_chosen(self._wait_for(self._setup, limit_s, self.another_failed))
+
+    def say(self, ended: Ended | None, reports: Sequence[RankReport] = ()) -> None:
+        """How this node's ranks ended, and what they measured; None where they were stopped."""
         if self.count > 1:
-            said = {"status": ended and ended.status, "reason": ended.reason if ended else ""}
-            write_atomic(self._end(self.node), json.dumps(said))
+            end = {"status": ended and ended.status, "reason": ended.reason if ended else ""}
+            measured = [asdict(report) for report in reports]
+            write_atomic(self._end(self.node), json.dumps({**end, "reports": measured}))
 
     def another_failed(self) -> bool:
         """Whether to stop, because another node has a failure to report."""
         others = (self._end(n) for n in range(self.count) if n != self.node)
-        return any(
-            (said := read_json(path)) and said["status"] not in ("ok", "invalid") for path in others
-        )
+        return any((end := read_json(path)) and end["status"] != "ok" for path in others)
 
-    def verdict(self, own: Ended | None) -> Ended:
-        """On node 0: how the point ended, from what all nodes say."""
-        found = [own] if own else []
+    def verdict(
+        self, own: Ended | None, reports: Sequence[RankReport]
+    ) -> tuple[Ended, list[RankReport]]:
+        """On node 0: how the point ended, from what all nodes say, and all ranks' reports."""
+        found, measured = [own] if own else [], list(reports)
         for node in range(1, self.count):
             try:
-                said = self._wait_for(self._end(node), LOST_S)
+                end = self._wait_for(self._end(node), LOST_S)
             except TimeoutError:
                 found.append(Ended("crashed", f"node {node} did not say how it ended"))
                 continue
-            if said["status"]:
-                found.append(Ended(said["status"], said["reason"]))
-        bad = [e for e in found if e.status not in ("ok", "invalid")]
+            if end["status"]:
+                found.append(Ended(end["status"], end["reason"]))
+            measured += [RankReport.of(report) for report in end["reports"]]
+        bad = [e for e in found if e.status != "ok"]
         # a death or an error of its own explains the connections that other nodes lost by it
         order = ("crashed", "oom", "timeout", "unsupported", "failed")
-        return min(bad, key=lambda e: (follows(e), order.index(e.status))) if bad else found[0]
+        if bad:
+            return min(bad, key=lambda e: (follows(e), order.index(e.status))), []
+        return found[0], measured
 
     def wait_for_record(self, limit_s: float) -> None:
         """On the other nodes: until node 0 has written the attempt's record.
@@ -103,6 +123,10 @@ class Nodes:
     def _place(self) -> Path:
         return self.attempt.directory / "meeting.json"
 
+    @property
+    def _setup(self) -> Path:
+        return self.attempt.directory / "setup.json"
+
     def _end(self, node: int) -> Path:
         return self.attempt.directory / f"node{node}.json"
 
@@ -110,10 +134,10 @@ class Nodes:
         self, path: Path, limit_s: float, stop: Callable[[], bool] | None = None
     ) -> dict[str, Any]:
         until = time.monotonic() + limit_s
-        while (said := read_json(path)) is None:
+        while (found := read_json(path)) is None:
             if stop and stop():
                 raise Stopped
             if time.monotonic() > until:
                 raise TimeoutError(f"nothing in {path} after {limit_s:g} s")
             time.sleep(POLL_S)
-        return said
+        return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from refit.ranks.task import Task
 from refit.record.point import Attempt
 from refit.record.record import Ended
+from refit.record.report import RankReport
 from refit.weights import memory
 
 GRACE_S = 1.0  # after a first failure, for the others to say what they saw
@@ -32,6 +33,7 @@ class _Rank:
     doing: str = "starting"
     ended: Ended | None = None
     ended_at: float = 0.0
+    report: RankReport | None = None
     listening: bool = field(default=True)
 
     def hear(self, progress: Callable[[str], None]) -> None:
@@ -44,20 +46,24 @@ class _Rank:
                     if self.number == 0:
                         progress(self.doing)
                 else:
-                    self.ended, self.ended_at = Ended(*rest), time.monotonic()
+                    status, reason, self.report = rest
+                    self.ended, self.ended_at = Ended(status, reason), time.monotonic()
         except (EOFError, OSError):
             self.listening = False
 
     @property
     def running(self) -> bool:
-        return self.process.exitcode is None
+        """It has still something to do; one that is done waits to be ended."""
+        return self.report is None and self.process.exitcode is None
 
     def failure(self, oom_kills: int) -> Ended | None:
         """What went wrong with it, or None."""
-        if self.ended and self.ended.status not in ("ok", "invalid"):
+        if self.report is not None:
+            return None
+        if self.ended:
             return self.ended
         code = self.process.exitcode
-        if code is None or (self.ended and code == 0):
+        if code is None:
             return None
         if code >= 0:
             return Ended("crashed", f"exited with code {code} while '{self.doing}'")
@@ -69,14 +75,14 @@ class _Rank:
         return Ended("crashed", f"ended by {name} while '{self.doing}'")
 
 
-def run(
+def run_ranks(
     context: ForkServerContext,
     tasks: list[Task],
     listener: socket.socket | None,
     deadline_s: float,
     progress: Callable[[str], None],
     stop: Callable[[], bool] | None = None,
-) -> Ended | None:
+) -> tuple[Ended | None, list[RankReport]]:
     """Run ranks until all have ended, one has failed, or the deadline is past; none is left.
 
     Args:
@@ -85,7 +91,7 @@ def run(
         stop: asked twice a second whether to end them for somebody else's sake.
 
     Returns:
-        How they ended; None where `stop` said so.
+        How they ended, None where `stop` said so; and where all are "ok", what they measured.
     """
     ranks: list[_Rank] = []
     before = memory.oom_kills()
@@ -99,7 +105,8 @@ def run(
             theirs.close()
             ranks.append(_Rank(task.rank, process, ours))
         until = deadline
-        # Asked once a turn: who asks takes the news of an exit, and the sentinel is silent then.
+        # Reading an exit code takes the news out of the sentinel's pipe, so `wait` would not see
+        # it: it is read once per turn, here.
         while running := [r for r in ranks if r.running]:
             left = until - time.monotonic()
             if left <= 0:
@@ -113,14 +120,14 @@ def run(
             if until == deadline and any(r.failure(before) for r in ranks):
                 until = min(deadline, time.monotonic() + GRACE_S)
             if stop and until == deadline and stop():
-                return None
+                return None, []
         for rank in ranks:
             rank.hear(progress)
-        return _verdict(ranks, before, deadline_s, tasks[0].attempt)
+        verdict = _verdict(ranks, before, deadline_s, tasks[0].attempt)
+        return verdict, [rank.report for rank in ranks if rank.report is not None]
     finally:
         for rank in ranks:
-            if rank.running:
-                rank.process.kill()
+            rank.process.kill()
             rank.process.join()
             rank.pipe.close()
 
@@ -151,8 +158,7 @@ def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Att
             "timeout",
             f"not done after {deadline_s:g} s: {doing}{tail(attempt.rank_log(late[0].number))}",
         )
-    assert ranks[0].ended is not None
-    return ranks[0].ended
+    return Ended("ok")
 
 
 def follows(failure: Ended) -> int:

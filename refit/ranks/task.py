@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refit.job import Job
 from refit.record.point import Attempt
-from refit.record.record import Record
+from refit.rules.setup import Setup
 from refit.weights.slab import Slab
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a rank is told. Rank 0 gets the record begun by the agent, and finishes it."""
+    """All that a rank is told."""
 
-    job: Job
+    setup: Setup
     attempt: Attempt
     rank: int
-    world: int
     host: str
     port: int
     threads: int
     slab: Slab  # memory for its source and destination
-    begun: Record | None

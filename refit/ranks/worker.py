@@ -21,38 +21,41 @@ import torch.distributed as dist
 from refit.job import UserError
 from refit.ranks import bench
 from refit.ranks.task import Task
-from refit.record import record
-from refit.record.measured import measured
 from refit.record.point import write_atomic
-from refit.record.record import RankReport
+from refit.record.report import RankReport
 from refit.rules import devices
 from refit.transport import Unsupported
 
 
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
-    """Run one rank to its end. It exits 0 only if it sent ("end", "ok" or "invalid", ...)."""
+    """Run one rank to its end.
+
+    It sends ("end", status, reason, report); once that is "ok" it waits to be ended, as a rank that
+    goes takes its connections with it, and others may not have heard its last word yet.
+    """
     _log_to(task.attempt.rank_log(task.rank))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     threading.Thread(target=_die_with, args=(agent,), daemon=True).start()
-    if devices.device(task.job) == "cpu":
+    if devices.device(task.setup.job) == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nor may megatron-core find a GPU to build on
     torch.set_num_threads(task.threads)
     gc.freeze()  # what the fork server imported is never garbage; scanning it would copy its pages
     try:
-        status, reason = _run(task, agent, listener)
-        agent.send(("end", status, reason))
-        code = 0
+        report = _run(task, agent, listener)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        agent.send(("end", "ok", "", report))
+        threading.Event().wait()
     except Exception as error:
         traceback.print_exc()
-        agent.send(("end", _status_of(error), _one_line(error)))
-        code = 1
+        agent.send(("end", _status_of(error), _one_line(error), None))
     sys.stdout.flush()
     sys.stderr.flush()
     # Nothing is left to save, and a peer that died may keep a process group's destructor waiting.
-    os._exit(code)
+    os._exit(1)
 
 
-def _run(task: Task, agent: Connection, listener: socket.socket | None) -> tuple[str, str]:
+def _run(task: Task, agent: Connection, listener: socket.socket | None) -> RankReport:
     def progress(what: str) -> None:
         print(
             f"[{time.strftime('%H:%M:%S') + f'.{time.time_ns() // 10**7 % 100:02d}'}] {what}",
@@ -61,29 +64,22 @@ def _run(task: Task, agent: Connection, listener: socket.socket | None) -> tuple
         agent.send(("progress", what))
 
     progress("joining")
+    world = task.setup.placement.world
     timeout = timedelta(
-        seconds=task.job.bench.deadline_s
+        seconds=task.setup.job.bench.deadline_s
     )  # the agent ends it first, and knows more
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
         task.host,
         task.port,
-        task.world,
+        world,
         is_master=listener is not None,
         timeout=timeout,
         master_listen_fd=listener.detach() if listener else None,
     )
-    dist.init_process_group(
-        "gloo", store=store, rank=task.rank, world_size=task.world, timeout=timeout
-    )
-    report = bench.run(task.job, task.rank, task.slab, progress)
+    dist.init_process_group("gloo", store=store, rank=task.rank, world_size=world, timeout=timeout)
+    report = bench.measure(task.setup, task.rank, task.slab, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
-    reports: list[RankReport | None] | None = [None] * task.world if task.rank == 0 else None
-    dist.gather_object(report, reports)
-    if task.begun is None or reports is None:
-        return "ok", ""
-    final = measured(task.begun, [r for r in reports if r is not None])
-    record.write(task.attempt.timing, final)
-    return final.status, final.reason
+    return report
 
 
 def _log_to(path: os.PathLike[str]) -> None:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from refit.job import Hardware
 from refit.record import limits, moved
-from refit.record.record import MEMORY, RankReport, Record, Span, ended
+from refit.record.parts import Memory, PlanNumbers, Seconds, Throughput, Verification
+from refit.record.record import Record, ended
+from refit.record.report import RankReport, Span
 
 
-def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
+def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -> Record:
     """The record of a point whose ranks all finished: times only if every element was right.
 
     Args:
         begun: from `placed`.
-        reports: one per rank of the world.
+        reports: one per rank of the world, in any order.
+        hardware: of the cluster.
     """
     assert begun.plan is not None and begun.layout is not None
+    reports = sorted(reports, key=lambda report: report.rank)
+    checked = _verification(reports)
     record = replace(
         begun,
-        plan=_plan(begun.plan, reports, begun.layout["ranks_per_node"]),
-        verification=_verification(reports),
-        memory={
-            name: max((b for r in reports if (b := getattr(r, name)) is not None), default=None)
-            for name in MEMORY
-        },
+        plan=_plan(begun.plan, reports, begun.layout.ranks_per_node),
+        verification=checked,
+        memory=Memory(
+            host_peak_bytes=max(r.host_peak_bytes for r in reports),
+            device_peak_bytes=max(r.device_peak_bytes for r in reports),
+            refit_peak_bytes=_most(r.refit_peak_bytes for r in reports),
+            staging_bytes=_most(r.staging_bytes for r in reports),
+        ),
         transport=_transport(reports),
         environment={
             **begun.environment,
@@ -34,21 +41,18 @@ def measured(begun: Record, reports: Sequence[RankReport]) -> Record:
             "device": reports[0].device,
         },
     )
-    wrong = _wrong(reports)
-    if wrong:
+    if wrong := _wrong(checked):
         return ended(record, "invalid", wrong)
     active = [r for r in reports if r.active]
-    hardware = begun.config["cluster"].get("hardware") or {}
     # every element was right, so what was written is what any plan writes
-    plan = {**(record.plan or {}), "bytes": begun.plan["bytes"]}
+    assert record.plan is not None
+    plan = replace(record.plan, bytes=begun.plan.bytes)
     seconds, throughput = _times(active, plan, hardware)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 
 
-def _plan(
-    ours: dict[str, Any], reports: Sequence[RankReport], ranks_per_node: int
-) -> dict[str, Any]:
+def _plan(ours: PlanNumbers, reports: Sequence[RankReport], ranks_per_node: int) -> PlanNumbers:
     """Our plan where it was carried out; else what the transport moved, where it counts that."""
     if not reports[0].plans_itself:
         return ours
@@ -69,68 +73,69 @@ def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:
     return found
 
 
-def _verification(reports: Sequence[RankReport]) -> dict[str, Any]:
-    return {
-        "elements": sum(r.elements for r in reports),
-        "mismatches": sum(r.mismatches for r in reports),
-        "source_mismatches": sum(r.source_mismatches for r in reports),
-        "first_mismatch": next((r.first_mismatch for r in reports if r.first_mismatch), None),
-        "stale_checked": True,
-        "logits": next((r.logits for r in reports if r.logits), None),
-    }
+def _most(values: Iterable[int | None]) -> int | None:
+    """The largest; None where none is known."""
+    return max((value for value in values if value is not None), default=None)
 
 
-def _wrong(reports: Sequence[RankReport]) -> str:
+def _verification(reports: Sequence[RankReport]) -> Verification:
+    return Verification(
+        elements=sum(r.elements for r in reports),
+        mismatches=sum(r.mismatches for r in reports),
+        source_mismatches=sum(r.source_mismatches for r in reports),
+        first_mismatch=next((r.first_mismatch for r in reports if r.first_mismatch), None),
+        stale_checked=True,
+        logits=next((r.logits for r in reports if r.logits), None),
+    )
+
+
+def _wrong(checked: Verification) -> str:
     """What verification found wrong; empty if nothing."""
-    found = _verification(reports)
-    if found["mismatches"]:
-        where = found["first_mismatch"]
-        return f"{found['mismatches']} of {found['elements']} elements are wrong, first in {where}"
-    if found["source_mismatches"]:
-        return f"the refits changed {found['source_mismatches']} elements of the source"
-    logits = found["logits"]
-    if logits and not logits["ok"]:
-        relative = logits["max_abs_diff"] / max(logits["max_abs_logit"], 1e-300)
+    if checked.mismatches:
         return (
-            f"logits differ by {relative:.3g} of the largest, tolerance {logits['tolerance']:.3g}"
+            f"{checked.mismatches} of {checked.elements} elements are wrong, first in"
+            f" {checked.first_mismatch}"
         )
+    if checked.source_mismatches:
+        return f"the refits changed {checked.source_mismatches} elements of the source"
+    logits = checked.logits
+    if logits and not logits.ok:
+        relative = logits.max_abs_diff / max(logits.max_abs_logit, 1e-300)
+        return f"logits differ by {relative:.3g} of the largest, tolerance {logits.tolerance:.3g}"
     return ""
 
 
 def _times(
-    active: Sequence[RankReport], plan: dict[str, Any], hardware: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    active: Sequence[RankReport], plan: PlanNumbers, hardware: Hardware
+) -> tuple[Seconds, Throughput]:
     """`seconds` and `throughput` from the ranks that hold weights."""
-    cold = _slowest(active, [r.cold for r in active])
     warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
     median = statistics.median(warm)
     copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     copy = statistics.median(copies) / active[0].limit_share
-    gbps, device = plan["bytes"] / median / 1e9, active[0].device
-    known = [limits.memory_copy(plan["bytes"], copy, device), *limits.links(plan, hardware, device)]
-    limit = limits.tightest(known)
-    seconds = {
-        "cold": cold,
-        "warm": warm,
-        "median": median,
-        "p90": sorted(warm)[-(-9 * len(warm) // 10) - 1],
-        "max": max(warm),
-        "drift": drift(warm),
-        "cold_phases": _largest([r.cold_phases for r in active]),
-        "phases": _largest([r.phases for r in active]),
-        "phases_per_rank": {str(r.rank): {**r.cold_phases, **r.phases} for r in active},
-        "per_rank": {
-            str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active
-        },
-    }
-    throughput = {
-        "gbps": gbps,
-        "limit_gbps": limit.gbps,
-        "limit": limit.what,
-        "limit_source": limit.source,
-        "fraction": gbps / limit.gbps,
-        "limits": [asdict(one) for one in known],
-    }
+    gbps, device = plan.bytes / median / 1e9, active[0].device
+    known = [limits.memory_copy(plan.bytes, copy, device), *limits.links(plan, hardware, device)]
+    tightest = min(known, key=lambda limit: limit.gbps)
+    seconds = Seconds(
+        cold=_slowest(active, [r.cold for r in active]),
+        warm=warm,
+        median=median,
+        p90=sorted(warm)[-(-9 * len(warm) // 10) - 1],
+        max=max(warm),
+        drift=drift(warm),
+        cold_phases=_largest([r.cold_phases for r in active]),
+        phases=_largest([r.phases for r in active]),
+        phases_per_rank={str(r.rank): {**r.cold_phases, **r.phases} for r in active},
+        per_rank={str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
+    )
+    throughput = Throughput(
+        gbps=gbps,
+        limit_gbps=tightest.gbps,
+        limit=tightest.what,
+        limit_source=tightest.source,
+        fraction=gbps / tightest.gbps,
+        limits=known,
+    )
     return seconds, throughput
 
 

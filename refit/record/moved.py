@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+
+from refit.record.parts import PlanNumbers
 
 
 @dataclass
@@ -25,21 +26,26 @@ class Moved:
         self.copies += not sends
 
 
-UNKNOWN = ("copies", "local_bytes", "cross_node_bytes", "max_send_bytes", "max_forward_bytes",
-           "max_recv_bytes", "max_peer_bytes", "max_cross_node_bytes")  # fmt: skip
-"""What of a record's `plan` depends on who sends what."""
-
-
-def unknown(plan: dict[str, Any]) -> dict[str, Any]:
+def unknown(plan: PlanNumbers) -> PlanNumbers:
     """Our plan of a refit that is planned elsewhere: what is so of any plan, the rest null.
 
     Args:
         plan: of a record.
     """
-    return {**plan, **dict.fromkeys(UNKNOWN)}
+    return replace(
+        plan,
+        copies=None,
+        local_bytes=None,
+        cross_node_bytes=None,
+        max_send_bytes=None,
+        max_forward_bytes=None,
+        max_recv_bytes=None,
+        max_peer_bytes=None,
+        max_cross_node_bytes=None,
+    )
 
 
-def executed(plan: dict[str, Any], moved: Sequence[Moved], ranks_per_node: int) -> dict[str, Any]:
+def executed(plan: PlanNumbers, moved: Sequence[Moved], ranks_per_node: int) -> PlanNumbers:
     """A record's `plan`, of what the ranks moved.
 
     Args:
@@ -59,15 +65,15 @@ def executed(plan: dict[str, Any], moved: Sequence[Moved], ranks_per_node: int) 
         [sum(n for peer, n in ends.items() if peer != rank) for ends in (one.sent, one.received)]
         for rank, one in enumerate(moved)
     ]
-    return {
-        **plan,
-        "copies": sum(one.copies for one in moved),
-        "bytes": sum(sum(one.received.values()) for one in moved),
-        "local_bytes": local,
-        "cross_node_bytes": cross,
-        "max_send_bytes": max(sent for sent, _ in others),
-        "max_forward_bytes": 0,
-        "max_recv_bytes": max(received for _, received in others),
-        "max_peer_bytes": max(peers),
-        "max_cross_node_bytes": max(away),
-    }
+    return replace(
+        plan,
+        copies=sum(one.copies for one in moved),
+        bytes=sum(sum(one.received.values()) for one in moved),
+        local_bytes=local,
+        cross_node_bytes=cross,
+        max_send_bytes=max(sent for sent, _ in others),
+        max_forward_bytes=0,
+        max_recv_bytes=max(received for _, received in others),
+        max_peer_bytes=max(peers),
+        max_cross_node_bytes=max(away),
+    )

@@ -19,7 +19,7 @@ class Point:
     Files, all named here:
         point.json: the overrides and the resolved config, frozen when it was last submitted.
         timing.json: the record of the newest attempt that ended.
-        attempts/<n>/: one attempt: its timing.json, rank<k>.json and rank<k>.log.
+        attempts/<n>/: one attempt: its timing.json, rank<k>.log, and the agents' own files.
     """
 
     job: Job
@@ -113,6 +113,9 @@ class Attempt:
     @property
     def timing(self) -> Path:
         return self.directory / "timing.json"
+
+    def agent_log(self, node: int) -> Path:
+        return self.directory / f"agent{node}.log"
 
     def rank_log(self, rank: int) -> Path:
         return self.directory / f"rank{rank}.log"

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refit.layout.layout import Layout, Placement
+from refit.model.convention import Build
 from refit.plan.plan import Plan
-from refit.record.moved import Moved
-from refit.record.point import Point, write_atomic
+from refit.record.parts import (
+    Forecast,
+    Memory,
+    Placed,
+    PlanNumbers,
+    Seconds,
+    Side,
+    Throughput,
+    Verification,
+)
+from refit.record.point import Point, read_json, write_atomic
+from refit.record.typed import typed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).with_name("timing.schema.json")
 
 Status = Literal[
@@ -36,8 +47,6 @@ class Ended:
     reason: str = ""
 
 
-MEMORY = ("host_peak_bytes", "device_peak_bytes", "refit_peak_bytes", "staging_bytes")
-
 CLOCK = {
     "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank"
     " leaves it; a rank's time ends when its own destination weights are written and synchronised;"
@@ -51,47 +60,19 @@ CLOCK = {
 
 
 @dataclass(frozen=True)
-class Span:
-    """Start and end on one node's monotonic clock, in seconds."""
-
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class RankReport:
-    """What one rank measured. Idle ranks pass the same barriers; their spans are not counted."""
-
-    rank: int
-    node: int
-    active: bool  # holds weights of either side
-    cold: Span
-    warm: list[Span]
-    limit: list[Span]  # each a memory copy of this share of the destination's bytes
-    limit_share: float = 1.0
-    cold_phases: dict[str, float] = field(default_factory=dict)  # seconds
-    phases: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds, median of the timed iterations
-    elements: int = 0
-    mismatches: int = 0
-    first_mismatch: str = ""
-    source_mismatches: int = 0  # elements of the source that the refits changed
-    logits: dict[str, Any] | None = None
-    host_peak_bytes: int = 0
-    device_peak_bytes: int = 0
-    refit_peak_bytes: int | None = None
-    staging_bytes: int | None = None
-    transport: dict[str, int | str] = field(default_factory=dict)  # its own words: heap, messages
-    plans_itself: bool = False  # the transport; then `moved` is what it moved, if it counts
-    moved: Moved | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    device: str = ""
-
-
-@dataclass(frozen=True)
 class Record:
-    """One timing.json, field by field; `timing.schema.json` is its published form."""
+    """One timing.json, field by field; `timing.schema.json` is its published form.
+
+    Attributes:
+        id: the point's identity.
+        name: of its folder.
+        config: the resolved config.
+        placement: collocated or non-collocated.
+        method, method_reason, model_build, layout, plan: null where the job was not planned.
+        seconds, throughput: null unless every element was right, and for a prediction.
+        memory, transport, verification: null unless all ranks ended, and for a prediction.
+        prediction: null for a measurement.
+    """
 
     status: Status
     reason: str
@@ -99,24 +80,93 @@ class Record:
     name: str
     overrides: list[str]
     config: dict[str, Any]
-    mode: str
+    placement: str
     method: str | None = None
     method_reason: str | None = None
-    model_build: dict[str, Any] | None = None
-    layout: dict[str, Any] | None = None
-    plan: dict[str, Any] | None = None
-    seconds: dict[str, Any] | None = None
-    throughput: dict[str, Any] | None = None
-    memory: dict[str, Any] | None = None
-    transport: dict[str, Any] | None = None
-    verification: dict[str, Any] | None = None
-    prediction: dict[str, Any] | None = None
+    model_build: Build | None = None
+    layout: Placed | None = None
+    plan: PlanNumbers | None = None
+    seconds: Seconds | None = None
+    throughput: Throughput | None = None
+    memory: Memory | None = None
+    transport: dict[str, int | str] | None = None
+    verification: Verification | None = None
+    prediction: Forecast | None = None
     clock: dict[str, str] = field(default_factory=lambda: dict(CLOCK))
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: str = ""
     finished_at: str = ""
     kind: Literal["measured", "predicted"] = "measured"
     schema_version: int = SCHEMA_VERSION
+
+    @staticmethod
+    def load(path: Path) -> Record:
+        """A record from disk; one of an older schema is brought up to this one.
+
+        Raises:
+            NotARecord: there is no whole one; its text says why.
+        """
+        values = read_json(path)
+        if values is None:
+            raise NotARecord("not a whole JSON object, or it cannot be read")
+        version = values.get("schema_version")
+        if version not in (1, SCHEMA_VERSION):
+            raise NotARecord(f"schema version {version}, and this reads 1 and {SCHEMA_VERSION}")
+        try:
+            record: Record = typed(Record, _from_version_1(values) if version == 1 else values)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise NotARecord(f"not a record: {error}") from None
+        return record
+
+    @staticmethod
+    def find(path: Path) -> Record | None:
+        """As `load`; None where there is no whole one."""
+        try:
+            return Record.load(path)
+        except NotARecord:
+            return None
+
+    @property
+    def objective_s(self) -> float | None:
+        """What a sweep minimizes: the median refit, for a prediction the estimate."""
+        if self.kind == "predicted":
+            return self.estimate_s
+        return self.seconds.median if self.seconds else None
+
+    @property
+    def estimate_s(self) -> float | None:
+        """Seconds of the prediction's estimate."""
+        return self._predicted("estimate")
+
+    @property
+    def floor_s(self) -> float | None:
+        """Seconds of the prediction's floor."""
+        return self._predicted("floor")
+
+    def _predicted(self, name: str) -> float | None:
+        terms = getattr(self.prediction, name, None)
+        return terms["seconds"] if terms else None
+
+
+class NotARecord(Exception):
+    """A file that holds no record; the text says why."""
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """What was called `mode` is `placement`; fields that came later get what held before them."""
+    values = {**values, "schema_version": SCHEMA_VERSION, "placement": values["mode"]}
+    del values["mode"]
+    later: dict[str, dict[str, Any]] = {
+        "throughput": {"limit_source": "measured", "limits": []},
+        "seconds": {"drift": None},
+        "memory": {"refit_peak_bytes": None},
+        "verification": {"source_mismatches": 0, "logits": None},
+    }
+    for part, defaults in later.items():
+        if values.get(part):
+            values[part] = {**defaults, **values[part]}
+    sweep = {"repetition": 1, **values["config"].get("sweep", {})}
+    return {"prediction": None, **values, "config": {**values["config"], "sweep": sweep}}
 
 
 def now() -> str:
@@ -134,7 +184,7 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
         name=point.name,
         overrides=list(point.overrides),
         config=point.job.to_dict(),
-        mode=point.job.placement_mode,
+        placement=point.job.placement_mode,
         clock={} if planned else dict(CLOCK),
         environment=environment,
         started_at=now(),
@@ -143,33 +193,34 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
 
 
 def placed(
-    record: Record, placement: Placement, plan: Plan, method: str, why: str, build: dict[str, Any]
+    record: Record, placement: Placement, plan: Plan, method: str, why: str, build: Build
 ) -> Record:
     """With what is known once the job is placed and planned."""
+    first, *later = plan.hops
     return replace(
         record,
         method=method,
         method_reason=why,
         model_build=build,
-        layout={
-            "world": placement.world,
-            "ranks_per_node": placement.ranks_per_node,
-            "source": _layout(placement.source),
-            "destination": _layout(placement.destination),
-            "idle": list(placement.idle),
-        },
-        plan={
-            "copies": len(plan),
-            "bytes": plan.total_bytes,
-            "local_bytes": plan.local_bytes,
-            "cross_node_bytes": plan.cross_node_bytes,
-            "max_send_bytes": int(plan.stages[0].send_bytes.max(initial=0)),
-            "max_forward_bytes": max((int(s.send_bytes.max()) for s in plan.stages[1:]), default=0),
-            "max_recv_bytes": int(plan.recv_bytes.max(initial=0)),
-            "max_peer_bytes": plan.busiest_bytes(plan.remote & ~plan.crosses_nodes),
-            "max_cross_node_bytes": plan.busiest_bytes(plan.crosses_nodes),
-            "lower_bounds": asdict(plan.bounds),
-        },
+        layout=Placed(
+            world=placement.world,
+            ranks_per_node=placement.ranks_per_node,
+            source=_side(placement.source),
+            destination=_side(placement.destination),
+            idle=list(placement.idle),
+        ),
+        plan=PlanNumbers(
+            copies=len(plan),
+            bytes=plan.total_bytes,
+            local_bytes=plan.local_bytes,
+            cross_node_bytes=plan.cross_node_bytes,
+            max_send_bytes=int(first.send_bytes.max(initial=0)),
+            max_forward_bytes=max((int(hop.send_bytes.max()) for hop in later), default=0),
+            max_recv_bytes=int(plan.recv_bytes.max(initial=0)),
+            max_peer_bytes=plan.busiest_bytes(plan.remote & ~plan.crosses_nodes),
+            max_cross_node_bytes=plan.busiest_bytes(plan.crosses_nodes),
+            lower_bounds=plan.bounds,
+        ),
     )
 
 
@@ -187,12 +238,28 @@ def write(path: Path, record: Record) -> None:
     write_atomic(path, json.dumps(asdict(record), indent=2) + "\n")
 
 
-def _layout(layout: Layout) -> dict[str, Any]:
-    degrees = {
-        name: getattr(layout, name) for name in ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")
-    }
-    stages = {
-        "first_stage_layers": layout.first_stage_layers,
-        "last_stage_layers": layout.last_stage_layers,
-    }
-    return {"ranks": list(layout.ranks), **degrees, **stages}
+def keep(record: Record, *paths: Path) -> Record:
+    """Write how a point ended to each path in turn, as all do who end one.
+
+    Returns:
+        The record; where the disk refuses a path, as failed and without times, as a time that
+        nobody can look up again is none. An earlier file there is untouched, and a sweep goes on.
+    """
+    for path in paths:
+        try:
+            write(path, record)
+        except OSError as error:
+            lost = f"cannot write {path}: {error.strerror or error}"
+            reason = f"{lost}; {record.reason}" if record.reason else lost
+            return ended(replace(record, seconds=None, throughput=None), "failed", reason)
+    return record
+
+
+def _side(layout: Layout) -> Side:
+    names = ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")
+    return Side(
+        ranks=list(layout.ranks),
+        **{name: getattr(layout, name) for name in names},
+        first_stage_layers=layout.first_stage_layers,
+        last_stage_layers=layout.last_stage_layers,
+    )

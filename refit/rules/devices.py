@@ -57,10 +57,11 @@ def gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return there
-    # as CUDA reads it: what stands behind an invalid entry is not seen either
+    # as CUDA reads it: what stands behind an invalid entry is not seen either. A UUID is believed.
     named = 0
-    for entry in visible.split(","):
-        if not entry.strip() or entry.strip().startswith("-"):
+    for entry in (entry.strip() for entry in visible.split(",")):
+        is_uuid = entry.startswith(("GPU-", "MIG-"))
+        if not is_uuid and not (entry.isdecimal() and int(entry) < there):
             break
         named += 1
     return min(there, named)

@@ -129,10 +129,10 @@ def widths_divide(job: Job, placement: Placement) -> str | None:
 
 def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
     """MLA's down-projections, in builds that cut them over TP (without Transformer Engine)."""
-    from refit.model.convention import convention
+    from refit.model.convention import build_of
 
     m = job.model
-    if not m.multi_latent_attention or not convention(job)[0].mla_down_sharded:
+    if not m.multi_latent_attention or not build_of(job).convention.mla_down_sharded:
         return None
     for name, side in _sides(placement):
         kv = m.kv_lora_rank + m.qk_pos_emb_head_dim
@@ -171,9 +171,9 @@ def layers_divide(job: Job, placement: Placement) -> str | None:
 
 def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     """Every cut axis of every tensor divides on both sides: the net below the rules before it."""
-    from refit.model.convention import convention
+    from refit.model.convention import build_of
 
-    for family in catalogue(job.model, placement.source.tp, convention(job)[0]).families:
+    for family in catalogue(job.model, placement.source.tp, build_of(job).convention).families:
         for name, side in _sides(placement):
             try:
                 if family.axis is not None:

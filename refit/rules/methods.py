@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.layout.layout import Placement
 from refit.rules import devices
 
@@ -79,19 +80,34 @@ def _nvshmem(job: Job, placement: Placement) -> str | None:
     return None if _installed("nvshmem") else f"nvshmem4py is not installed; {install}"
 
 
-METHODS: dict[str, Callable[[Job, Placement], str | None]] = {
-    "ipc": _ipc,
-    "gloo": _gloo,
-    "symmetric": _symmetric,
-    "nixl": _nixl,
-    "nccl": _nccl,
-    "nvshmem": _nvshmem,
-    "megatron": _megatron,
-}
-"""Each method's file is refit/transport/<name>.py; the function says why it cannot run, or None."""
+@dataclass(frozen=True)
+class Method:
+    """One way for weights to travel.
 
-PLANS_ITSELF = ("megatron",)
-"""Those that carry out no plan of ours: a record's `plan` is what they did, and null before."""
+    Attributes:
+        transport: the class that does it, in refit/transport/<name>.py.
+        cannot: why it cannot run here, or None; asked before any rank starts.
+        one_sided: it copies each block on its own, straight to its place, and packs nothing.
+        plans_itself: it carries out a plan of its own, and not ours.
+        preload: what its ranks import that takes long and can be forked.
+    """
+
+    transport: str
+    cannot: Callable[[Job, Placement], str | None]
+    one_sided: bool = False
+    plans_itself: bool = False
+    preload: tuple[str, ...] = ()
+
+
+METHODS = {
+    "ipc": Method("IpcTransport", _ipc, one_sided=True),
+    "gloo": Method("GlooTransport", _gloo),
+    "symmetric": Method("SharedTransport", _symmetric),
+    "nixl": Method("NixlTransport", _nixl, one_sided=True, preload=("nixl",)),
+    "nccl": Method("NcclTransport", _nccl),
+    "nvshmem": Method("NvshmemTransport", _nvshmem),
+    "megatron": Method("MegatronTransport", _megatron, plans_itself=True),
+}
 
 ON_GPUS = {
     "non-collocated": ("nvshmem", "ipc", "nccl", "nixl"),
@@ -101,46 +117,64 @@ ON_GPUS = {
 
 
 def choose(job: Job, placement: Placement) -> tuple[str, str]:
-    """The method a job runs with, and why.
+    """The method a job runs with, and why; the same for a measurement and its prediction.
 
     Returns:
-        (method, reason): what `refit.method` names, or for `auto` what fits the hardware.
-
-    Raises:
-        UserError: there is no such method.
+        (method, reason): what `refit.method` names, or for `auto` what fits the hardware: this
+        machine's, or that of the cluster for `mode=plan`.
     """
-    method = job.refit.method
-    if method == "auto":
-        return _auto(job, placement)
-    if method not in METHODS and not _importable(method):
-        raise UserError(f"no refit method '{method}': it cannot be imported here")
-    return method, "asked for"
-
-
-def _auto(job: Job, placement: Placement) -> tuple[str, str]:
-    if devices.device(job) == "cpu":
+    if job.refit.method != "auto":
+        return job.refit.method, "asked for"
+    planned = job.mode == "plan"
+    if (job.cluster.hardware.device if planned else devices.device(job)) == "cpu":
         if placement.nodes > 1:
             return "gloo", f"auto: the ranks are on {placement.nodes} nodes"
         return "ipc", "auto: all ranks are on one node"
+    first, *_ = order = ON_GPUS[job.placement_mode]
     why = f"auto: {job.placement_mode} on GPUs"
-    for method in ON_GPUS[job.placement_mode]:
-        reason = METHODS[method](job, placement)
+    if planned:  # what is installed there is not known
+        return first, why
+    for method in order:
+        reason = METHODS[method].cannot(job, placement)
         if reason is None:
             return method, why
         why += f"; not {method}: {reason}"
-    return ON_GPUS[job.placement_mode][0], why
+    return first, why
 
 
 def unsupported(method: str, job: Job, placement: Placement) -> str | None:
     """Why a method cannot run here, or None. Asked before any rank starts."""
-    check = METHODS.get(method)
-    return devices.missing(job) or (check(job, placement) if check else None)
+    return (
+        not_there(method)
+        or devices.missing(job)
+        or (METHODS[method].cannot(job, placement) if method in METHODS else None)
+    )
+
+
+def not_there(method: str) -> str | None:
+    """Why there is no such method, or None; all that can be asked of it on another machine."""
+    if method in METHODS or _importable(method):
+        return None
+    return (
+        f"no refit method '{method}': it cannot be imported here; install its package, or put"
+        " its folder on PYTHONPATH"
+    )
+
+
+def plans_itself(method: str) -> bool:
+    """Whether a method is known to carry out a plan of its own."""
+    return method in METHODS and METHODS[method].plans_itself
+
+
+def preload(method: str) -> tuple[str, ...]:
+    """What ranks that run a method import that takes long and can be forked."""
+    return METHODS[method].preload if method in METHODS else ()
 
 
 def locate(method: str) -> tuple[str, str]:
-    """Module and class of a transport: `refit.transport.ipc`, `Transport`; or as written."""
+    """Module and class of a transport: `refit.transport.ipc`, `IpcTransport`; or as written."""
     if method in METHODS:
-        return f"refit.transport.{method}", "Transport"
+        return f"refit.transport.{method}", METHODS[method].transport
     module, _, name = method.partition(":")
     return module, name
 

@@ -10,14 +10,22 @@ from importlib.util import find_spec
 
 from refit.job import Job
 from refit.model import megatron_versions
+from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
 from refit.rules.values import AUX_LOSSES, JobRule
 
 
-def logits_need_models(job: Job) -> str | None:
-    """Only a real model has a forward pass."""
-    if job.verify == "logits" and job.build != "megatron":
+def logits_need_float64(job: Job) -> str | None:
+    """Only a real model has a forward pass, and only Megatron's own layers have it in float64."""
+    if job.verify != "logits":
+        return None
+    if job.build != "megatron":
         return f"verify=logits needs a forward pass, build={job.build} has none; use build=megatron"
+    if has_transformer_engine():
+        return (
+            "verify=logits runs in float64, which Transformer Engine's layers do not compute; use"
+            " verify=bits, which is the stronger check, or an environment without that"
+        )
     return None
 
 
@@ -229,7 +237,7 @@ def fused_permute_installed(job: Job) -> str | None:
 
 
 MODEL: tuple[JobRule, ...] = (
-    logits_need_models,
+    logits_need_float64,
     head_size_whole,
     groups_share_heads,
     positions_cover_sequence,

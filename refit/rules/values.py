@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from operator import attrgetter
@@ -45,10 +45,6 @@ MINIMA: dict[str, int] = {
     "bench.warmup": 0,
     "cluster.nodes": 1,
     "cluster.ranks_per_node": 1,
-    "sweep.pack": 1,
-    "sweep.repeat": 1,
-    "sweep.repetition": 1,
-    "sweep.max_attempts": 1,
     "refit.in_flight": 1,
     "refit.max_ops_per_group": 2,  # a send and the receive that goes with it
     "refit.streams": 1,
@@ -76,6 +72,12 @@ MINIMA: dict[str, int] = {
     "model.moe_router_num_groups": 1,
     "model.moe_router_group_topk": 1,
 }
+SWEEP_MINIMA: dict[str, int] = {
+    "sweep.pack": 1,
+    "sweep.repeat": 1,
+    "sweep.repetition": 1,
+    "sweep.max_attempts": 1,
+}
 
 
 def known_words(job: Job) -> str | None:
@@ -98,14 +100,27 @@ def method_known(job: Job) -> str | None:
     )
 
 
-def misspelt(job: Job) -> str | None:
-    """A word that no job can mean; unlike a pair of layouts that does not fit, it is a mistake."""
-    return known_words(job) or method_known(job)
+def mistake(job: Job) -> str | None:
+    """The first reason that is of the command line and no property of a point, or None.
+
+    A word that no job can mean, or a wrong setting of the sweep: nothing of the sweep is to run.
+    A pair of layouts that does not fit, or a model that cannot be, is a point that is skipped.
+    """
+    return next((reason for rule in MISTAKES if (reason := rule(job))), None)
+
+
+def sweep_counts_large_enough(job: Job) -> str | None:
+    """The sweep's own counts are positive."""
+    return _too_small(job, SWEEP_MINIMA)
 
 
 def counts_large_enough(job: Job) -> str | None:
     """Sizes and counts are positive; `null` means Megatron's default and is left alone."""
-    for name, minimum in MINIMA.items():
+    return _too_small(job, MINIMA)
+
+
+def _too_small(job: Job, minima: Mapping[str, int]) -> str | None:
+    for name, minimum in minima.items():
         value = attrgetter(name)(job)
         if value is not None and value < minimum:
             return f"{name}={value}: must be {minimum} or more"
@@ -230,13 +245,17 @@ def coefficients_match(job: Job) -> str | None:
     return None
 
 
-VALUES: tuple[JobRule, ...] = (
+MISTAKES: tuple[JobRule, ...] = (
     known_words,
     method_known,
+    sweep_counts_large_enough,
+    exclude_is_a_list,
+)
+VALUES: tuple[JobRule, ...] = (
+    *MISTAKES,
     counts_large_enough,
     amounts_positive,
     rates_positive,
-    exclude_is_a_list,
     windows_valid,
     balancing_known,
     coefficients_match,

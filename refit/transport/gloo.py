@@ -30,7 +30,7 @@ class GlooWire:
         return [work for work in works if work]
 
 
-class Transport(TwoSided):
+class GlooTransport(TwoSided):
     """See `refit.transport.twosided.TwoSided`."""
 
     def __init__(self, refit: Refit) -> None:

@@ -16,7 +16,7 @@ from cuda.core import Buffer, Device
 
 _COUNTER_BYTES = 8  # NVSHMEM's signals are 64-bit words
 
-# Open heaps of this process: a plan of two stages has two, and the library starts once.
+# Open heaps of this process: a plan of two hops has two, and the library starts once.
 _heaps: set[int] = set()
 
 

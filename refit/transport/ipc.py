@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan.plan import Plan
-from refit.transport import blocks, share
+from refit.plan.copies import Copies
+from refit.transport import Transport, blocks, share
 from refit.weights.weights import Weights, device_of
 
 
-class Transport:
-    """See `refit.transport.Transport`. All copies of a rank are one foreach copy; no staging.
+class IpcTransport(Transport):
+    """All copies of a rank are one foreach copy; no staging.
 
     On CUDA a refit begins with `share.meet`, and ends when this rank's stream is done.
     """
@@ -31,22 +31,22 @@ class Transport:
         self._out_of: list[torch.Tensor] = []
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         self._on_cuda = share.any_cuda(device_of(source, destination))
         self._lent = None if source is None else source.arena
-        rows = plan.to_rank(rank)
-        peers = np.unique(plan.source[rows[plan.remote[rows]]]).tolist()
-        held = plan.catalogue.held_by
+        rows = copies.to_rank(rank)
+        peers = np.unique(copies.source[rows[copies.remote[rows]]]).tolist()
+        held = copies.catalogue.held_by
         shards = {
-            peer: Weights.view(held(plan.placement.source, peer), arena).tensors
+            peer: Weights.view(held(copies.giving, peer), arena).tensors
             for peer, arena in share.exchange(self._lent, rank, peers).items()
         }
         if source is not None:
             shards[rank] = source.tensors
         if destination is not None:
             into = destination.tensors
-            self._into, self._out_of = blocks.pairs(plan, rows.tolist(), into, shards)
+            self._into, self._out_of = blocks.pairs(copies, rows.tolist(), into, shards)
 
     def execute(self) -> dict[str, float]:
         start = time.perf_counter()

@@ -23,9 +23,9 @@ from megatron.core.resharding import refit as core
 from refit.job import Refit
 from refit.model import megatron_versions as versions
 from refit.model.megatron_versions import VERSION
-from refit.plan.plan import Plan
+from refit.plan.copies import Copies
 from refit.record.moved import Moved
-from refit.transport import Unsupported
+from refit.transport import Transport, Unsupported
 from refit.transport.megatron_cpu import without_cuda
 from refit.transport.megatron_names import under_production_names
 from refit.weights.weights import Weights
@@ -33,27 +33,26 @@ from refit.weights.weights import Weights
 KERNEL = Path("nvshmem_copy_service", "kernels", "chunked_kernel.cu")  # below resharding/
 
 
-class Transport:
-    """See `refit.transport.Transport`.
+class MegatronTransport(Transport):
+    """Megatron's own refit, from its plan to its service.
 
-    `prepare` is Megatron's planning and the start of its service, `execute` a refit with its cached
-    plan. `pack` is the time before its service runs, `wire` its service's run, and `unpack` what
+    `prepare` is its planning and the start of its service, `execute` a refit with its cached plan.
+    `pack` is the time before its service runs, `wire` its service's run, and `unpack` what
     follows, its barrier included.
     """
 
     plans_itself = True
-    plan_s = 0.0
 
     def __init__(self, refit: Refit) -> None:
         self._backend, self._names = refit.backend, refit.peer_names
         self._refit: Callable[[], None] = lambda: None
         self._service: Any = None
         self._marks: list[float] = []
-        self.details: dict[str, int | str] = {}
-        self.moved: Moved | None = None  # in the first refit, and as much in every other
+        self._details: dict[str, int | str] = {}
+        self._moved: Moved | None = None  # in the first refit, and as much in every other
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         sides = [side for side in (source, destination) if side is not None]
         if any(side.model is None for side in sides):
@@ -61,7 +60,7 @@ class Transport:
         named = under_production_names if self._names == "production" else lambda model: model
         models = [None if s is None else named(s.model) for s in (source, destination)]
         service = _service(self._backend, sides)
-        self.details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
+        self._details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
         self._watch(service)
         self._service = service
         start = time.perf_counter()
@@ -83,6 +82,14 @@ class Transport:
     def staging_bytes(self) -> int | None:
         return None  # it allocates in each refit what that needs, and gives it back
 
+    @property
+    def moved(self) -> Moved | None:
+        return self._moved
+
+    @property
+    def details(self) -> dict[str, int | str]:
+        return self._details
+
     def close(self) -> None:
         self._refit, self._service = lambda: None, None
         versions.clear_refit_caches(core)
@@ -101,10 +108,10 @@ class Transport:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Note what Megatron's executor hands to the service, in the first refit."""
-        if self.moved is not None:
+        if self._moved is not None:
             yield
             return
-        moved = self.moved = Moved()
+        moved = self._moved = Moved()
 
         def counted(
             submit: Callable[..., None], sends: bool, tensor_at: int

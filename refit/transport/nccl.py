@@ -41,7 +41,7 @@ class NcclWire:
             self._group = None
 
 
-class Transport(TwoSided):
+class NcclTransport(TwoSided):
     """See `refit.transport.twosided.TwoSided`.
 
     Each group is one `batch_isend_irecv`, launched as a whole. A whole model in one deadlocks NCCL

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan.plan import Plan
-from refit.transport import blocks, share
+from refit.plan.copies import Copies
+from refit.transport import Transport, blocks, share
 from refit.transport.lanes import Clock
 from refit.transport.schedule import aligned
 from refit.weights.weights import Weights, device_of
@@ -29,8 +29,8 @@ GAP_BYTES = 1 << 14
 POLL_S = 5e-5
 
 
-class Transport:
-    """See `refit.transport.Transport`.
+class NixlTransport(Transport):
+    """Reads of registered memory.
 
     A destination rank reads straight into its shards what is contiguous in both shards. The rest it
     reads into staging, a run of memory per descriptor, and copies from there. Reads are batched
@@ -52,24 +52,24 @@ class Transport:
         self._on_cuda = False
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        self._into, self._out_of = blocks.local_pairs(plan, rank, source, destination)
+        self._into, self._out_of = blocks.local_pairs(copies, rank, source, destination)
         device = device_of(source, destination)
         self._on_cuda = share.any_cuda(device)
-        batches = _batches(plan, rank, self._bucket_bytes) if destination is not None else []
+        batches = _batches(copies, rank, self._bucket_bytes) if destination is not None else []
         size = aligned(max((b.staged for b in batches), default=0))
         count = min(self._in_flight, len(batches))
         self._staging = torch.empty(count * size, dtype=torch.uint8, device=device)
         reads = {b.peer for b in batches}
-        lends = source is not None and bool(plan.remote[plan.from_rank(rank)].any())
+        lends = source is not None and bool(copies.remote[copies.from_rank(rank)].any())
         if reads or lends:
             self._agent = nixl.nixl_agent(f"rank{rank}", nixl.nixl_agent_config())
             arenas = [w.arena for w in (source, destination) if w is not None]
             for memory in (*arenas, self._staging):
                 if memory.numel():
                     self._registered.append(self._agent.register_memory(memory))
-        said: list[Any] = [None] * plan.placement.world
+        said: list[Any] = [None] * copies.placement.world
         mine = None
         if lends:
             assert source is not None
@@ -82,7 +82,7 @@ class Transport:
             assert destination is not None
             start = number % self._in_flight * size
             slot = self._staging[start : start + size]
-            batch.bind(plan, slot, destination.tensors)
+            batch.bind(copies, slot, destination.tensors)
             _, base, index = said[batch.peer]
             own = max(destination.arena.get_device(), 0)
             local = self._agent.get_xfer_descs(batch.local(own), memory_type)
@@ -150,7 +150,7 @@ class _Piece:
     """Consecutive rows of one block, as it is read: `count` runs, or one where they are joined.
 
     Attributes:
-        row: of the plan.
+        row: of the copies.
         first, rows: which of the block's rows (of its 2-d view of the destination).
         at: byte in the source's arena.
         run, count, stride: bytes of a run, how many, and from one to the next in the source.
@@ -181,10 +181,10 @@ class _Batch:
         self.weights: list[torch.Tensor] = []
         self.views: list[torch.Tensor] = []
 
-    def bind(self, plan: Plan, slot: torch.Tensor, tensors: blocks.Tensors) -> None:
+    def bind(self, copies: Copies, slot: torch.Tensor, tensors: blocks.Tensors) -> None:
         """Find the addresses in this rank's shards and in the staging slot."""
         for p in self.pieces:
-            into = _block(plan, p.row, tensors, is_source=False)
+            into = _block(copies, p.row, tensors, is_source=False)
             if into.dim() == 2:
                 into = into[p.first : p.first + p.rows]
             if not p.pitch:
@@ -208,19 +208,20 @@ class _Batch:
         return np.array([(base + at, n, device) for _, at, n in self.runs], dtype=np.uint64)
 
 
-def _batches(plan: Plan, rank: int, limit: int) -> list[_Batch]:
+def _batches(copies: Copies, rank: int, limit: int) -> list[_Batch]:
     """A rank's reads, per peer, of at most `limit` bytes each but for a single longer row."""
-    rows = plan.to_rank(rank)
-    rows = rows[plan.remote[rows]]
-    mine = _shapes(plan, rank, source=False)
+    rows = copies.to_rank(rank)
+    rows = rows[copies.remote[rows]]
+    mine = _shapes(copies, rank, source=False)
     found = []
     # nearest peers upwards first, so that not all readers begin at one
-    peers = sorted(set(plan.source[rows].tolist()), key=lambda p: (p - rank) % plan.placement.world)
+    world = copies.placement.world
+    peers = sorted(set(copies.source[rows].tolist()), key=lambda peer: (peer - rank) % world)
     for peer in peers:
-        theirs = _shapes(plan, peer, source=True)
+        theirs = _shapes(copies, peer, source=True)
         batch = _Batch(peer)
-        for row in rows[plan.source[rows] == peer].tolist():
-            for piece in _pieces(plan, row, mine, theirs, limit):
+        for row in rows[copies.source[rows] == peer].tolist():
+            for piece in _pieces(copies, row, mine, theirs, limit):
                 nbytes = piece.rows * piece.pitch or piece.run
                 if batch.pieces and aligned(batch.nbytes) + nbytes > limit:
                     found.append(batch)
@@ -236,10 +237,10 @@ def _batches(plan: Plan, rank: int, limit: int) -> list[_Batch]:
 
 
 def _pieces(
-    plan: Plan, row: int, mine: blocks.Tensors, theirs: blocks.Tensors, limit: int
+    copies: Copies, row: int, mine: blocks.Tensors, theirs: blocks.Tensors, limit: int
 ) -> Iterator[_Piece]:
-    into = _block(plan, row, mine, is_source=False)
-    out_of = _block(plan, row, theirs, is_source=True)
+    into = _block(copies, row, mine, is_source=False)
+    out_of = _block(copies, row, theirs, is_source=True)
     item = out_of.element_size()
     at = int(out_of.storage_offset()) * item
     in_place = into.is_contiguous() and out_of.is_contiguous()
@@ -261,15 +262,16 @@ def _pieces(
             yield _Piece(row, first, rows, begin, run, rows, stride, run, 0)
 
 
-def _block(plan: Plan, row: int, tensors: blocks.Tensors, is_source: bool) -> torch.Tensor:
-    start = (plan.source_start if is_source else plan.destination_start)[row]
-    return blocks.part(plan, int(plan.tensor[row]), tensors, int(start), int(plan.length[row]))
+def _block(copies: Copies, row: int, tensors: blocks.Tensors, is_source: bool) -> torch.Tensor:
+    starts = copies.source_start if is_source else copies.destination_start
+    tensor, start, length = (int(c[row]) for c in (copies.tensor, starts, copies.length))
+    return blocks.part(copies, tensor, tensors, start, length)
 
 
-def _shapes(plan: Plan, rank: int, source: bool) -> blocks.Tensors:
+def _shapes(copies: Copies, rank: int, source: bool) -> blocks.Tensors:
     """A rank's shards on the meta device: shapes, strides and offsets without memory."""
-    side = plan.placement.source if source else plan.placement.destination
-    return Weights.allocate(plan.catalogue.held_by(side, rank), device="meta").tensors
+    side = copies.giving if source else copies.receiving
+    return Weights.allocate(copies.catalogue.held_by(side, rank), device="meta").tensors
 
 
 def _check(state: str) -> str:

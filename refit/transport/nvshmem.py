@@ -10,7 +10,7 @@ from refit.transport.heap_nvshmem import NvshmemHeap
 from refit.transport.symmetric import SymmetricTransport
 
 
-class Transport(SymmetricTransport):
+class NvshmemTransport(SymmetricTransport):
     """See `SymmetricTransport`."""
 
     def __init__(self, refit: Refit) -> None:

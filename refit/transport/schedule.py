@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from refit.plan.plan import Plan
+from refit.plan.copies import Copies
 
 ALIGN = 16  # bytes; each block of a bucket starts on such a boundary
 
@@ -44,7 +44,7 @@ class Message:
 
 
 def messages(
-    plan: Plan, rank: int, bucket_bytes: int, in_place_bytes: int | None = None
+    copies: Copies, rank: int, bucket_bytes: int, in_place_bytes: int | None = None
 ) -> list[Message]:
     """Everything a rank sends and receives, in posting order; receives before sends of equal order.
 
@@ -55,20 +55,20 @@ def messages(
             None: all blocks are packed.
     """
     found = []
-    for is_send, rows in ((False, plan.to_rank(rank)), (True, plan.from_rank(rank))):
-        peers = plan.destination if is_send else plan.source
-        starts = (plan.source_start if is_send else plan.destination_start).tolist()
+    for is_send, rows in ((False, copies.to_rank(rank)), (True, copies.from_rank(rank))):
+        peers = copies.destination if is_send else copies.source
+        starts = (copies.source_start if is_send else copies.destination_start).tolist()
         by_peer: dict[int, list[int]] = {}
-        for row in rows[plan.remote[rows]].tolist():
+        for row in rows[copies.remote[rows]].tolist():
             by_peer.setdefault(int(peers[row]), []).append(row)
         for peer, mine in by_peer.items():
-            shift = (peer - rank if is_send else rank - peer) % plan.placement.world
-            alone = [r for r in mine if _goes_in_place(plan, r, in_place_bytes)]
-            packed = [r for r in mine if not _goes_in_place(plan, r, in_place_bytes)]
-            buckets = [(b, False) for b in _buckets(plan, packed, starts, bucket_bytes)]
+            shift = (peer - rank if is_send else rank - peer) % copies.placement.world
+            alone = [r for r in mine if _goes_in_place(copies, r, in_place_bytes)]
+            packed = [r for r in mine if not _goes_in_place(copies, r, in_place_bytes)]
+            buckets = [(b, False) for b in _buckets(copies, packed, starts, bucket_bytes)]
             for row in alone:
                 # its own bucket, or several where it exceeds one
-                buckets += [(b, True) for b in _buckets(plan, [row], starts, bucket_bytes)]
+                buckets += [(b, True) for b in _buckets(copies, [row], starts, bucket_bytes)]
             for number, (blocks, in_place) in enumerate(buckets):
                 size = blocks[-1].offset + blocks[-1].nbytes
                 order = (shift, number)
@@ -109,20 +109,20 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGN) * ALIGN
 
 
-def _goes_in_place(plan: Plan, row: int, in_place_bytes: int | None) -> bool:
+def _goes_in_place(copies: Copies, row: int, in_place_bytes: int | None) -> bool:
     # Cut along the first axis, a block is contiguous in every shard, at both ends.
-    if in_place_bytes is None or plan.nbytes[row] < in_place_bytes:
+    if in_place_bytes is None or copies.nbytes[row] < in_place_bytes:
         return False
-    return not plan.catalogue.family_of(int(plan.tensor[row])).axis
+    return not copies.catalogue.family_of(int(copies.tensor[row])).axis
 
 
-def _buckets(plan: Plan, rows: list[int], starts: list[int], limit: int) -> list[list[Block]]:
+def _buckets(copies: Copies, rows: list[int], starts: list[int], limit: int) -> list[list[Block]]:
     """Pack rows, cut along their axis where too large, into buckets of at most `limit` bytes."""
     buckets: list[list[Block]] = []
     used = limit
     for row in rows:
-        tensor, length = int(plan.tensor[row]), int(plan.length[row])
-        unit = int(plan.nbytes[row]) // length
+        tensor, length = int(copies.tensor[row]), int(copies.length[row])
+        unit = int(copies.nbytes[row]) // length
         done = 0
         while done < length:
             offset = aligned(used)

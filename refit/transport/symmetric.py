@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan.plan import Plan
-from refit.transport import blocks
+from refit.plan.copies import Copies
+from refit.transport import Transport, blocks
 from refit.transport.heap import OpenHeap, SymmetricHeap
 from refit.transport.heap_shared import SharedHeap
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
@@ -21,8 +21,8 @@ from refit.transport.schedule import Message, aligned, messages
 from refit.weights.weights import Weights, device_of
 
 
-class SymmetricTransport:
-    """See `refit.transport.Transport`.
+class SymmetricTransport(Transport):
+    """Messages through slots of a symmetric heap.
 
     A sender packs a message into a slot of its own, puts it into a slot of its receiver and counts
     there; the receiver waits for the count, unpacks, and grants the slot to the sender of the
@@ -53,15 +53,15 @@ class SymmetricTransport:
         self._heap_bytes = 0
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        self._into, self._out_of = blocks.local_pairs(plan, rank, source, destination)
+        self._into, self._out_of = blocks.local_pairs(copies, rank, source, destination)
         device = device_of(source, destination)
         self._lanes = lanes(device, self._streams)
-        todo = messages(plan, rank, self._bucket_bytes)
+        todo = messages(copies, rank, self._bucket_bytes)
         sends = [m for m in todo if m.is_send]
         receives = [m for m in todo if not m.is_send]
-        world = plan.placement.world
+        world = copies.placement.world
         # each receiver tells its senders which slots their messages go into, in order
         slots: dict[int, list[int]] = {}
         for number, message in enumerate(receives):
@@ -83,14 +83,14 @@ class SymmetricTransport:
             assert source is not None
             slot = number % self._in_flight
             step = _Step.of(
-                plan, message, mine[slot * size :], source.tensors, given[message.peer].popleft()
+                copies, message, mine[slot * size :], source.tensors, given[message.peer].popleft()
             )
             self._steps[True].append(step)
         for number, message in enumerate(receives):
             assert destination is not None
             slot = number % self._in_flight
             self._steps[False].append(
-                _Step.of(plan, message, heap.local[slot * size :], destination.tensors, slot)
+                _Step.of(copies, message, heap.local[slot * size :], destination.tensors, slot)
             )
         self._slot_bytes, self._rank = size, rank
         for step in self._steps[False][: self._in_flight]:
@@ -185,14 +185,14 @@ class _Step:
 
     @staticmethod
     def of(
-        plan: Plan, message: Message, heap: torch.Tensor, tensors: blocks.Tensors, slot: int
+        copies: Copies, message: Message, heap: torch.Tensor, tensors: blocks.Tensors, slot: int
     ) -> _Step:
         bucket = heap[: message.nbytes]
-        staged, weights = blocks.staged_pairs(plan, message, bucket, tensors)
+        staged, weights = blocks.staged_pairs(copies, message, bucket, tensors)
         return _Step(message, bucket, staged, weights, slot)
 
 
-class Transport(SymmetricTransport):
+class SharedTransport(SymmetricTransport):
     """Between CPU ranks of one node, through shared memory. See `SymmetricTransport`."""
 
     def __init__(self, refit: Refit) -> None:

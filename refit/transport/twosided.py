@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.plan.plan import Plan
-from refit.transport import blocks
+from refit.plan.copies import Copies
+from refit.transport import Transport, blocks
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
 from refit.transport.schedule import Message, aligned, group_numbers, messages
 from refit.weights.weights import Weights, device_of
@@ -36,8 +36,8 @@ class Wire(Protocol):
         """Start one group; return what to wait for."""
 
 
-class TwoSided:
-    """See `refit.transport.Transport`.
+class TwoSided(Transport):
+    """Messages in groups that all ranks number alike.
 
     At most `in_flight` groups are under way. A group has at most `max_ops_per_group` operations and
     `bucket_mb` bytes each way, so staging is at most 2 * in_flight * bucket, where one index of a
@@ -62,13 +62,13 @@ class TwoSided:
         self._lanes: Lanes = CpuLanes()
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        self._into, self._out_of = blocks.local_pairs(plan, rank, source, destination)
+        self._into, self._out_of = blocks.local_pairs(copies, rank, source, destination)
         device = device_of(source, destination)
         self._wire.open(device)
         self._lanes = lanes(device, self._streams)
-        todo = messages(plan, rank, self._bucket_bytes, IN_PLACE_BYTES)
+        todo = messages(copies, rank, self._bucket_bytes, IN_PLACE_BYTES)
         sent = self._wire.gather({m.order: m.nbytes for m in todo if m.is_send})
         numbers = group_numbers(sent, self._bucket_bytes, self._max_ops)
         grouped: dict[int, list[Message]] = {}
@@ -91,7 +91,8 @@ class TwoSided:
                     if message.is_send == is_send:
                         assert weights is not None
                         slot = slots[is_send][index % self._in_flight] if offsets else None
-                        group.add(plan, message, slot, offsets.get(message.order), weights.tensors)
+                        offset = offsets.get(message.order)
+                        group.add(copies, message, slot, offset, weights.tensors)
             self._groups.append(group)
 
     def execute(self) -> dict[str, float]:
@@ -153,7 +154,7 @@ class _Group:
 
     def add(
         self,
-        plan: Plan,
+        copies: Copies,
         message: Message,
         slot: torch.Tensor | None,
         offset: int | None,
@@ -162,11 +163,11 @@ class _Group:
         """Take in a message; `offset` is its place in the slot, None where it goes in place."""
         if offset is None or slot is None:
             (block,) = message.blocks
-            part = blocks.part(plan, block.tensor, tensors, block.start, block.length)
+            part = blocks.part(copies, block.tensor, tensors, block.start, block.length)
             self.parts[message.is_send].append((message.peer, part.view(-1).view(torch.uint8)))
             return
         bucket = slot[offset : offset + message.nbytes]
-        staged, weights = blocks.staged_pairs(plan, message, bucket, tensors)
+        staged, weights = blocks.staged_pairs(copies, message, bucket, tensors)
         self.parts[message.is_send].append((message.peer, bucket))
         self.staged[message.is_send] += staged
         self.weights[message.is_send] += weights

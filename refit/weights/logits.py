@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from refit.job import Job, UserError
-from refit.layout.layout import Placement
-from refit.model.convention import no_logits
-from refit.weights.models import Built, Side
+from refit.job import Job
+from refit.layout.layout import Placement, Side
+from refit.weights.weights import Weights
 
 MAX_TOKENS = 64
 
@@ -30,8 +29,8 @@ def compare_logits(
     job: Job,
     placement: Placement,
     rank: int,
-    source: Built | None,
-    destination: Built | None,
+    source: Weights | None,
+    destination: Weights | None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
     """Run the same tokens through both models; every rank of the world calls this, idle ones too.
@@ -45,12 +44,7 @@ def compare_logits(
     Returns:
         The same on all ranks: `max_abs_diff`, `max_abs_logit` (of the source), `tolerance`
         (relative), `ok`, `tokens`, `dtype`, `dispatcher` (of tokens; None without experts).
-
-    Raises:
-        UserError: from `refit.model.convention.no_logits`.
     """
-    if reason := no_logits(job):
-        raise UserError(reason)
     from refit.weights import megatron_build
 
     length = min(job.model.seq_length, job.model.max_position_embeddings, MAX_TOKENS)
@@ -84,16 +78,17 @@ def compare_logits(
 
 @torch.no_grad()
 def _logits(
-    job: Job, placement: Placement, side: Side, rank: int, built: Built, tokens: torch.Tensor
+    job: Job, placement: Placement, side: Side, rank: int, weights: Weights, tokens: torch.Tensor
 ) -> torch.Tensor | None:
     """[1, tokens, vocab_size] in float64 on each rank of the last stage, None on the others."""
     from refit.weights import megatron_build
 
-    groups = built.model.pg_collection
+    layout = placement.side(side)
+    groups = weights.model.pg_collection
     twin = megatron_build.gpt_model(job, placement, side, rank, torch.float64)
-    for copy, original in zip(twin.parameters(), built.model.parameters(), strict=True):
+    for copy, original in zip(twin.parameters(), weights.model.parameters(), strict=True):
         copy.data = original.data.double()
-    for module, original in zip(twin.modules(), built.model.modules(), strict=True):
+    for module, original in zip(twin.modules(), weights.model.modules(), strict=True):
         for leaf, buffer in original._buffers.items():
             module._buffers[leaf] = None if buffer is None else buffer.clone()
     twin.eval()
@@ -102,7 +97,7 @@ def _logits(
     mask = torch.ones((1, 1, length, length), dtype=torch.bool, device=tokens.device).triu(
         1
     )  # true: hidden
-    stage, stride = groups.pp.rank(), built.layout.gpus // built.layout.pp
+    stage, stride = groups.pp.rank(), layout.gpus // layout.pp
     with megatron_build.megatron_runs(groups):
         if stage > 0:
             hidden = torch.empty(
@@ -111,7 +106,7 @@ def _logits(
             dist.recv(hidden, src=rank - stride)
             twin.set_input_tensor(hidden)
         output = twin(tokens, positions, mask, runtime_gather_output=True)
-    if stage < built.layout.pp - 1:
+    if stage < layout.pp - 1:
         dist.send(output.contiguous(), dst=rank + stride)
         return None
     return output[..., : job.model.vocab_size].contiguous()

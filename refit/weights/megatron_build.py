@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.nn.functional import gelu, silu
 
 from refit.job import Job, UserError
-from refit.layout.layout import Layout, Placement
+from refit.layout.layout import Layout, Placement, Side
 from refit.model import megatron_versions
 from refit.model.architecture import padded_vocab
 from refit.model.convention import has_transformer_engine
@@ -154,7 +154,7 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
 def gpt_model(
     job: Job,
     placement: Placement,
-    side: Literal["source", "destination"],
+    side: Side,
     rank: int,
     dtype: torch.dtype = torch.bfloat16,
 ) -> GPTModel:
@@ -172,7 +172,7 @@ def gpt_model(
             "transformer_engine is installed, but megatron-core cannot import it here; repair or"
             " remove it (python -c 'import transformer_engine.pytorch' says why)"
         )
-    model, layout = job.model, getattr(placement, side)
+    model, layout = job.model, placement.side(side)
     groups = process_groups(layout, rank)
     stage = groups.pp.rank()
     try:

@@ -3,57 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from refit.job import Job
-from refit.layout.layout import Layout, Placement
+from refit.layout.layout import Placement, Side
 from refit.layout.tensors import Catalogue
-from refit.model.architecture import catalogue
-from refit.model.convention import convention, logical_name
+from refit.model.convention import logical_name
 from refit.weights.groups import make_groups
 from refit.weights.slab import Slab
 from refit.weights.weights import Weights
-
-Side = Literal["source", "destination"]
-
-
-@dataclass(frozen=True)
-class Built:
-    """One side of a job on one of its ranks.
-
-    Attributes:
-        layout: of the side.
-        catalogue: every tensor of the model, the same on both sides.
-        weights: what this rank holds, and the model that it is bound to.
-    """
-
-    layout: Layout
-    catalogue: Catalogue
-    weights: Weights
-
-    @property
-    def model(self) -> Any:
-        """As `weights.model`."""
-        return self.weights.model
 
 
 def build(
     job: Job,
     placement: Placement,
     side: Side,
+    catalogue: Catalogue,
     rank: int,
     slab: Slab | None,
     device: str | torch.device = "cpu",
-) -> Built | None:
+) -> Weights | None:
     """Make one side's weights on this rank.
 
     With build=megatron the side's process groups are made here: torch.distributed must be
     initialised, and every rank of the world must call, idle ones too, source before destination.
 
     Args:
+        catalogue: every tensor of the model, the same on both sides.
         slab: CPU memory for the arena, for peers to map; None, or another device: private memory
             of the device.
 
@@ -64,24 +43,23 @@ def build(
         UserError: megatron-core refuses the model or layout.
         RuntimeError: its weights are not those that `refit.layout.tensors` says.
     """
-    layout: Layout = getattr(placement, side)
+    layout = placement.side(side)
     if job.build == "megatron":
         make_groups(layout, rank)  # a rank that leaves below counts them like those that stay
     if rank not in layout.ranks:
         return None
     if torch.device(device).type != "cpu":
         slab = None
-    kind, _ = convention(job)
-    tensors = catalogue(job.model, placement.source.tp, kind)
+    shards = catalogue.held_by(layout, rank)
     if job.build == "shards":
-        return Built(layout, tensors, Weights.allocate(tensors.held_by(layout, rank), slab, device))
+        return Weights.allocate(shards, slab, device)
     # four seconds of imports that build=shards does not need
     from refit.weights import megatron_build
 
     model = megatron_build.gpt_model(job, placement, side, rank)
-    weights = Weights.allocate(tensors.held_by(layout, rank), slab, device)
+    weights = Weights.allocate(shards, slab, device)
     bind(model, weights, tied=job.model.share_embeddings_and_output_weights)
-    return Built(layout, tensors, replace(weights, model=model))
+    return replace(weights, model=model)
 
 
 def bind(model: Any, weights: Weights, tied: bool) -> None:
@@ -105,13 +83,13 @@ def bind(model: Any, weights: Weights, tied: bool) -> None:
         if shard is None:
             raise RuntimeError(
                 f"megatron-core's {name}, {_kind(held, is_buffer)}, would be {logical}: not among"
-                " the tensors that refit.tensors gives this rank, or bound twice"
+                " the tensors that refit.model.architecture gives this rank, or bound twice"
             )
         view = weights.tensors[shard.tensor]
         ours, theirs = _kind(view, shard.family.is_buffer), _kind(held, is_buffer)
         if ours != theirs:
             raise RuntimeError(
-                f"{logical}: {ours} by refit.tensors, {theirs} in megatron-core's {name}"
+                f"{logical}: {ours} by refit.model.architecture, {theirs} in megatron-core's {name}"
             )
         if is_buffer:
             module._buffers[leaf] = view

@@ -11,8 +11,8 @@ import pytest
 
 from refit.job import Cluster, Degrees
 from refit.ranks.agent import Agent
-from refit.record.point import Point
 from tests.jobs import job
+from tests.ran import ran
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[s
         refit={"fanout": fanout, "bucket_mb": 0.05},
     )
     what = replace(pair, cluster=Cluster(name="pretended", nodes=3, ranks_per_node=4))
-    return agent.run(Point.of(what, folder))
+    return ran(agent, folder, what)
 
 
 @pytest.mark.parametrize("method", ["gloo", "nixl"])
@@ -46,7 +46,7 @@ def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
     crossed = [r["plan"]["cross_node_bytes"] for r in (direct, staged)]
     assert crossed[1] == staged["plan"]["lower_bounds"]["cross_node"] < crossed[0]
     assert any(phase.startswith("forward ") for phase in staged["seconds"]["phases"])
-    assert staged["transport"]["stages"] == 2
+    assert staged["transport"]["hops"] == 2
 
 
 @pytest.mark.parametrize("fault", ["gloo_SwapsExperts", "gloo_DropsBlock", "nixl_DeliversStale"])

@@ -16,9 +16,9 @@ from refit.job import Degrees, Job, UserError
 from refit.layout.layout import Layout, place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
-from refit.record.point import Point
 from refit.rules.impossible import impossible
 from tests.jobs import TINY, job
+from tests.ran import ran
 from tests.unit import oracle
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50)
@@ -129,7 +129,7 @@ def test_the_sample_is_one_of_all_kinds() -> None:
 
 @pytest.mark.parametrize("what", SAMPLE, ids=title)
 def test_every_layout_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
-    record = agent.run(Point.of(what, tmp_path))
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     assert record["verification"]["elements"] == elements(what)
     logits = record["verification"]["logits"]
@@ -154,7 +154,7 @@ def test_the_peer_refits_to_more_ranks(agent: Agent, tmp_path: Path, what: Job) 
     # not tied: until 0.19 it has no source for the last stage's copy of the embeddings
     untied = replace(what.model, share_embeddings_and_output_weights=False)
     what = replace(what, model=untied)
-    record = agent.run(Point.of(what, tmp_path))
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     assert record["verification"]["elements"] == elements(what)
 
@@ -165,6 +165,6 @@ def test_the_peer_refits_to_more_ranks(agent: Agent, tmp_path: Path, what: Job) 
 )
 def test_the_peer_ends_with_experts_too(agent: Agent, tmp_path: Path, destination: Degrees) -> None:
     what = two((Degrees(etp=1, gpus=1), destination), "collocated", True, **PEER)
-    record = agent.run(Point.of(what, tmp_path))
+    record = ran(agent, tmp_path, what)
     # which of these it is differs by version and by the names of experts
     assert record["status"] in ("ok", "invalid", "unsupported"), record["reason"]

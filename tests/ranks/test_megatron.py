@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 import torch.distributed as dist
@@ -23,21 +21,19 @@ from refit.job import Degrees, Job, Model, Refit
 from refit.layout.layout import place
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
-from refit.model.convention import convention, logical_name
-from refit.plan.build import build_plan
+from refit.model.convention import build_of, logical_name
 from refit.ranks.agent import Agent
-from refit.record.point import Point
-from refit.record.record import SCHEMA
+from refit.rules.setup import Setup
 from refit.rules.values import known_words
 from refit.transport import Unsupported
-from refit.transport.megatron import Transport
+from refit.transport.megatron import MegatronTransport
 from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
 from refit.weights.models import places
 from tests import peers
 from tests.jobs import TINY, job
+from tests.ran import ran
 
-CHECKER = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
 DENSE = replace(
     TINY,
     name="dense",
@@ -63,12 +59,6 @@ def with_refit(what: Job, **changes: Any) -> Job:
     return replace(what, refit=replace(what.refit, **changes))
 
 
-def run(agent: Agent, tmp_path: Path, what: Job) -> dict[str, Any]:
-    record = agent.run(Point.of(what, tmp_path))
-    CHECKER.validate(record)
-    return record
-
-
 @pytest.mark.parametrize(
     "what",
     [
@@ -82,7 +72,7 @@ def run(agent: Agent, tmp_path: Path, what: Job) -> dict[str, Any]:
     ids=["tp down, idle rank", "tp up", "pp to tp", "collocated, replicas", "same expert layout"],
 )  # fmt: skip
 def test_what_it_can_do_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     assert record["method"] == "megatron"
     for phases in record["seconds"]["phases_per_rank"].values():
@@ -103,7 +93,7 @@ EXPERTS = {
 def test_experts_under_productions_names(
     agent: Agent, tmp_path: Path, pair: str, model: Model
 ) -> None:
-    record = run(agent, tmp_path, job(*EXPERTS[pair], model=model, ranks_per_node=8, **PEER))
+    record = ran(agent, tmp_path, job(*EXPERTS[pair], model=model, ranks_per_node=8, **PEER))
     if versions.EXPERT_NAMES_SUFFICE or (pair != "ep to tp" and model is MOE):
         assert (record["status"], record["reason"]) == ("ok", "")
     elif pair == "ep to tp":  # experts of a side without EP are dense weights to it, cut over TP
@@ -121,7 +111,7 @@ def test_gated_experts_whose_etp_changes_are_wrong(agent: Agent, tmp_path: Path)
     # gate before up, so the second and third quarter of each fc1 have changed places
     pair = (Degrees(tp=2, ep=2, etp=2, gpus=4), Degrees(tp=2, ep=2, etp=1, gpus=2))
     what = job(*pair, model=MOE, ranks_per_node=8, **PEER)
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     if not versions.ROW_PARALLEL_EXPERTS_SAY_SO:
         assert record["status"] == "unsupported"
         assert "linear_fc2" in record["reason"]
@@ -131,7 +121,7 @@ def test_gated_experts_whose_etp_changes_are_wrong(agent: Agent, tmp_path: Path)
     assert record["verification"]["mismatches"] == 2 * 4 * fc1 // 2  # two checks of four experts
     assert "mlp.experts.linear_fc1.weight" in record["reason"]
     # the models built here say stride 2, and it believes them
-    installed = run(agent, tmp_path, with_refit(what, peer_names="installed"))
+    installed = ran(agent, tmp_path, with_refit(what, peer_names="installed"))
     assert "linear_fc1" not in installed["reason"]
 
 
@@ -155,17 +145,17 @@ def test_sinks_go_wrong_where_tp_changes(
     agent: Agent, tmp_path: Path, pair: tuple[Degrees, Degrees], mode: str, status: str, words: str
 ) -> None:
     what = job(*pair, mode, model=replace(DENSE, softmax_type="learnable"), **PEER)
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     assert record["status"] == status
     assert words in record["reason"]
     same = job(Degrees(tp=2), Degrees(tp=2), mode, model=what.model, **PEER)
-    assert run(agent, tmp_path, same)["status"] == "ok"
+    assert ran(agent, tmp_path, same)["status"] == "ok"
 
 
 def test_as_installed_it_refuses_in_its_own_words(agent: Agent, tmp_path: Path) -> None:
     # without Transformer Engine experts are SequentialMLP, whose numbers its planner does not see
     what = job(Degrees(ep=2), Degrees(), model=MOE, **PEER)
-    record = run(agent, tmp_path, with_refit(what, peer_names="installed"))
+    record = ran(agent, tmp_path, with_refit(what, peer_names="installed"))
     assert record["status"] == "unsupported"
     assert record["reason"].startswith(f"megatron-core {versions.VERSION} cannot plan")
     assert "RuntimeError: Destination parameter" in record["reason"]
@@ -178,13 +168,13 @@ def test_as_installed_wrong_experts_are_invalid(agent: Agent, tmp_path: Path) ->
     # each rank counts its experts from 0: the names are there on both sides, of other experts
     swap = (Degrees(tp=1, ep=2, etp=1, gpus=4), Degrees(tp=1, ep=4, etp=1))
     what = job(*swap, "collocated", model=MOE, **PEER)
-    record = run(agent, tmp_path, with_refit(what, peer_names="installed"))
+    record = ran(agent, tmp_path, with_refit(what, peer_names="installed"))
     assert record["status"] == "invalid"
     assert "mlp.experts.linear_fc1.weight" in record["reason"]
 
 
 def test_the_expert_bias_stays_behind(agent: Agent, tmp_path: Path) -> None:
-    record = run(agent, tmp_path, job(Degrees(), Degrees(), model=TINY, **PEER))
+    record = ran(agent, tmp_path, job(Degrees(), Degrees(), model=TINY, **PEER))
     bias = 4 * TINY.num_moe_experts  # type: ignore[operator]
     left = 0 if versions.REFITS_BUFFERS else bias
     assert record["plan"]["bytes"] == record["plan"]["lower_bounds"]["recv"] - left
@@ -199,11 +189,11 @@ def test_the_expert_bias_stays_behind(agent: Agent, tmp_path: Path) -> None:
 def test_the_plan_on_record_is_its_own(agent: Agent, tmp_path: Path) -> None:
     # four replicas to four: ours takes one from each, it takes what is cut over TP from the first
     what = job(Degrees(gpus=4), Degrees(gpus=4), model=DENSE, ranks_per_node=8, **PEER)
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     whole = record["plan"]["lower_bounds"]["recv"]
     placement = place(what)
-    tensors = catalogue(DENSE, placement.source.tp, convention(what)[0])
+    tensors = catalogue(DENSE, placement.source.tp, build_of(what).convention)
     held = tensors.held_by(placement.source, 0)
     cut = sum(shard.nbytes for shard in held if shard.family.axis is not None)
     uncut = whole - cut
@@ -218,7 +208,7 @@ def test_the_plan_on_record_is_its_own(agent: Agent, tmp_path: Path) -> None:
         "max_recv_bytes": whole,
         "max_peer_bytes": first,
     }
-    ours = run(agent, tmp_path, job(Degrees(gpus=4), Degrees(gpus=4), model=DENSE,
+    ours = ran(agent, tmp_path, job(Degrees(gpus=4), Degrees(gpus=4), model=DENSE,
                                     ranks_per_node=8, build="megatron"))  # fmt: skip
     assert ours["plan"]["max_send_bytes"] == whole < first
     assert record["plan"]["lower_bounds"] == ours["plan"]["lower_bounds"]
@@ -229,24 +219,24 @@ def test_the_plan_on_record_is_its_own(agent: Agent, tmp_path: Path) -> None:
 
 def test_its_own_plan_is_not_known_before_it_ran(agent: Agent, tmp_path: Path) -> None:
     what = job(model=DENSE, **{**PEER, "refit": {"backend": "nccl"}})
-    plan = run(agent, tmp_path, what)["plan"]
+    plan = ran(agent, tmp_path, what)["plan"]
     assert plan["bytes"] > 0 and plan["lower_bounds"]["move"] > 0
     assert {plan[name] for name in plan.keys() - {"bytes", "lower_bounds"}} == {None}
 
 
 def test_local_copies_are_on_record(agent: Agent, tmp_path: Path) -> None:
     what = job(Degrees(tp=2), Degrees(tp=2), "collocated", model=DENSE, ranks_per_node=2, **PEER)
-    record = run(agent, tmp_path, replace(what, cluster=replace(what.cluster, ranks_per_node=2)))
+    record = ran(agent, tmp_path, replace(what, cluster=replace(what.cluster, ranks_per_node=2)))
     assert record["status"] == "ok"
     assert record["plan"]["local_bytes"] == record["plan"]["bytes"] > 0
     assert record["plan"]["max_send_bytes"] == record["plan"]["max_peer_bytes"] == 0
 
 
 def test_a_second_model_of_the_same_degrees(agent: Agent, tmp_path: Path) -> None:
-    record = run(agent, tmp_path, peers.second("AfterAnother"))
+    record = ran(agent, tmp_path, peers.second("AfterAnother"))
     assert (record["status"], record["reason"]) == ("ok", "")
     # and what the first model's plan would have done to it
-    record = run(agent, tmp_path, peers.second("AfterAnotherUnclosed"))
+    record = ran(agent, tmp_path, peers.second("AfterAnotherUnclosed"))
     assert record["status"] == ("invalid" if versions.REFIT_CACHES_PLANS else "ok")
 
 
@@ -256,7 +246,7 @@ def test_nixl_has_one_refit_where_a_destination_is_not_contiguous(
     backend: dict[str, Any] = {"refit": {"backend": "nixl"}}
     whole = job(Degrees(gpus=1), Degrees(gpus=1), model=DENSE, **PEER, **backend)
     cut = job(model=DENSE, **PEER, **backend)
-    records = [run(agent, tmp_path, what) for what in (whole, cut)]
+    records = [ran(agent, tmp_path, what) for what in (whole, cut)]
     if "nixl" not in versions.REFIT_BACKENDS:
         for record in records:
             assert record["status"] == "unsupported"
@@ -277,7 +267,7 @@ def test_nixl_has_one_refit_where_a_destination_is_not_contiguous(
 def test_what_it_cannot_be_is_unsupported(
     agent: Agent, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    record = run(agent, tmp_path, job(model=DENSE, **{**PEER, **change}))
+    record = ran(agent, tmp_path, job(model=DENSE, **{**PEER, **change}))
     assert record["status"] == "unsupported"
     assert words in record["reason"]
 
@@ -297,14 +287,14 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("alone")
 def test_the_nvshmem_backend_says_what_the_wheel_lacks() -> None:
-    peer = Transport(Refit(name="megatron", method="megatron", backend="nvshmem"))
+    peer = MegatronTransport(Refit(name="megatron", method="megatron", backend="nvshmem"))
     what = job(Degrees(), Degrees(), "collocated", model=DENSE, **PEER)
-    built = models.build(what, place(what), "source", 0, None)
-    assert built is not None
-    plan = build_plan(built.catalogue, place(what))
+    setup = Setup.of(what)
+    weights = models.build(what, setup.placement, "source", setup.catalogue, 0, None)
+    (copies,) = setup.plan().hops
     file = "megatron/core/resharding/nvshmem_copy_service/kernels/chunked_kernel.cu"
     with pytest.raises(Unsupported, match=f"its wheel lacks the kernels' source, {file}; use"):
-        peer.prepare(plan, 0, built.weights, built.weights)
+        peer.prepare(copies, 0, weights, weights)
     listed = {str(path) for path in files("megatron-core") or ()}
     assert file not in listed and file.replace("kernels/chunked_kernel.cu", "service.py") in listed
 
@@ -386,7 +376,7 @@ def test_logs_hold_progress_alone(agent: Agent, tmp_path: Path, method: str) -> 
     # not what megatron-core and torch say of themselves, of training, of what is not installed
     model = TINY if method == "ipc" else DENSE
     what = job(Degrees(tp=2, etp=1), Degrees(), model=model, method=method, build="megatron")
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     logs = list(tmp_path.glob("**/rank*.log"))
     assert len(logs) == record["layout"]["world"] > 1
     lines = [line for log in logs for line in log.read_text().splitlines()]

@@ -10,8 +10,8 @@ import pytest
 
 from refit.job import Degrees
 from refit.ranks.agent import Agent
-from refit.record.point import Point
 from tests.jobs import TINY, job
+from tests.ran import ran
 
 BUCKET_MB = 4.0
 IN_FLIGHT = 8
@@ -49,7 +49,7 @@ def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> 
         ranks_per_node=2,
         refit={"bucket_mb": BUCKET_MB, "in_flight": IN_FLIGHT},
     )
-    record = agent.run(Point.of(what, tmp_path))
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     memory, bound = record["memory"], SLOTS[method] * BUCKET_MB * 1e6
     assert record["plan"]["max_recv_bytes"] > 10 * BUCKET_MB * 1e6

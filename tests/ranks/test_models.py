@@ -18,10 +18,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from refit.job import Degrees, Job, Model, Parallel, UserError
-from refit.layout.layout import Layout, place
+from refit.layout.layout import Layout, Side, place
 from refit.layout.tensors import Shard
-from refit.model.architecture import PRODUCTION, Convention, catalogue
-from refit.weights.models import Built, Side, build
+from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
+from refit.weights.models import build
 from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
 
@@ -127,16 +127,16 @@ def whole(name: str, shard: Shard) -> torch.Tensor:
     return sign * mantissa * 0.5 ** (exponent + 1)
 
 
-def fill(built: Built | None, rename: Callable[[str], str] = str, chunked: bool = True) -> None:
+def fill(weights: Weights | None, rename: Callable[[str], str] = str, chunked: bool = True) -> None:
     """Each shard by slicing the whole; `rename` and `chunked=False` make mistakes on purpose."""
-    if built is None:
+    if weights is None:
         return
-    for shard in built.weights.shards:
+    for shard in weights.shards:
         tensor, axis = whole(rename(shard.name), shard), shard.family.axis
         if axis is not None:
             parts = tensor.chunk(shard.family.chunks if chunked else 1, axis)
             tensor = torch.cat([p.chunk(shard.shards, axis)[shard.shard] for p in parts], axis)
-        built.weights.tensors[shard.tensor].copy_(tensor)
+        weights.tensors[shard.tensor].copy_(tensor)
 
 
 def swap_experts(name: str) -> str:
@@ -144,24 +144,24 @@ def swap_experts(name: str) -> str:
     return re.sub(r"(experts\.linear_fc\d\.\w+?)([01])$", lambda m: m[1] + str(1 - int(m[2])), name)
 
 
-def inspect(built: Built | None) -> dict[str, Any]:
+def inspect(weights: Weights | None) -> dict[str, Any]:
     """What a rank reports of one side: where each weight lies, and how Megatron says it is cut."""
-    if built is None:
+    if weights is None:
         return {}
-    arena = built.weights.arena
+    arena = weights.arena
     start, stop = arena.data_ptr(), arena.data_ptr() + arena.numel()
-    named = dict(built.model.named_parameters())
-    buffers = {k: v for k, v in built.model.named_buffers() if k in built.model.state_dict()}
-    pointers = {view.data_ptr(): id_ for id_, view in built.weights.tensors.items()}
+    named = dict(weights.model.named_parameters())
+    buffers = {k: v for k, v in weights.model.named_buffers() if k in weights.model.state_dict()}
+    pointers = {view.data_ptr(): id_ for id_, view in weights.tensors.items()}
     held = [*named.values(), *buffers.values()]
     megatron = {pointers[p.data_ptr()]: p for p in named.values()}
     return {
         "outside": [n for n, t in {**named, **buffers}.items() if not start <= t.data_ptr() < stop],
-        "count": (len(held), len(built.weights.shards)),
+        "count": (len(held), len(weights.shards)),
         "buffers": sorted(buffers),
         "parts": {
             s.name: (s.family.axis, s.family.chunks, partition(megatron[s.tensor]))
-            for s in built.weights.shards
+            for s in weights.shards
             if not s.family.is_buffer
         },
     }
@@ -196,7 +196,10 @@ def run_cases(rank: int, folder: str) -> None:
         try:
             placement = replace(place(job), world=WORLD)
             with replaced(megatron_build, "_config", initialising):
-                source, destination = (build(job, placement, side, rank, None) for side in SIDES)
+                tensors = catalogue(model, placement.source.tp, LOCAL_SPEC)
+                source, destination = (
+                    build(job, placement, side, tensors, rank, None) for side in SIDES
+                )
             result: dict[str, Any] = {
                 "source": inspect(source),
                 "destination": inspect(destination),
@@ -210,8 +213,8 @@ def run_cases(rank: int, folder: str) -> None:
             result["unchunked"] = compare_logits(job, placement, rank, source, destination)
             fill(destination)
             if destination:
-                last = destination.weights.shards[-1].tensor
-                destination.weights.tensors[last].view(-1)[0] = float("nan")
+                last = destination.shards[-1].tensor
+                destination.tensors[last].view(-1)[0] = float("nan")
             result["nan"] = compare_logits(job, placement, rank, source, destination)
         except Exception:
             traceback.print_exc()
@@ -225,16 +228,15 @@ def refusals(rank: int) -> dict[str, str]:
     """The texts of what cannot be built, or cannot be bound."""
     from refit.weights import models
 
-    def refused(model: Model, error: type[Exception]) -> str:
+    def refused(model: Model, error: type[Exception], convention: Convention = LOCAL_SPEC) -> str:
         job = Job(model=model, parallel=Parallel(mode="collocated", source=Degrees(ep=4)))
+        placement = place(job)
         with pytest.raises(error) as caught:
-            build(job, place(job), "source", rank, None)
+            build(job, placement, "source", catalogue(model, 1, convention), rank, None)
         return str(caught.value)
 
-    production: tuple[Convention, dict[str, str]] = (PRODUCTION, {})
     texts = {"config": refused(replace(MOE, moe_router_enable_expert_bias=True), UserError)}
-    with replaced(models, "convention", lambda _: production):
-        texts["dtype"] = refused(MOE, RuntimeError)
+    texts["dtype"] = refused(MOE, RuntimeError, PRODUCTION)
     with replaced(models, "logical_name", lambda name, *_: name):
         texts["name"] = refused(MOE, RuntimeError)
     return texts
@@ -329,10 +331,11 @@ def test_shards_need_no_process_group() -> None:
         parallel=Parallel(source=Degrees(tp=2), destination=Degrees(ep=2, etp=1)),
     )
     placement = place(job)
-    built = build(job, placement, "destination", 2, None)
-    assert built is not None and built.model is None
-    assert built.weights.shards == catalogue(LATENT, 2).held_by(placement.destination, 2)
-    assert build(job, placement, "destination", 0, None) is None
+    tensors = catalogue(LATENT, 2)
+    weights = build(job, placement, "destination", tensors, 2, None)
+    assert weights is not None and weights.model is None
+    assert weights.shards == tensors.held_by(placement.destination, 2)
+    assert build(job, placement, "destination", tensors, 0, None) is None
 
 
 @pytest.fixture(params=["huge pages, where there are any", "ordinary pages"])

@@ -6,41 +6,28 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
-from refit.job import Degrees, Job, UserError
+from refit.job import Degrees, UserError
 from refit.ranks.agent import Agent
 from refit.record.point import Point, identity
 from refit.record.record import SCHEMA, Record
 from refit.rules import devices
 from tests.jobs import TINY, job
+from tests.ran import ran
 
 # nixl is an extra that the test extra brings along, so that it is always among them here
 ON_CPU = ["ipc", "gloo", "symmetric", "nixl"]
-
-CHECKER = jsonschema.Draft202012Validator(
-    json.loads(SCHEMA.read_text()), format_checker=jsonschema.FormatChecker()
-)
 
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
     with Agent([job(), job(method="nixl")]) as one:
         yield one
-
-
-def run(agent: Agent, tmp_path: Path, what: Job) -> dict[str, Any]:
-    """Run a point; its record obeys the schema and is what lies on disk."""
-    point = Point.of(what, tmp_path)
-    record = agent.run(point)
-    CHECKER.validate(record)
-    assert json.loads(point.timing.read_text()) == record
-    return record
 
 
 def children() -> list[int]:
@@ -82,7 +69,7 @@ PAIRS = {
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_pair_is_bit_exact(agent: Agent, tmp_path: Path, pair: str, method: str) -> None:
     what = replace(PAIRS[pair], refit=replace(PAIRS[pair].refit, method=method))
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     # each destination element was looked at in both generations
     widths = {"bfloat16": 2, "float32": 4}
@@ -94,7 +81,7 @@ def test_every_pair_is_bit_exact(agent: Agent, tmp_path: Path, pair: str, method
 
 
 def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) -> None:
-    record = run(agent, tmp_path, job(bench={"iterations": 40}))
+    record = ran(agent, tmp_path, job(bench={"iterations": 40}))
     seconds = record["seconds"]
     first, last = sorted(seconds["warm"][:4]), sorted(seconds["warm"][-4:])
     assert seconds["drift"] == pytest.approx((last[1] + last[2]) / (first[1] + first[2]))
@@ -118,7 +105,7 @@ def test_small_buckets(
     what = job(
         Degrees(tp=2, ep=2, etp=1), Degrees(tp=4, ep=1, etp=1), "collocated", method, refit=knobs
     )
-    record = run(agent, tmp_path, what)
+    record = ran(agent, tmp_path, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     # one index of the widest tensor, the whole fc1 row, may exceed the smallest bucket
     widest = 2 * TINY.hidden_size * 2
@@ -134,7 +121,7 @@ def test_nixl_reads_widely_spaced_rows_each_by_itself(agent: Agent, tmp_path: Pa
     def read(ffn: int, bucket_mb: float = 64.0) -> dict[str, Any]:
         wide = replace(TINY, ffn_hidden_size=ffn)
         pair = (Degrees(), Degrees(tp=2, etp=1))
-        record = run(agent, tmp_path, job(*pair, "non-collocated", "nixl", wide,
+        record = ran(agent, tmp_path, job(*pair, "non-collocated", "nixl", wide,
                                           refit={"bucket_mb": bucket_mb}))  # fmt: skip
         assert (record["status"], record["reason"]) == ("ok", "")
         return dict(record["transport"])
@@ -149,7 +136,7 @@ def test_nixl_reads_widely_spaced_rows_each_by_itself(agent: Agent, tmp_path: Pa
     "fault", ["SwapsExperts", "MisordersGateUp", "DropsBlock", "DeliversStale"]
 )
 def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, method: str, fault: str) -> None:
-    record = run(agent, tmp_path, job(method=f"tests.faults:{method}_{fault}"))
+    record = ran(agent, tmp_path, job(method=f"tests.faults:{method}_{fault}"))
     assert record["status"] == "invalid"
     assert record["seconds"] is None and record["throughput"] is None
     assert 0 < record["verification"]["mismatches"] <= record["verification"]["elements"]
@@ -158,7 +145,7 @@ def test_wrong_weights_are_invalid(agent: Agent, tmp_path: Path, method: str, fa
 
 
 def test_a_changed_source_is_invalid(agent: Agent, tmp_path: Path) -> None:
-    record = run(agent, tmp_path, job(method="tests.faults:ipc_ScribblesOnSource"))
+    record = ran(agent, tmp_path, job(method="tests.faults:ipc_ScribblesOnSource"))
     assert record["status"] == "invalid"
     assert record["verification"]["source_mismatches"] == 1
     assert "changed 1 elements of the source" in record["reason"]
@@ -176,11 +163,11 @@ def test_a_changed_source_is_invalid(agent: Agent, tmp_path: Path) -> None:
 def test_a_rank_that_does_not_finish(
     agent: Agent, tmp_path: Path, fault: str, status: str, words: str
 ) -> None:
-    run(agent, tmp_path, job())  # the fork server and its helpers are there now
+    ran(agent, tmp_path, job())  # the fork server and its helpers are there now
     shared, processes = sorted(os.listdir("/dev/shm")), sorted(children())
     limit = {"deadline_s": 8.0} if fault == "Hangs" else {}
     started = time.monotonic()
-    record = run(agent, tmp_path, job(method=f"tests.faults:{fault}", bench=limit))
+    record = ran(agent, tmp_path, job(method=f"tests.faults:{fault}", bench=limit))
     assert record["status"] == status
     assert words in record["reason"]
     assert (
@@ -190,12 +177,12 @@ def test_a_rank_that_does_not_finish(
     assert time.monotonic() - started < 30
     assert sorted(os.listdir("/dev/shm")) == shared
     assert sorted(children()) == processes
-    assert run(agent, tmp_path, job())["status"] == "ok"  # the agent is none the worse
+    assert ran(agent, tmp_path, job())["status"] == "ok"  # the agent is none the worse
 
 
 def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
     point = Point.of(job(), tmp_path)
-    first, second = agent.run(point), agent.run(point)
+    first, second = asdict(agent.run(point)), asdict(agent.run(point))
     kept = point.directory / "attempts" / "0" / "timing.json"
     assert json.loads(kept.read_text()) == first
     assert json.loads(point.timing.read_text()) == second
@@ -213,14 +200,14 @@ def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
 def test_a_missing_device_starts_no_rank(
     agent: Agent, tmp_path: Path, method: str, words: str
 ) -> None:
-    record = run(agent, tmp_path, job(method=method))
+    record = ran(agent, tmp_path, job(method=method))
     assert record["status"] == "unsupported"
     assert words in record["reason"]
     assert not list(tmp_path.rglob("rank*.log"))
 
 
 def test_an_unsupported_method_starts_no_rank(agent: Agent, tmp_path: Path) -> None:
-    record = run(
+    record = ran(
         agent,
         tmp_path,
         replace(job(ranks_per_node=2), cluster=replace(job().cluster, nodes=2, ranks_per_node=2)),
@@ -232,7 +219,7 @@ def test_an_unsupported_method_starts_no_rank(agent: Agent, tmp_path: Path) -> N
 
 def test_more_memory_than_there_is(agent: Agent, tmp_path: Path) -> None:
     huge = replace(TINY, hidden_size=1 << 16, ffn_hidden_size=1 << 18, moe_ffn_hidden_size=1 << 18)
-    record = run(agent, tmp_path, job(model=huge))
+    record = ran(agent, tmp_path, job(model=huge))
     assert record["status"] == "oom"
     assert "is available" in record["reason"] and "model.num_layers" in record["reason"]
 

@@ -13,9 +13,9 @@ from refit.job import Bench, Cluster, Degrees, Job, Refit
 from refit.layout.layout import place
 from refit.model.architecture import LOCAL_SPEC, catalogue
 from refit.ranks.agent import Agent
-from refit.record.point import Point
 from tests.composed import composed, miniature
 from tests.jobs import job
+from tests.ran import ran
 
 KIMI = composed("model=kimi_k2_mini").model
 QUICK = Bench(iterations=1, deadline_s=240.0)
@@ -88,7 +88,7 @@ def agent() -> Iterator[Agent]:
 
 def verified(agent: Agent, what: Job, folder: Path) -> dict[str, Any]:
     """Run a point; every element that its destination must hold was compared twice."""
-    record = agent.run(Point.of(what, folder))
+    record = ran(agent, folder, what)
     assert (record["status"], record["reason"]) == ("ok", "")
     assert record["model_build"]["build"] == "megatron"
     placement = place(what)
@@ -118,7 +118,7 @@ def test_kimi_k2_mini_with_both_fanouts(agent: Agent, tmp_path: Path) -> None:
     assert plans[0]["cross_node_bytes"] == plans[0]["bytes"] >= 2 * bounds[0]
     assert plans[1]["cross_node_bytes"] == bounds[1] == bounds[0]
     assert plans[1]["bytes"] == plans[0]["bytes"] and plans[1]["max_forward_bytes"] > 0
-    assert "stages" not in direct["transport"] and staged["transport"]["stages"] == 2
+    assert "hops" not in direct["transport"] and staged["transport"]["hops"] == 2
 
 
 @pytest.mark.parametrize("name", OTHERS)

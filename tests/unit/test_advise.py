@@ -14,6 +14,7 @@ from refit.forecast.predict import predict
 from refit.job import Degrees, Hardware, Job, UserError
 from refit.layout.layout import Layout, place
 from refit.rules.impossible import impossible
+from refit.rules.setup import Setup
 from tests.jobs import TINY, job
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_the_legal_layouts_are_found_and_no_other() -> None:
     for each in found:
         assert impossible(each.job) is None
         assert (each.layout.gpus, each.layout.etp) == (4, 1)
-        estimate = predict(each.job).estimate
+        estimate = predict(Setup.of(each.job)).estimate
         assert estimate is not None and each.seconds == estimate.seconds
     sums = [sum(a.places) for a in found]
     assert sums == sorted(sums) and min(a.places[0] for a in found) == 1

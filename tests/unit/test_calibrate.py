@@ -14,11 +14,11 @@ from refit.calibrate import main, read
 from refit.forecast import cost, predict
 from refit.forecast.fit import base, fit, leave_one_out
 from refit.job import Cluster, Degrees, Hardware, Job, UserError
-from refit.layout.layout import place
-from refit.model.convention import convention
 from refit.ranks.agent import Agent
 from refit.record import record
+from refit.record.parts import Seconds, Throughput
 from refit.record.point import Point
+from refit.rules.setup import Setup
 from tests.jobs import TINY, job
 
 LINKS = Hardware(memory_gbps=40, peer_gbps=20, node_gbps=25, nic_gbps=1, latency_us=3)
@@ -49,14 +49,14 @@ def write_measured(made: Job, root: Path, seconds: float) -> None:
     """A record as the ranks would have made it, of so many seconds."""
     point = Point.of(made, root)
     point.freeze()
-    found = predict.predict(made)
+    setup = Setup.of(made)
     begun = record.placed(
-        record.begin(point, {}), place(made), found.plan, made.refit.method, "", convention(made)[1]
+        record.begin(point, {}), setup.placement, setup.plan(), setup.method, "", setup.build
     )
-    whole = asdict(record.ended(begun, "ok", ""))
-    whole["seconds"] = {"median": seconds}
-    whole["throughput"] = {"gbps": 1.0, "limit_gbps": 2.0}
-    point.timing.write_text(json.dumps(whole))
+    times = Seconds(seconds, [seconds], seconds, seconds, seconds, None, {}, {}, {}, {})
+    rate = Throughput(1.0, 2.0, "memory copy", "measured", 0.5, [])
+    final = replace(record.ended(begun, "ok", ""), seconds=times, throughput=rate)
+    record.write(point.timing, final)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def known(tmp_path: Path) -> Path:
     for made in known_jobs():
         known = replace(LINKS, fitted={name: asdict(terms) for name, terms in KNOWN.items()})
         told = replace(made, cluster=replace(made.cluster, hardware=known))
-        estimate = predict.predict(told).estimate
+        estimate = predict.predict(Setup.of(told)).estimate
         assert estimate is not None
         write_measured(made, tmp_path, estimate.seconds)
     return tmp_path
@@ -111,8 +111,10 @@ def test_records_of_the_agent_become_an_option(
     ]
     with Agent(jobs) as agent:
         for made in jobs:
-            assert agent.run(Point.of(made, results))["status"] == "ok"
-    predict.run(Point.of(replace(jobs[0], mode="plan"), results))  # is not measured: ignored
+            assert agent.run(Point.of(made, results)).status == "ok"
+    predict.predict_point(
+        Point.of(replace(jobs[0], mode="plan"), results)
+    )  # is not measured: ignored
     output = tmp_path / "here.yaml"
     assert main([str(results), "--output", str(output)]) == 0
     said = capsys.readouterr().out
@@ -120,7 +122,7 @@ def test_records_of_the_agent_become_an_option(
     option: dict[str, Any] = yaml.safe_load(output.read_text())
     made = replace(jobs[0], mode="plan")
     known = {**made.to_dict(), "cluster": option}
-    found = predict.predict(Job.from_dict(known))
+    found = predict.predict(Setup.of(Job.from_dict(known)))
     assert option["name"] == "here" and option["hardware"]["device"] == "cpu"
     assert found.floor is not None and found.estimate is not None
     assert 0 < found.floor.seconds <= found.estimate.seconds
@@ -128,7 +130,7 @@ def test_records_of_the_agent_become_an_option(
     rows = read(results)
     assert len(rows) == len(jobs)
     for row in rows:
-        assert cost.floor(row.stages[0], base(rows)).seconds <= row.seconds * 1.0001
+        assert cost.floor(row.plan, row.hops[0], base(rows)).seconds <= row.seconds * 1.0001
     with pytest.raises(UserError, match="exists; add --force"):
         main([str(results), "--output", str(output)])
     assert main([str(results), "--output", str(output), "--force"]) == 0

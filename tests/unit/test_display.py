@@ -6,7 +6,7 @@ import os
 import pty
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def test_rows_that_begin_alike_say_what_differs(
         Point.of(job(method=m), tmp_path, overrides)
         for m, overrides in zip(methods, said, strict=True)
     ]
-    records = [asdict(begin(p, {})) | {"method": m} for p, m in zip(points, methods, strict=True)]
+    records = [replace(begin(p, {}), method=m) for p, m in zip(points, methods, strict=True)]
     Display().table(records)
     first, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("row")

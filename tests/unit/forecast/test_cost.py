@@ -10,13 +10,14 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from refit.forecast.cost import ONE_SIDED
 from refit.forecast.predict import predict
 from refit.job import Cluster, Degrees, Hardware, Job, Parallel, Refit
 from refit.layout.layout import place
 from refit.model.architecture import catalogue
 from refit.model.weight_bytes import per_rank_bytes, weight_bytes
 from refit.plan.build import build_plan
+from refit.rules.methods import METHODS
+from refit.rules.setup import Setup
 from tests.jobs import SMALL, TINY
 
 SLOW = Hardware(  # 1000, 250 and 2000 bytes a second
@@ -41,7 +42,7 @@ def small(method: str, ranks_per_node: int, hardware: Hardware = SLOW) -> Job:
 
 
 def test_one_node_by_hand() -> None:
-    found = predict(small("ipc", 3))
+    found = predict(Setup.of(small("ipc", 3)))
     # the senders have 704 bytes each of what is cut, and share three norms of 16 bytes
     assert sorted(found.traffic.sent) == [0, 720, 736]
     assert found.traffic.received.tolist() == [0, 0, 1456]
@@ -60,16 +61,16 @@ def test_one_node_by_hand() -> None:
 
 
 def test_packed_messages_by_hand() -> None:
-    found = predict(small("gloo", 3))
+    found = predict(Setup.of(small("gloo", 3)))
     assert found.estimate is not None
     assert found.estimate.operations_s == pytest.approx(0.004)  # 720 and 736 bytes by 500
     assert found.estimate.staging_s == pytest.approx(2 * 1456 / 2000)
     assert found.staging_bytes.tolist() == [1000, 1000, 2000]  # two of 500, on each side
-    assert predict(small("ipc", 3)).staging_bytes.sum() == 0
+    assert predict(Setup.of(small("ipc", 3))).staging_bytes.sum() == 0
 
 
 def test_two_nodes_by_hand() -> None:
-    found = predict(small("ipc", 2))  # rank 2 is alone on its node
+    found = predict(Setup.of(small("ipc", 2)))  # rank 2 is alone on its node
     assert found.floor is not None and found.estimate is not None
     assert asdict(found.floor) == pytest.approx(
         {
@@ -85,30 +86,30 @@ def test_two_nodes_by_hand() -> None:
 
 
 def test_a_shared_memory_bounds_its_ranks_together() -> None:
-    found = predict(small("ipc", 3, replace(SLOW, node_gbps=0.1e-6)))
+    found = predict(Setup.of(small("ipc", 3, replace(SLOW, node_gbps=0.1e-6))))
     assert found.floor is not None and found.estimate is not None
     assert found.floor.seconds == found.floor.node_s == pytest.approx(14.56)
     assert found.estimate.imbalance_s == pytest.approx(0)  # all wait for the same memory
 
 
 def test_fitted_terms_replace_the_hardwares() -> None:
-    plain = predict(small("gloo", 3)).estimate
+    plain = predict(Setup.of(small("gloo", 3))).estimate
     fitted = {"gloo": {"wire": 3.0, "latency_us": 10.0, "staging": 0.5, "fixed_us": 7e6}}
-    found = predict(small("gloo", 3, replace(SLOW, fitted=fitted))).estimate
+    found = predict(Setup.of(small("gloo", 3, replace(SLOW, fitted=fitted)))).estimate
     assert plain is not None and found is not None
     assert found.wire_s == pytest.approx(3 * plain.wire_s)
     assert found.imbalance_s == pytest.approx(3 * plain.imbalance_s)
     assert found.operations_s == pytest.approx(plain.operations_s / 100)
     assert (found.staging_s, found.fixed_s) == pytest.approx((plain.staging_s / 2, 7.0))
-    other = predict(small("ipc", 3, replace(SLOW, fitted=fitted))).estimate
-    assert other == predict(small("ipc", 3)).estimate
+    other = predict(Setup.of(small("ipc", 3, replace(SLOW, fitted=fitted)))).estimate
+    assert other == predict(Setup.of(small("ipc", 3))).estimate
 
 
 def test_rates_that_are_not_stated_are_named() -> None:
-    found = predict(small("ipc", 2, replace(SLOW, nic_gbps=None)))
+    found = predict(Setup.of(small("ipc", 2, replace(SLOW, nic_gbps=None))))
     assert found.floor is None and found.estimate is None
     assert found.missing == "cluster.hardware.nic_gbps"
-    assert predict(small("ipc", 3, replace(SLOW, nic_gbps=None))).missing is None
+    assert predict(Setup.of(small("ipc", 3, replace(SLOW, nic_gbps=None)))).missing is None
 
 
 @st.composite
@@ -148,21 +149,21 @@ def jobs(draw: st.DrawFn) -> Job:
 @settings(max_examples=150, derandomize=True, deadline=None, database=None)
 @given(jobs())
 def test_the_floor_is_below_any_plan(job: Job) -> None:
-    found = predict(job)
-    event(f"{len(found.plan.stages)} stages")
+    found = predict(Setup.of(job))
+    event(f"{len(found.plan.hops)} hops")
     assert found.floor is not None and found.estimate is not None
     assert 0 < found.floor.seconds <= found.estimate.seconds * (1 + 1e-12)
     assert all(value >= 0 for value in asdict(found.estimate).values())
     # a plan with other sources, as bad as can be, has the same floor and no smaller estimate of it
     plan = build_plan(found.plan.catalogue, found.placement)
     worst = np.array([plan.holders.ranks(int(s))[-1] for s in plan.holder_set])
-    other = predict(job, replace(plan, source=np.where(plan.remote, worst, plan.source)))
+    other = predict(Setup.of(job), replace(plan, source=np.where(plan.remote, worst, plan.source)))
     assert other.floor is not None and other.estimate is not None
     assert other.floor.seconds == pytest.approx(found.floor.seconds)
     assert other.floor.seconds <= other.estimate.seconds * (1 + 1e-12)
     held = found.destination_bytes
     assert (found.traffic.received + found.traffic.local).tolist() == held.tolist()
-    if found.method in ONE_SIDED:
+    if METHODS[found.setup.method].one_sided:
         assert not found.staging_bytes.any()
 
 

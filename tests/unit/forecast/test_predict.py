@@ -7,17 +7,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import jsonschema
 import pytest
 
-from refit.display import cells
+from refit.display import cells, prediction
 from refit.forecast import predict
 from refit.job import Hardware, Job
 from refit.record.point import Point, identity
-from refit.record.record import SCHEMA
-from sweeper import collect
+from refit.record.record import Record
+from refit.record.row import Row
+from refit.rules.setup import Setup
 from tests.jobs import job
+from tests.ran import CHECKER
 
 ROOT = Path(__file__).parents[3]
 FAST = Hardware(memory_gb=1, memory_gbps=100, peer_gbps=10, nic_gbps=1, latency_us=10)
@@ -28,9 +30,34 @@ def planned(hardware: Hardware = FAST, **changes: object) -> Job:
     return replace(made, cluster=replace(made.cluster, hardware=hardware))
 
 
+def predicted(what: Job, folder: Path) -> tuple[Record, dict[str, Any]]:
+    """The record of a prediction, as returned and as it lies on disk."""
+    point = Point.of(what, folder)
+    record, text = predict.predict_point(point), json.loads(point.timing.read_text())
+    CHECKER.validate(text)
+    assert Record.load(point.timing) == record
+    return record, text
+
+
+def test_a_method_that_is_not_there_is_unsupported(tmp_path: Path) -> None:
+    record, _ = predicted(planned(method="nomod:Cls"), tmp_path)
+    assert record.status == "unsupported"
+    assert "no refit method 'nomod:Cls': it cannot be imported here" in record.reason
+    # what is installed there is not known here
+    assert predicted(planned(method="nvshmem"), tmp_path)[0].status == "ok"
+
+
+def test_a_disk_that_refuses_a_prediction_is_a_failed_record(
+    tmp_path: Path,
+) -> None:
+    point = Point.of(planned(), tmp_path)
+    point.timing.mkdir(parents=True)  # no file can take its place
+    record = predict.predict_point(point)
+    assert record.status == "failed" and f"cannot write {point.timing}: " in record.reason
+
+
 def test_the_record_holds_every_rank(tmp_path: Path) -> None:
-    found = predict.run(Point.of(planned(), tmp_path))
-    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    record, found = predicted(planned(), tmp_path)
     assert (found["kind"], found["status"], found["verification"]) == ("predicted", "ok", None)
     per_rank, plan = found["prediction"]["per_rank"], found["plan"]
     assert {len(values) for values in per_rank.values()} == {found["layout"]["world"]}
@@ -38,19 +65,18 @@ def test_the_record_holds_every_rank(tmp_path: Path) -> None:
     assert max(per_rank["send_bytes"]) == plan["max_send_bytes"]
     assert sum(per_rank["cross_node_recv_bytes"]) == plan["cross_node_bytes"] == 0
     assert sum(per_rank["destination_bytes"]) == plan["bytes"]
-    said = "\n".join(predict.lines(found))
+    said = "\n".join(prediction(record))
     for word in ("Busiest sender", "Busiest receiver", "Across nodes", "Floor: ", "Estimate: "):
         assert word in said
-    row = collect.flat(found)
+    row = Row.of(record)
     assert (row.kind, row.median_s) == ("predicted", None)
     assert row.floor_s == found["prediction"]["floor"]["seconds"]
     assert row.estimate_s == found["prediction"]["estimate"]["seconds"] > row.floor_s
-    assert "predicted, local" in cells(found)
+    assert "predicted, local" in cells(record)
 
 
 def test_a_layout_that_does_not_fit_says_so(tmp_path: Path) -> None:
-    found = predict.run(Point.of(planned(replace(FAST, memory_gb=1e-5)), tmp_path))
-    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    _, found = predicted(planned(replace(FAST, memory_gb=1e-5)), tmp_path)
     held = found["prediction"]["per_rank"]["destination_bytes"][2]  # TP 1 on rank 2
     assert found["status"] == "oom"
     assert found["reason"].startswith(f"rank 2 needs {held / 1e9:.2f} GB of device memory")
@@ -63,7 +89,7 @@ def test_a_layout_that_does_not_fit_says_so(tmp_path: Path) -> None:
 
 
 def test_collocated_ranks_hold_both_sides_and_staging() -> None:
-    found = predict.predict(planned(mode="collocated", method="gloo"))
+    found = predict.predict(Setup.of(planned(mode="collocated", method="gloo")))
     both = found.source_bytes + found.destination_bytes
     assert (found.held_bytes == both + found.staging_bytes).all()
     assert found.source_bytes[0] > 0 < found.destination_bytes[0]
@@ -94,11 +120,10 @@ def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    schema = json.loads(SCHEMA.read_text())
     found = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
     assert {record["status"] for record in found} == {"ok", "skipped"}
     for record in found:
-        jsonschema.validate(record, schema)
+        CHECKER.validate(record)
         assert record["kind"] == "predicted"
         if "the model is moe_16e" in record["reason"]:
             assert (record["status"], record["prediction"]) == ("skipped", None)

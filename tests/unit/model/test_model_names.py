@@ -10,7 +10,7 @@ from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.layout.layout import Layout
 from refit.model import megatron_versions as versions
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
-from refit.model.convention import convention, logical_name, no_logits
+from refit.model.convention import Build, build_of, logical_name
 from tests.composed import composed
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
@@ -63,14 +63,14 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
         parallel=Parallel(source=Degrees(cp=2)),
     )
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
-    kind, record = convention(dense)
-    assert kind == LOCAL_SPEC
-    assert record["transformer_engine"] is False
-    assert len(record["differs"]) == 1 and "norms" in record["differs"][0]
-    kind, record = convention(latent)
+    build = build_of(dense)
+    assert build.convention == LOCAL_SPEC
+    assert build.transformer_engine is False
+    assert len(build.differs) == 1 and "norms" in build.differs[0]
+    build = build_of(latent)
     assert [
         next(w for w in ("norms", "MLA", "SequentialMLP", "context") if w in line)
-        for line in record["differs"]
+        for line in build.differs
     ] == [
         "norms",
         "MLA",
@@ -78,15 +78,13 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
         "context",
     ]
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
-    kind, record = convention(dense)
+    build = build_of(dense)
     production = replace(PRODUCTION, direct_query_norm=versions.NORMS_DIRECT_QUERIES)
-    assert (kind, record["differs"]) == (production, [])
-    assert convention(Job(model=dense.model, build="shards")) == (
-        production,
-        {"build": "shards", "differs": []},
-    )
+    assert (build.convention, build.differs) == (production, [])
+    shards = build_of(Job(model=dense.model, build="shards"))
+    assert (shards, shards.convention) == (Build("shards", []), production)
     with pytest.raises(UserError, match="build 'mcore' is not megatron or shards"):
-        convention(Job(model=dense.model, build="mcore"))
+        build_of(Job(model=dense.model, build="mcore"))
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -107,33 +105,25 @@ def test_direct_queries_of_an_engine_build(normed: bool, monkeypatch: pytest.Mon
         f"{ATTENTION}linear_proj.weight",
     ]
     named = [logical_name(f"decoder.layers.0.{name}") for name in theirs]
-    kind, _ = convention(Job(model=model))
-    shards = catalogue(model, 1, kind).held_by(Layout(), 0)
+    tensors = catalogue(model, 1, build_of(Job(model=model)).convention)
+    shards = tensors.held_by(Layout(), 0)
     attention = [s.name for s in shards if ATTENTION in s.name or ".input_" in s.name]
     assert sorted(named) == sorted(attention)
     norms = [s.shape for s in shards if "q_proj.layer_norm" in s.name]
     assert norms == ([(model.hidden_size,)] if normed else [])
     # and without the engine there is none, which the record says where production has one
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
-    kind, record = convention(Job(model=model))
-    names = [family.name for family in catalogue(model, 1, kind).families]
+    build = build_of(Job(model=model))
+    names = [family.name for family in catalogue(model, 1, build.convention).families]
     assert not any("q_proj.layer_norm" in name for name in names)
-    assert any("linear_q_proj.layer_norm_weight" in x for x in record["differs"]) is normed
-
-
-def test_logits_need_a_model_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
-    assert no_logits(Job(build="megatron")) is None
-    assert "build=shards has none" in str(no_logits(Job(build="shards")))
-    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
-    assert "float64" in str(no_logits(Job(build="megatron")))
+    assert any("linear_q_proj.layer_norm_weight" in x for x in build.differs) is normed
 
 
 def test_convention_imports_neither_torch_nor_megatron() -> None:
     code = (
-        "import sys; from refit.model.convention import convention;"
+        "import sys; from refit.model.convention import build_of;"
         "from refit.job import Job, Model;"
-        "convention(Job(model=Model(name='x')));"
+        "build_of(Job(model=Model(name='x')));"
         "assert not {'torch', 'megatron.core'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

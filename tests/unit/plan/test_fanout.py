@@ -10,6 +10,7 @@ from hypothesis import event, given
 from refit.job import Degrees
 from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
+from refit.plan.copies import Copies
 from refit.plan.fanout import fetchers
 from refit.plan.plan import Plan
 from tests.jobs import SMALL
@@ -23,16 +24,16 @@ def staged(case: Case) -> Plan:
     return build_plan(tensors, case.placement, "hierarchical")
 
 
-def carry_out(case: Case, plan: Plan, held: list[dict[str, Array]], to: list[dict[str, Array]],
+def carry_out(case: Case, copies: Copies, held: list[dict[str, Array]], to: list[dict[str, Array]],
               times: list[dict[str, Array]]) -> None:  # fmt: skip
-    """Copy every row of one stage from the ranks' shards into others'."""
+    """Copy every row of one hop from the ranks' shards into others'."""
     taken = []
-    for i in range(len(plan)):
-        name = plan.catalogue.name_of(int(plan.tensor[i]))
+    for i in range(len(copies)):
+        name = copies.catalogue.name_of(int(copies.tensor[i]))
         axis = 1 if case.specs[name].cut == "columns" else 0
-        length, rank = int(plan.length[i]), int(plan.destination[i])
-        block = window(held[int(plan.source[i])][name], axis, int(plan.source_start[i]), length)
-        taken.append((name, axis, rank, int(plan.destination_start[i]), length, block.copy()))
+        length, rank = int(copies.length[i]), int(copies.destination[i])
+        block = window(held[int(copies.source[i])][name], axis, int(copies.source_start[i]), length)
+        taken.append((name, axis, rank, int(copies.destination_start[i]), length, block.copy()))
     for name, axis, rank, start, length, block in taken:
         window(to[rank][name], axis, start, length)[...] = block
         window(times[rank][name], axis, start, length)[...] += 1
@@ -40,19 +41,19 @@ def carry_out(case: Case, plan: Plan, held: list[dict[str, Array]], to: list[dic
 
 @drawn
 @given(cases())
-def test_every_element_arrives_once_in_two_stages(case: Case) -> None:
+def test_every_element_arrives_once_in_two_hops(case: Case) -> None:
     plan = staged(case)
     written = [{n: np.full(a.shape, POISON) for n, a in d.items()} for d in case.destination]
     times = [{n: np.zeros(a.shape, np.int64) for n, a in d.items()} for d in case.destination]
-    first, *second = plan.stages
+    first, *second = plan.hops
     carry_out(case, first, case.source, written, times)
-    for stage in second:
-        carry_out(case, stage, written, written, times)
+    for hop in second:
+        carry_out(case, hop, written, written, times)
     for rank in range(case.placement.world):
         for name, expected in case.destination[rank].items():
             assert np.all(times[rank][name] == 1), (rank, name)
             assert np.array_equal(written[rank][name], expected), (rank, name)
-    event(f"{len(plan.stages)} stages")
+    event(f"{len(plan.hops)} hops")
 
 
 @drawn
@@ -67,7 +68,7 @@ def test_each_block_crosses_once_to_each_node(case: Case) -> None:
     for i in np.flatnonzero(plan.relayed).tolist():
         assert case.node(int(plan.source[i])) == case.node(int(plan.destination[i]))
     if case.placement.nodes == 1:
-        assert plan.stages == (plan,)
+        assert len(plan.hops) == 1
 
 
 def test_four_replicas_share_what_they_fetch() -> None:
@@ -77,10 +78,10 @@ def test_four_replicas_share_what_they_fetch() -> None:
     found = case(model, Degrees(gpus=4), Degrees(gpus=4), per_node=4)
     plan, whole = staged(found), found.plan.total_bytes // 4
     assert plan.cross_node_bytes == whole == found.plan.cross_node_bytes // 4
-    fetched = plan.stages[0].recv_bytes[4:]
+    fetched = plan.hops[0].recv_bytes[4:]
     largest = max(oracle_sizes(found))
     assert fetched.sum() == whole and np.all(np.abs(fetched - whole / 4) <= largest)
-    assert plan.stages[1].send_bytes[4:].tolist() == (3 * fetched).tolist()
+    assert plan.hops[1].send_bytes[4:].tolist() == (3 * fetched).tolist()
 
 
 def oracle_sizes(case: Case) -> list[int]:

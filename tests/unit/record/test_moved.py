@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from refit.record.moved import UNKNOWN, Moved, executed, unknown
+from dataclasses import asdict, fields
 
-BOUNDS = {"move": 1, "send": 1, "recv": 1, "cross_node": 1}
-OURS = {**dict.fromkeys(UNKNOWN, 7), "bytes": 100, "lower_bounds": BOUNDS}
+from refit.plan.plan import Bounds
+from refit.record.moved import Moved, executed, unknown
+from refit.record.parts import PlanNumbers
+
+BOUNDS = Bounds(move=1, send=1, recv=1, cross_node=1)
+OURS = PlanNumbers(7, 100, 7, 7, 7, 7, 7, 7, 7, BOUNDS)
 
 
 def test_nothing_is_said_of_what_is_not_known() -> None:
     found = unknown(OURS)
-    assert (found["bytes"], found["lower_bounds"]) == (100, BOUNDS)
-    assert {found[name] for name in UNKNOWN} == {None}
-    assert found.keys() == OURS.keys()
+    assert (found.bytes, found.lower_bounds) == (100, BOUNDS)
+    of_any_plan = ("bytes", "lower_bounds")
+    others = [f.name for f in fields(PlanNumbers) if f.name not in of_any_plan]
+    assert {getattr(found, name) for name in others} == {None}
 
 
 def test_what_the_ranks_moved() -> None:
@@ -23,7 +28,7 @@ def test_what_the_ranks_moved() -> None:
     ):  # fmt: skip
         ranks[source].add(True, destination, nbytes)
         ranks[destination].add(False, source, nbytes)
-    assert executed(OURS, ranks, ranks_per_node=2) == {
+    assert asdict(executed(OURS, ranks, ranks_per_node=2)) == {
         "copies": 7,
         "bytes": 89,
         "local_bytes": 5,
@@ -33,5 +38,5 @@ def test_what_the_ranks_moved() -> None:
         "max_recv_bytes": 44,
         "max_peer_bytes": 20,
         "max_cross_node_bytes": 41,  # rank 3 receives it
-        "lower_bounds": BOUNDS,
+        "lower_bounds": asdict(BOUNDS),
     }

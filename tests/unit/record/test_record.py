@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from refit.job import Degrees
-from refit.layout.layout import place
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
-from refit.plan.build import build_plan
+from refit.job import Degrees, Hardware
+from refit.plan.plan import Bounds
 from refit.record import limits
 from refit.record.measured import _times, drift
-from refit.record.record import RankReport, Span
+from refit.record.parts import PlanNumbers
+from refit.record.report import RankReport, Span
+from refit.rules.setup import Setup
 from refit.weights import memory
 from tests.jobs import job
 
@@ -42,50 +41,53 @@ def report(rank: int, start: float, ends: list[float], **rest: float) -> RankRep
     )
 
 
+def numbers(nbytes: int, peer: int, cross_node: int) -> PlanNumbers:
+    """A plan of so many bytes, whose busiest rank moves these within its node and across."""
+    return PlanNumbers(1, nbytes, 0, 0, 0, 0, 0, peer, cross_node, Bounds(0, 0, 0, 0))
+
+
 def test_phases_are_per_rank_and_of_the_rank_that_spent_longest() -> None:
     ranks = [
         report(0, 10.0, [11.0, 12.0], plan=0.5, pack=0.25),
         report(3, 10.5, [11.5, 12.0], plan=0.75, pack=0.125),
     ]
-    seconds, throughput = _times(
-        ranks, {"bytes": 3_000_000_000, "max_peer_bytes": 1, "max_cross_node_bytes": 0}, {}
-    )
-    assert seconds["warm"] == [1.5, 2.0]  # from the first start to the last end
-    assert seconds["drift"] is None
-    assert seconds["cold_phases"] == {"plan": 0.75, "prepare": 1.0, "transfer": 2.0}
-    assert seconds["phases"] == {"pack": 0.25}
-    assert seconds["phases_per_rank"] == {
+    seconds, throughput = _times(ranks, numbers(3_000_000_000, 1, 0), Hardware())
+    assert seconds.warm == [1.5, 2.0]  # from the first start to the last end
+    assert seconds.drift is None
+    assert seconds.cold_phases == {"plan": 0.75, "prepare": 1.0, "transfer": 2.0}
+    assert seconds.phases == {"pack": 0.25}
+    assert seconds.phases_per_rank == {
         "0": {"plan": 0.5, "prepare": 1.0, "transfer": 2.0, "pack": 0.25},
         "3": {"plan": 0.75, "prepare": 1.0, "transfer": 2.0, "pack": 0.125},
     }
-    assert seconds["per_rank"] == {"0": 1.5, "3": 1.25}
-    assert throughput["gbps"] == pytest.approx(3 / 1.75)
+    assert seconds.per_rank == {"0": 1.5, "3": 1.25}
+    assert throughput.gbps == pytest.approx(3 / 1.75)
     # the copies took from the first start, 10.0, to 11.5
-    assert throughput["limit_gbps"] == pytest.approx(3 / 1.5)
-    assert throughput["limit_source"] == "measured"
-    assert throughput["fraction"] == pytest.approx(1.5 / 1.75)
+    assert throughput.limit_gbps == pytest.approx(3 / 1.5)
+    assert throughput.limit_source == "measured"
+    assert throughput.fraction == pytest.approx(1.5 / 1.75)
 
 
 def test_the_tightest_limit_counts_and_says_where_it_is_from() -> None:
-    plan = {"bytes": 8_000, "max_peer_bytes": 1_000, "max_cross_node_bytes": 2_000}
-    hardware = {"peer_gbps": 450.0, "nic_gbps": 50.0, "memory_gbps": 4800.0}
+    plan = numbers(8_000, 1_000, 2_000)
+    hardware = Hardware(peer_gbps=450.0, nic_gbps=50.0, memory_gbps=4800.0)
     copy = limits.memory_copy(8_000, 1e-9, "NVIDIA H100")
     assert copy.gbps == pytest.approx(8_000)
     assert "in the memory of NVIDIA H100" in copy.what
     # 8 of 8000 bytes per busiest byte: 8 x 450, and 4 x 50
     peer, nic = limits.links(plan, hardware, "NVIDIA H100")
     assert (peer.gbps, nic.gbps) == (3600.0, 200.0)
-    assert limits.tightest([copy, peer, nic]) is nic
     assert nic.source == "configured" and "cluster.hardware.nic_gbps" in nic.what
     assert limits.links(plan, hardware, "cpu") == [nic]
-    assert limits.links({**plan, "max_cross_node_bytes": 0}, {"peer_gbps": None}, "x") == []
+    # on one node nothing crosses, whatever its NICs: that link limits nothing
+    assert limits.links(numbers(8_000, 1_000, 0), hardware, "NVIDIA H100") == [peer]
+    assert limits.links(plan, Hardware(), "NVIDIA H100") == []
 
 
 def test_busiest_links_by_brute_force() -> None:
     what = job(Degrees(tp=4, etp=1), Degrees(tp=2, etp=1, gpus=4), "collocated", ranks_per_node=2)
     what = replace(what, cluster=replace(what.cluster, nodes=2))
-    placement = place(what)
-    plan = build_plan(catalogue(what.model, placement.source.tp, convention(what)[0]), placement)
+    plan = Setup.of(what).plan()
     peers: Counter[tuple[str, int]] = Counter()
     away: Counter[tuple[str, int]] = Counter()
     columns = zip(*(c.tolist() for c in (plan.source, plan.destination, plan.nbytes)), strict=True)

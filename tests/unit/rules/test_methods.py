@@ -83,7 +83,19 @@ def test_logits_are_not_compared_on_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("visible", "seen"), [(None, 3), ("", 0), ("-1", 0), ("0", 1), ("2,0", 2), ("0,-1,1", 1)]
+    ("visible", "seen"),
+    [
+        (None, 3),
+        ("", 0),
+        ("-1", 0),
+        ("0", 1),
+        ("2,0", 2),
+        ("0,-1,1", 1),
+        ("7", 0),
+        ("1,3,2", 1),
+        ("0,first", 1),
+        ("GPU-8932f937,GPU-1", 2),
+    ],
 )
 def test_gpus_are_counted_as_cuda_does(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: int

@@ -14,7 +14,7 @@ from refit.model import megatron_versions as versions
 from refit.rules.impossible import impossible, reasons
 from refit.rules.layout import LAYOUT, cut_axes_divide
 from refit.rules.model import MODEL
-from refit.rules.values import VALUES
+from refit.rules.values import VALUES, mistake
 from tests.unit.jobs import make_job
 
 # (changes that make the job impossible, what the reason must say)
@@ -264,6 +264,38 @@ def test_lets_pass(changes: dict[str, Any]) -> None:
     assert reasons(make_job(**changes)) == []
 
 
+MISTAKEN: list[tuple[dict[str, Any], str]] = [
+    ({"build": "megatorn"}, "build=megatorn is not one of megatron, shards"),
+    ({"refit__method": "glo"}, "no refit method 'glo'"),
+    ({"sweep__mode": "again"}, "sweep.mode=again is not one of"),
+    ({"sweep__pack": 0}, "sweep.pack=0: must be 1 or more"),
+    ({"sweep__repeat": 0}, "sweep.repeat=0: must be 1 or more"),
+    ({"sweep__repetition": 0}, "sweep.repetition=0: must be 1 or more"),
+    ({"sweep__max_attempts": 0}, "sweep.max_attempts=0: must be 1 or more"),
+    ({"sweep__exclude": "*gloo*"}, "sweep.exclude=*gloo* is not a list of patterns"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), MISTAKEN, ids=str)
+def test_a_mistake_of_the_command_line_is_no_point(changes: dict[str, Any], says: str) -> None:
+    # also of a job that has other reasons, which are a point's
+    for more in ({}, {"model__num_layers": 0}, {"parallel__source": {"tp": 64}}):
+        reason = mistake(make_job(**{**more, **changes}))
+        assert reason is not None and says in reason
+
+
+def test_what_a_point_cannot_be_is_no_mistake() -> None:
+    for changes in (
+        {},
+        {"model__num_layers": 0},
+        {"bench__iterations": 0},
+        {"cluster__nodes": 0},
+        {"parallel__source": {"tp": 64}},
+        {"refit__method": "nomod:Cls"},
+    ):
+        assert mistake(make_job(**changes)) is None
+
+
 def test_every_rule_has_a_case() -> None:
     fired = set()
     for changes, _ in BAD + SEED_BAD:
@@ -443,6 +475,15 @@ def test_several_reasons_are_all_told() -> None:
     found = reasons(make_job(**TP8_TO_TP4, model__moe_router_topk=1))
     assert len(found) == 2
     assert found[0].startswith("model.moe_router_topk=1") and found[1].startswith("needs 12 GPUs")
+
+
+def test_logits_are_refused_with_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    what = make_job(verify="logits")
+    monkeypatch.setattr("refit.rules.model.has_transformer_engine", lambda: False)
+    assert impossible(what) is None
+    monkeypatch.setattr("refit.rules.model.has_transformer_engine", lambda: True)
+    assert "use verify=bits, which is the stronger check" in str(impossible(what))
+    assert impossible(make_job()) is None
 
 
 def test_rules_do_not_import_torch() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from refit.job import UserError
 from refit.record.point import Point
 from refit.record.record import begin, ended, write
-from sweeper import slurm, status
+from sweeper import slurm, status, submitit_side
 from tests.jobs import job
 
 
@@ -23,8 +25,7 @@ def asking(root: Path, slurm: Any) -> Point:
 
 def flags(point: Point) -> list[str]:
     """The lines of its sbatch file."""
-    text = slurm.executor(point, point.directory)._make_submission_file_text("true", "test")
-    return str(text).splitlines()
+    return submitit_side.sbatch_text(slurm.executor(point, point.directory)).splitlines()
 
 
 def test_what_is_null_is_not_asked_for(tmp_path: Path) -> None:
@@ -57,8 +58,10 @@ def test_what_is_said_reaches_sbatch(tmp_path: Path) -> None:
         ({"foo": 1}, r"cluster\.slurm: Unavailable parameter\(s\): \['foo'\]"),
         ({"setup": "module load x"}, r"setup='module load x' is not a list of strings; write"),
         ({"srun_args": "--mpi=none"}, r"srun_args='--mpi=none' is not a list of strings"),
+        ({"teardown": ["sync", 3]}, r"teardown=\['sync', 3\] is not a list of strings"),
         ({"additional_parameters": "x"}, r"additional_parameters='x' is not a mapping"),
         ({"array_parallelism": 0}, r"array_parallelism=0: must be a whole number, 1 or more"),
+        ({"array_parallelism": "4"}, r"array_parallelism='4': must be a whole number, 1 or more"),
         ({"nodes": 5}, r"cannot say nodes: a job has one task on each of the nodes"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "cannot say ntasks_per_node"),
     ],
@@ -68,14 +71,86 @@ def test_what_cannot_be_asked_for(asked: Any, words: str, tmp_path: Path) -> Non
         slurm.executor(asking(tmp_path, asked), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name", ["nodes", "ntasks", "ntasks_per_node", "use_srun", "map_count", "array", "output"]
+)
+def test_what_the_layouts_decide_cannot_be_asked_for(name: str, tmp_path: Path) -> None:
+    for asked in ({name: 1}, {"additional_parameters": {name.replace("_", "-"): 1}}):
+        with pytest.raises(UserError, match=f"cannot say {name}: a job has one task on each"):
+            slurm.executor(asking(tmp_path, asked), tmp_path)
+
+
+def test_points_that_ask_for_the_same_are_one_array(tmp_path: Path) -> None:
+    time, no_time, wider = {"time": "1:00:00"}, {"time": None}, {"time": "1:00:00", "mem": "4G"}
+    points = [asking(tmp_path, asked) for asked in (time, no_time, None, time, wider)]
+    assert [list(map(points.index, g)) for g in slurm.groups(points).values()] == [
+        [0, 0],  # the fourth is the first
+        [1, 2],
+        [4],
+    ]
+    names = {
+        "1 node(s), time=1:00:00, mem=None": 2,
+        "1 node(s), time=None, mem=None": 2,
+        "1 node(s), time=1:00:00, mem=4G": 1,
+    }
+    assert {name: len(g) for name, g in slurm.labelled(points).items()} == names
+    assert list(slurm.labelled(points[:1])) == ["1 node(s)"]
+
+
+def test_arrays_are_split_at_what_the_cluster_allows(tmp_path: Path) -> None:
+    points = [Point.of(replace(job(), seed=seed), tmp_path) for seed in range(7)]
+
+    def numbers(pack_size: int, largest: int) -> list[list[list[int]]]:
+        arrays = slurm.split(points, pack_size, largest)
+        return [[[p.job.seed for p in pack] for pack in array] for array in arrays]
+
+    assert numbers(3, 2) == [[[0, 1, 2], [3, 4, 5]], [[6]]]
+    assert numbers(1, 3) == [[[0], [1], [2]], [[3], [4], [5]], [[6]]]
+    assert numbers(10, 1) == [[list(range(7))]]
+    assert slurm.split([], 3, 2) == []
+
+
+def test_what_is_missing_of_slurm_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for missing in ("scontrol", "sbatch", "srun", "squeue", "scancel"):
+        with pytest.raises(UserError, match=f"and {missing} is not on PATH; run on a login node"):
+            slurm.check()
+        (tmp_path / missing).write_text("#!/bin/sh\necho 'Slurmctld(primary) at here is DOWN'\n")
+        (tmp_path / missing).chmod(0o755)
+    with pytest.raises(UserError, match=r"no Slurm controller answers: Slurmctld\(primary\) at he"):
+        slurm.check()
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Slurmctld(primary) at here is UP'\n")
+    slurm.check()
+
+
+def test_a_status_is_of_the_point_and_of_its_attempt(tmp_path: Path) -> None:
+    point = Point.of(job(), tmp_path)
+    assert status.get(point) == status.Standing("pending", "", "", "")
+    status.put(point, "running", "0", "12")
+    first = status.get(point)
+    assert (first.state, first.attempt, first.slurm_id) == ("running", "0", "12")
+    assert datetime.fromisoformat(first.at).tzinfo is not None
+    status.put(point, "ok", "1", "13")
+    attempts = {
+        folder.name: json.loads((folder / "status.json").read_text())
+        for folder in (point.directory / "attempts").iterdir()
+    }
+    assert attempts["0"] == {"state": "running", "attempt": "0", "slurm_id": "12", "at": first.at}
+    assert (attempts["1"]["state"], attempts["1"]["slurm_id"]) == ("ok", "13")
+    assert json.loads((point.directory / "status.json").read_text()) == attempts["1"]
+    assert not first.is_final and status.get(point).is_final
+
+
 def test_status_of_every_kind_of_point(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    queued, here, impossible, untouched = (
-        Point.of(replace(job(), seed=seed), tmp_path) for seed in range(4)
+    queued, here, there, impossible, untouched = (
+        Point.of(replace(job(), seed=seed), tmp_path) for seed in range(5)
     )
-    for point in (queued, here, untouched):
+    for point in (queued, here, there, untouched):
         point.freeze()
     status.put(queued, "submitted", "0", "12_3")
-    write(here.timing, ended(begin(here, {}), "ok", ""))
+    status.put(there, "ok", "0", "12_4")
+    for point in (here, there):
+        write(point.timing, ended(begin(point, {}), "ok", ""))
     impossible.directory.mkdir()
     write(impossible.timing, ended(begin(impossible, {}), "skipped", "too large"))
     assert status.main([str(tmp_path)]) == 0
@@ -83,9 +158,11 @@ def test_status_of_every_kind_of_point(tmp_path: Path, capsys: pytest.CaptureFix
     assert {line.split()[2]: tuple(line.split()[:2]) for line in lines} == {
         queued.name: ("submitted", "12_3"),
         here.name: ("ok", "-"),
+        there.name: ("ok", "12_4"),
         impossible.name: ("skipped", "-"),
         untouched.name: ("pending", "-"),
     }
-    assert counts == "1 " + ", 1 ".join(line.split()[0] for line in lines)
+    most, *others = counts.split(", ")
+    assert most == "2 ok" and sorted(others) == ["1 pending", "1 skipped", "1 submitted"]
     with pytest.raises(UserError, match="no points in"):
         status.main([str(tmp_path / "none")])

@@ -12,9 +12,11 @@ import pytest
 from refit.display import Display
 from refit.job import Job, UserError
 from refit.record.point import Point, identity
-from refit.record.record import begin, ended, write
-from sweeper.points import Planned, plan
-from sweeper.sweep import dry_run
+from refit.record.record import Record, begin, ended, write
+from sweeper.decisions import outcome
+from sweeper.points import Planned, plan_points
+from sweeper.status import Standing
+from sweeper.sweep import print_plan, print_summary, run_points
 from tests.jobs import job
 
 
@@ -27,10 +29,11 @@ def composed(overrides: Sequence[str], **sweep: Any) -> Job:
 
 def planned(
     batch: Sequence[Sequence[str]], root: Path, **sweep: Any
-) -> tuple[list[Planned], list[str]]:
-    """The plan, and what was said meanwhile."""
+) -> tuple[tuple[Planned, ...], list[str]]:
+    """The points of the plan, and what was said meanwhile."""
     said: list[str] = []
-    return plan(batch, lambda o: composed(o, **sweep), root, said.append), said
+    plan = plan_points(batch, lambda o: composed(o, **sweep), root, said.append)
+    return plan.points, said
 
 
 def names(found: Sequence[Planned]) -> list[str]:
@@ -45,9 +48,9 @@ def test_each_point_is_composed_once(tmp_path: Path) -> None:
         return composed(overrides, repeat=2)
 
     batch = [[f"seed={n}"] for n in (0, 1, 2, 1)]
-    found = plan(batch, compose, tmp_path, print)
+    plan = plan_points(batch, compose, tmp_path, print)
     assert calls == batch
-    assert len(found) == 3 * 2  # seed 1 came twice
+    assert len(plan.points) == 3 * 2  # seed 1 came twice
 
 
 def test_repeats_are_points_of_their_own(tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_a_misspelt_word_runs_nothing(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no refit method 'glo'; .*did you mean gloo"):
             planned(batch, tmp_path)
     with pytest.raises(UserError, match="build=megtron is not one of megatron, shards; did you"):
-        plan([[]], lambda _: replace(composed([]), build="megtron"), tmp_path, print)
+        plan_points([[]], lambda _: replace(composed([]), build="megtron"), tmp_path, print)
     assert not list(tmp_path.iterdir())
 
 
@@ -122,8 +125,8 @@ def test_a_dry_run_says_what_becomes_of_each(
     kept = Point.of(compose(["seed=0"]), tmp_path)  # three ranks do not fit on a node of two
     kept.freeze()
     write(kept.timing, ended(begin(kept, {}), "skipped", "too large"))
-    found = plan([["seed=0"], ["seed=1"]], compose, tmp_path, print)
-    dry_run(found, Display())
+    plan = plan_points([["seed=0"], ["seed=1"]], compose, tmp_path, print)
+    print_plan(plan, tmp_path, Display())
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[0] == kept.name and first.endswith("keep: skipped")
     assert second.endswith("3 of 3 ranks, 1 node(s)  local  run")
@@ -132,3 +135,75 @@ def test_a_dry_run_says_what_becomes_of_each(
 def test_many_names_are_cut_short(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"and 5 more$"):
         planned([[f"seed={n}"] for n in range(15)], tmp_path, exclude=["zzz"])
+
+
+def test_read_only_needs_a_record_of_every_point(tmp_path: Path) -> None:
+    batch = [["seed=0"], ["seed=1"]]
+    found, _ = planned(batch, tmp_path)
+    with pytest.raises(UserError, match=r"^sweep\.mode=read-only, and 2 of 2 points have no"):
+        planned(batch, tmp_path, mode="read-only")
+    for planned_point, how in zip(found, ("ok", "crashed"), strict=True):
+        leave(planned_point.point, how)
+    kept, _ = planned(batch, tmp_path, mode="read-only")
+    assert [p.kept and p.kept.status for p in kept] == ["ok", "crashed"]
+
+
+def leave(point: Point, how: Any) -> None:
+    """Leave a record of a point that ended so."""
+    point.freeze()
+    write(point.timing, ended(begin(point, {}), how, f"it is {how}"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"),
+    [("retry", ["ok", None]), ("cached", ["ok", "failed"]), ("force", [None, None])],
+)
+def test_a_mode_keeps_what_it_says(mode: str, kept: list[str | None], tmp_path: Path) -> None:
+    batch = [["seed=0"], ["seed=1"], ["seed=2"]]
+    for one, how in zip(planned(batch, tmp_path)[0], ("ok", "failed"), strict=False):
+        leave(one.point, how)
+    found, _ = planned(batch, tmp_path, mode=mode)
+    assert [p.kept and p.kept.status for p in found] == [*kept, None]
+
+
+def test_outcomes_are_of_this_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def compose(overrides: Sequence[str]) -> Job:
+        made = composed(overrides)
+        return replace(made, cluster=replace(made.cluster, ranks_per_node=4 - made.seed))
+
+    # two kept, and four ranks that do not fit on a node of two, of which an older record says ok
+    batch = [["seed=0"], ["seed=1"], ["seed=2"], ["seed=0", "refit=gloo"]]
+    plan = plan_points(batch, compose, tmp_path, print)
+    for one in plan.points:
+        leave(one.point, "ok")
+    again = plan_points(batch[:2] + batch[3:], compose, tmp_path, print)
+    points = (*again.points, replace(plan.points[2], kept=None))
+    outcomes = run_points(replace(again, points=points), tmp_path, Display())
+    assert [o.state for o in outcomes] == ["ok", "ok", "ok", "skipped"]
+    assert [o.point for o in outcomes] == [p.point for p in points]
+    print_summary(outcomes, tmp_path, Display())
+    table, counts = capsys.readouterr().out.split("\n\n")[-2:]
+    assert [line.split()[-1] for line in table.splitlines()[1:]] == ["ok", "ok", "ok", "skipped"]
+    assert counts == f"4 points: 3 ok, 1 skipped; records below {tmp_path}\n"
+
+
+def test_points_left_to_slurm_have_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [p.point for p in planned([["seed=0"], ["seed=1"], ["seed=2"]], tmp_path)[0]]
+    leave(points[2], "crashed")
+    outcomes = [
+        outcome(points[0], Standing("submitted", "0", "12"), None, None, True),
+        outcome(points[1], Standing("ok", "0", "12"), None, None, True),
+        outcome(points[2], Standing(), None, Record.find(points[2].timing), False),
+    ]
+    print_summary(outcomes, tmp_path, Display())
+    out = capsys.readouterr().out
+    assert [line.split()[-1] for line in out.splitlines()[2:5]] == [
+        "submitted",
+        "failed",
+        "crashed",
+    ]
+    assert f"\nfailed: {points[1].name}\n  {points[1].timing} is gone\n" in out
+    assert f"\ncrashed: {points[2].name}\n  it is crashed\n  record: {points[2].timing}\n" in out
+    assert "\n3 points: 1 submitted, 1 failed, 1 crashed; records below " in out

@@ -12,11 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from refit.job import Degrees, Refit
-from refit.layout.layout import place
-from refit.model.architecture import catalogue
-from refit.model.convention import convention
-from refit.plan.build import build_plan
-from refit.plan.plan import Plan
+from refit.plan.copies import Copies
+from refit.rules.setup import Setup
 from refit.transport.schedule import group_numbers, messages
 from refit.transport.twosided import Parts, TwoSided
 from refit.weights.pattern import Check, Pattern
@@ -103,11 +100,9 @@ class _Joined:
         assert not self._thread.is_alive(), "deadlock"
 
 
-def a_plan(source: Degrees, destination: Degrees, mode: str) -> Plan:
-    what = job(source, destination, mode, ranks_per_node=8)
-    placement = place(what)
-    form, _ = convention(what)
-    return build_plan(catalogue(what.model, placement.source.tp, form), placement)
+def copies_of(source: Degrees, destination: Degrees, mode: str) -> Copies:
+    (copies,) = Setup.of(job(source, destination, mode, ranks_per_node=8)).plan().hops
+    return copies
 
 
 DEGREES = st.builds(
@@ -137,18 +132,18 @@ def test_any_plan_in_any_groups(
     in_flight: int,
     max_ops: int,
 ) -> None:
-    plan = a_plan(source, destination, mode)
-    world = plan.placement.world
+    copies = copies_of(source, destination, mode)
+    world = copies.placement.world
     refit = Refit(bucket_mb=bucket_mb, in_flight=in_flight, max_ops_per_group=max_ops)
     exchange = Exchange(world)
     found: list[Check | None] = [None] * world
 
     def rank_main(rank: int) -> None:
-        held = plan.catalogue.held_by
-        old = Weights.allocate(held(plan.placement.source, rank))
-        new = Weights.allocate(held(plan.placement.destination, rank))
+        held = copies.catalogue.held_by
+        old = Weights.allocate(held(copies.giving, rank))
+        new = Weights.allocate(held(copies.receiving, rank))
         transport = TwoSided(refit, ThreadWire(exchange, rank))
-        transport.prepare(plan, rank, old, new)
+        transport.prepare(copies, rank, old, new)
         checks = Check(0, 0)
         for generation in range(2):
             pattern = Pattern(0, generation)
@@ -170,8 +165,8 @@ def test_any_plan_in_any_groups(
 
 
 def test_groups_keep_both_limits_and_the_order() -> None:
-    plan = a_plan(Degrees(tp=4, etp=1), Degrees(tp=2, ep=2, etp=1), "collocated")
-    todo = [messages(plan, rank, 4096) for rank in range(plan.placement.world)]
+    copies = copies_of(Degrees(tp=4, etp=1), Degrees(tp=2, ep=2, etp=1), "collocated")
+    todo = [messages(copies, rank, 4096) for rank in range(copies.placement.world)]
     sent = [{m.order: m.nbytes for m in of_rank if m.is_send} for of_rank in todo]
     numbers = group_numbers(sent, 8192, 6)
     assert [numbers[order] for order in sorted(numbers)] == sorted(numbers.values())
@@ -186,10 +181,10 @@ def test_groups_keep_both_limits_and_the_order() -> None:
 
 
 def test_each_byte_is_in_one_message_at_both_ends() -> None:
-    plan = a_plan(Degrees(tp=2, etp=1), Degrees(tp=4, etp=1), "non-collocated")
+    copies = copies_of(Degrees(tp=2, etp=1), Degrees(tp=4, etp=1), "non-collocated")
     ends: dict[tuple[int, int, tuple[int, int]], list[tuple[int, bool]]] = {}
-    for rank in range(plan.placement.world):
-        for m in messages(plan, rank, 4096, in_place_bytes=2048):
+    for rank in range(copies.placement.world):
+        for m in messages(copies, rank, 4096, in_place_bytes=2048):
             pair = (rank, m.peer) if m.is_send else (m.peer, rank)
             ends.setdefault((*pair, m.order), []).append((m.nbytes, m.in_place))
             assert sum(b.nbytes for b in m.blocks) <= m.nbytes

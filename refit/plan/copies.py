@@ -1,0 +1,109 @@
+"""Block copies as numpy columns: what a transport carries out, and what ranks send and receive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.tensors import Catalogue
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Blocks that go from rank to rank, one per row.
+
+    A block is `length` indices of a tensor's cut axis, whole in the others.
+
+    Columns, each [copies] of int64:
+        tensor: id in the catalogue.
+        source, destination: global ranks; equal where the rank already holds the block.
+        source_start, destination_start: offset along the cut axis within the local shards.
+        length: along the cut axis.
+        nbytes: of the block.
+    """
+
+    catalogue: Catalogue
+    placement: Placement
+    tensor: IntArray
+    source: IntArray
+    destination: IntArray
+    source_start: IntArray
+    destination_start: IntArray
+    length: IntArray
+    nbytes: IntArray
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def to_rank(self, rank: int) -> IntArray:
+        """Rows that this rank receives, in plan order."""
+        return np.flatnonzero(self.destination == rank)
+
+    def from_rank(self, rank: int) -> IntArray:
+        """Rows that this rank provides, in plan order."""
+        return np.flatnonzero(self.source == rank)
+
+    @cached_property
+    def remote(self) -> NDArray[np.bool_]:
+        """[copies]: the block changes ranks."""
+        return self.source != self.destination
+
+    @cached_property
+    def send_bytes(self) -> IntArray:
+        """[world]: bytes that each rank sends to others."""
+        return self._per_rank(self.source)
+
+    @cached_property
+    def recv_bytes(self) -> IntArray:
+        """[world]: bytes that each rank receives from others."""
+        return self._per_rank(self.destination)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes written at all destinations."""
+        return int(self.nbytes.sum())
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes whose source is the destination itself."""
+        return int(self.nbytes[~self.remote].sum())
+
+    @property
+    def cross_node_bytes(self) -> int:
+        """Bytes whose source and destination are on different nodes."""
+        return int(self.nbytes[self.crosses_nodes].sum())
+
+    @cached_property
+    def crosses_nodes(self) -> NDArray[np.bool_]:
+        """[copies]: source and destination are on different nodes."""
+        per_node = self.placement.ranks_per_node
+        return self.source // per_node != self.destination // per_node
+
+    def busiest_bytes(self, rows: NDArray[np.bool_]) -> int:
+        """Of these rows, bytes of the rank and direction that have most."""
+        return max(
+            int(np.bincount(rank[rows], self.nbytes[rows], self.placement.world).max(initial=0))
+            for rank in (self.source, self.destination)
+        )
+
+    def _per_rank(self, rank: IntArray) -> IntArray:
+        # bincount weighs in float64, which counts bytes exactly up to 2**53
+        return np.bincount(
+            rank[self.remote], self.nbytes[self.remote], self.placement.world
+        ).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Copies(Rows):
+    """Rows that one transport can carry out: every source start lies in a shard of `giving`.
+
+    Attributes:
+        giving, receiving: the sides that the shards at both ends are of.
+    """
+
+    giving: Layout
+    receiving: Layout

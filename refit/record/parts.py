@@ -1,0 +1,218 @@
+"""The parts of a timing.json, each a frozen dataclass. Sizes are bytes, rates GB/s (1e9 bytes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from refit.plan.plan import Bounds
+
+
+@dataclass(frozen=True)
+class Side:
+    """One layout with all its degrees.
+
+    Attributes:
+        ranks: global ranks that hold its weights, ascending.
+        first_stage_layers, last_stage_layers: null where all stages hold equally many.
+    """
+
+    ranks: list[int]
+    tp: int
+    cp: int
+    pp: int
+    ep: int
+    etp: int
+    dp: int
+    edp: int
+    gpus: int
+    first_stage_layers: int | None = None
+    last_stage_layers: int | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where both layouts are.
+
+    Attributes:
+        world: ranks, idle ones too.
+        idle: global ranks that hold no weights.
+    """
+
+    world: int
+    ranks_per_node: int
+    source: Side
+    destination: Side
+    idle: list[int]
+
+    @property
+    def used(self) -> int:
+        """How many ranks hold weights."""
+        return len({*self.source.ranks, *self.destination.ranks})
+
+
+@dataclass(frozen=True)
+class PlanNumbers:
+    """What the plan moves, in bytes; of a method that plans for itself what it moved in a refit.
+
+    Null where that is not known.
+
+    Attributes:
+        copies: blocks, local ones too.
+        bytes: written at all destinations.
+        local_bytes: whose source is the destination itself.
+        max_send_bytes, max_recv_bytes: of the busiest rank, to and from others.
+        max_forward_bytes: of the busiest rank that passes on what it fetched; 0 without fan-out.
+        max_peer_bytes, max_cross_node_bytes: of the busiest rank in one direction, within its node
+            and across nodes.
+        lower_bounds: what no choice of sources can beat.
+    """
+
+    copies: int | None
+    bytes: int
+    local_bytes: int | None
+    cross_node_bytes: int | None
+    max_send_bytes: int | None
+    max_forward_bytes: int | None
+    max_recv_bytes: int | None
+    max_peer_bytes: int | None
+    max_cross_node_bytes: int | None
+    lower_bounds: Bounds
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Times; those of a refit are the slowest rank's.
+
+    Attributes:
+        warm: of each timed refit; `median`, `p90` and `max` are of these.
+        drift: median of the last tenth of `warm` over that of the first; null below 20 refits.
+        cold_phases, phases: of each phase the rank that spent longest.
+        phases_per_rank, per_rank: by rank that holds weights.
+    """
+
+    cold: float
+    warm: list[float]
+    median: float
+    p90: float
+    max: float
+    drift: float | None
+    cold_phases: dict[str, float]
+    phases: dict[str, float]
+    phases_per_rank: dict[str, dict[str, float]]
+    per_rank: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A rate that a refit cannot exceed, but for what it finds in a cache.
+
+    Attributes:
+        what: in words.
+        gbps: of the whole refit: bytes written at all destinations per second.
+        source: measured in the same run, or configured for the cluster.
+    """
+
+    what: str
+    gbps: float
+    source: Literal["measured", "configured"]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Bytes written at all destinations per second of the median refit.
+
+    Attributes:
+        limit: the tightest of `limits`, in words; `limit_gbps` and `limit_source` are its own.
+        fraction: of that limit.
+    """
+
+    gbps: float
+    limit_gbps: float
+    limit: str
+    limit_source: Literal["measured", "configured"]
+    fraction: float
+    limits: list[Limit]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The most that any rank held, in bytes.
+
+    Attributes:
+        refit_peak_bytes: private memory above what was held before the cold refit; null where the
+            system does not say.
+        staging_bytes: null where the method does not say.
+    """
+
+    host_peak_bytes: int
+    device_peak_bytes: int
+    refit_peak_bytes: int | None
+    staging_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The forward passes of both models compared.
+
+    Attributes:
+        tolerance: relative to `max_abs_logit`.
+        dispatcher: of tokens; null without experts.
+    """
+
+    max_abs_diff: float
+    max_abs_logit: float
+    tolerance: float
+    ok: bool
+    tokens: int
+    dtype: str
+    dispatcher: str | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, bit by bit, at all destinations.
+
+    Attributes:
+        source_mismatches: elements of the source that the refits changed.
+        first_mismatch: null where there is none.
+        stale_checked: a refit of changed weights was looked at too.
+        logits: null unless verify=logits.
+    """
+
+    elements: int
+    mismatches: int
+    source_mismatches: int
+    first_mismatch: str | None
+    stale_checked: bool
+    logits: Logits | None
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Of the fullest rank, in bytes.
+
+    Attributes:
+        device_bytes, fits: null where the cluster does not state it.
+    """
+
+    max_bytes: int
+    device_bytes: int | None
+    fits: bool | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What mode=plan says; see docs/numbers.md.
+
+    Attributes:
+        per_rank: bytes of each rank of the world, by name.
+        floor, estimate: `seconds` and their terms; null where the cluster does not state the rates.
+        missing: the rates that it does not state; null where there are none.
+    """
+
+    per_rank: dict[str, list[int]]
+    memory: DeviceMemory
+    floor: dict[str, float] | None
+    estimate: dict[str, float] | None
+    missing: str | None

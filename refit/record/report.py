@@ -1,0 +1,65 @@
+"""What one rank measured, as it hands it to its agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from refit.record.moved import Moved
+from refit.record.parts import Logits
+from refit.record.typed import typed
+
+
+@dataclass(frozen=True)
+class Span:
+    """Start and end on one node's monotonic clock, in seconds."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank measured. Idle ranks pass the same barriers; their spans are not counted.
+
+    Attributes:
+        active: it holds weights of either side.
+        limit: spans of a memory copy of this share of the destination's bytes each.
+        cold_phases, phases: seconds; of the timed iterations the median.
+        source_mismatches: elements of the source that the refits changed.
+        host_peak_bytes: resident in the process, since it began.
+        device_peak_bytes: of torch's allocator, since it began.
+        refit_peak_bytes: private memory above what was held before the cold refit.
+        transport: its own words: heap, messages.
+        plans_itself: the transport; then `moved` is what it moved in one refit, if it counts.
+    """
+
+    rank: int
+    node: int
+    active: bool
+    cold: Span
+    warm: list[Span]
+    limit: list[Span]
+    limit_share: float = 1.0
+    cold_phases: dict[str, float] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+    elements: int = 0
+    mismatches: int = 0
+    first_mismatch: str = ""
+    source_mismatches: int = 0
+    logits: Logits | None = None
+    host_peak_bytes: int = 0
+    device_peak_bytes: int = 0
+    refit_peak_bytes: int | None = None
+    staging_bytes: int | None = None
+    transport: dict[str, int | str] = field(default_factory=dict)
+    plans_itself: bool = False
+    moved: Moved | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+
+    @staticmethod
+    def of(values: dict[str, Any]) -> RankReport:
+        """A report as JSON has it: `asdict` undone."""
+        report: RankReport = typed(RankReport, values)
+        return report

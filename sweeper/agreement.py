@@ -1,0 +1,93 @@
+"""What the points of one sweep must agree on: the sweep's settings, and one job per identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from refit.job import Job, UserError
+from refit.record.point import Point
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings below `sweep` that are of the whole sweep; `refit.job.Sweep` says what each is.
+
+    The others (exclude, repeat, repetition) say which points there are.
+    """
+
+    mode: str
+    dry_run: bool
+    wait: bool
+    here: bool
+    pack: int
+    max_attempts: int
+
+    @staticmethod
+    def of(jobs: Sequence[Job]) -> Settings:
+        """The settings of a sweep, read once.
+
+        Raises:
+            UserError: two points disagree; the text names the setting.
+        """
+        values: dict[str, Any] = {}
+        for field in fields(Settings):
+            said = list(dict.fromkeys(getattr(job.sweep, field.name) for job in jobs))
+            if len(said) > 1:
+                words = " and ".join(_word(value) for value in said)
+                raise UserError(
+                    f"sweep.{field.name} is of the whole sweep, and its points say {words}; give it"
+                    " one value, or make it a sweep for each"
+                )
+            (values[field.name],) = said
+        return Settings(**values)
+
+
+# Names and texts make no other job: a point of two names is run once, by the first of them.
+NAMES = frozenset(
+    ("model.name", "parallel.name", "parallel.use_case", "parallel.model", "refit.name")
+)
+
+
+def differing(one: Job, other: Job) -> list[str]:
+    """The fields in which two jobs differ, `cluster.slurm.partition` say; names are none."""
+    mine, its = (dict(_flat(job.to_dict())) for job in (one, other))
+    names = dict.fromkeys([*mine, *its])
+    return [n for n in names if n not in NAMES and mine.get(n) != its.get(n)]
+
+
+def check_one_job(first: Point, second: Point) -> None:
+    """Check that two points of one identity are one job.
+
+    Raises:
+        UserError: they are not; one of them would be dropped, and the record of the other would
+            stand for it. The text names what differs.
+    """
+    names = differing(first.job, second.job)
+    if not names:
+        return
+    flat = [dict(_flat(point.job.to_dict())) for point in (first, second)]
+    said = ", ".join(
+        f"{name} ({' and '.join(_word(values.get(name)) for values in flat)})" for name in names
+    )
+    raise UserError(
+        f"two points of this sweep differ in {said}, which is no part of a point's identity: both"
+        f" would be {first.name}, with one record; give it one value, or make it a sweep for each,"
+        " with a hydra.sweep.dir of its own"
+    )
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _word(value: Any) -> str:
+    """A value as the command line has it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

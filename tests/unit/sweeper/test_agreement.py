@@ -1,0 +1,130 @@
+"""Points that cannot be of one sweep: settings that differ, and jobs that would be one record."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refit.job import Cluster, Job, Sweep, UserError
+from refit.record.point import Point, identity
+from sweeper.agreement import Settings, check_one_job, differing
+from sweeper.points import plan_points
+from tests.jobs import job
+
+ASKED = Sweep(mode="cached", dry_run=True, wait=False, here=True, pack=3, max_attempts=7)
+
+
+def with_sweep(**changes: Any) -> Job:
+    """A job whose settings of the sweep are `ASKED` with changes."""
+    return replace(job(), sweep=replace(ASKED, **changes))
+
+
+def with_cluster(**changes: Any) -> Job:
+    """A job with another cluster of the same name."""
+    return replace(job(), cluster=replace(job().cluster, **changes))
+
+
+def test_settings_are_those_of_the_jobs() -> None:
+    settings = Settings.of([with_sweep(), with_sweep(repeat=2, exclude=["x"], repetition=4)])
+    assert settings == Settings("cached", True, False, True, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"mode": "retry"},
+            "sweep.mode is of the whole sweep, and its points say cached and re",
+        ),
+        ({"dry_run": False}, "sweep.dry_run is of the whole sweep, and its points say true and f"),
+        ({"wait": True}, "sweep.wait is of the whole sweep, and its points say false and true;"),
+        ({"here": False}, "sweep.here is of the whole sweep, and its points say true and false;"),
+        ({"pack": 8}, "sweep.pack is of the whole sweep, and its points say 3 and 8;"),
+        ({"max_attempts": 1}, "sweep.max_attempts is of the whole sweep, and its points say 7 and"),
+    ],
+)
+def test_settings_that_differ_are_named(changes: dict[str, Any], words: str) -> None:
+    jobs = [with_sweep(), with_sweep(), with_sweep(**changes)]
+    with pytest.raises(UserError, match=re.escape(words)):
+        Settings.of(jobs)
+    # whatever else tells the points apart
+    other = replace(jobs[-1], seed=1)
+    with pytest.raises(UserError, match=re.escape(words)):
+        plan_points([["0"], ["1"]], lambda o: [jobs[0], other][int(o[0])], Path("/none"), print)
+
+
+SLURM = {"partition": "a100", "time": "1:00:00", "additional_parameters": {"no-requeue": True}}
+ONE = with_cluster(slurm=SLURM)
+# each is one identity with `ONE`
+OTHERS: dict[str, tuple[Job, str]] = {
+    "partition": (
+        with_cluster(slurm={**SLURM, "partition": "h100"}),
+        "cluster.slurm.partition (a100 and h100)",
+    ),
+    "an option that only one has": (
+        with_cluster(slurm={**SLURM, "account": "mine"}),
+        "cluster.slurm.account (null and mine)",
+    ),
+    "below additional_parameters": (
+        with_cluster(slurm={**SLURM, "additional_parameters": {"no-requeue": False}}),
+        "cluster.slurm.additional_parameters.no-requeue (true and false)",
+    ),
+    "nodes": (with_cluster(slurm=SLURM, nodes=2), "cluster.nodes (1 and 2)"),
+    "launcher": (with_cluster(slurm=SLURM, launcher="slurm"), "cluster.launcher (local and slurm)"),
+    "deadline": (
+        replace(ONE, bench=replace(ONE.bench, deadline_s=10.0)),
+        "bench.deadline_s (60.0 and 10.0)",
+    ),
+    "rates": (
+        with_cluster(slurm=SLURM, hardware=replace(Cluster().hardware, nic_gbps=50.0)),
+        "cluster.hardware.nic_gbps (null and 50.0)",
+    ),
+    "repeats": (replace(ONE, sweep=Sweep(repeat=2)), "sweep.repeat (1 and 2)"),
+    "two fields": (
+        replace(with_cluster(slurm=SLURM, nodes=2), sweep=Sweep(exclude=["x*"])),
+        "cluster.nodes (1 and 2), sweep.exclude (null and ['x*'])",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_one_identity_of_two_jobs_is_an_error(case: str, tmp_path: Path) -> None:
+    other, words = OTHERS[case]
+    assert identity(other) == identity(ONE)
+    folder = Point.of(ONE, tmp_path).name
+    with pytest.raises(UserError) as raised:
+        plan_points([["0"], ["1"]], lambda o: [ONE, other][int(o[0])], tmp_path, print)
+    text = str(raised.value)
+    assert f"differ in {words}, which is no part of a point's identity" in text
+    assert f"both would be {folder}, with one record" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_make_no_other_job(tmp_path: Path) -> None:
+    renamed = replace(
+        ONE,
+        model=replace(ONE.model, name="other"),
+        parallel=replace(ONE.parallel, name="other", use_case="other words", model="other"),
+        refit=replace(ONE.refit, name="other"),
+    )
+    assert differing(ONE, renamed) == []
+    check_one_job(Point.of(ONE, tmp_path), Point.of(renamed, tmp_path))
+    assert differing(ONE, replace(ONE, seed=3)) == ["seed"]
+
+
+def test_the_same_job_twice_is_one_point(tmp_path: Path) -> None:
+    plan = plan_points([["0"], ["1"], ["2"]], lambda _: ONE, tmp_path, print)
+    assert [p.point.overrides for p in plan.points] == [("0",)]
+
+
+def test_of_two_names_the_one_that_can_run_is_run(tmp_path: Path) -> None:
+    # the same pair of layouts, once as another model's own: that one is skipped
+    foreign = replace(ONE, parallel=replace(ONE.parallel, name="theirs", model="theirs"))
+    for jobs in ([foreign, ONE], [ONE, foreign]):
+        plan = plan_points([["0"], ["1"]], lambda o, j=jobs: j[int(o[0])], tmp_path, print)  # type: ignore[misc]
+        (planned,) = plan.points
+        assert planned.skip is None and planned.point.job.parallel.name == "pair"
