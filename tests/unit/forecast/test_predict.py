@@ -108,7 +108,8 @@ def test_a_prediction_never_overwrites_a_measurement() -> None:
 def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
     cluster: str, tmp_path: Path
 ) -> None:
-    arguments = ["mode=plan", "-m", f"cluster={cluster}", "parallel=glob(*_tp4ep?_to_*)"]
+    pairs = "twonode_tp4ep4_to_tp8ep2,qwen3_30b_a3b_32_tp4pp4ep4_to_tp4ep4"  # of another model
+    arguments = ["mode=plan", "-m", f"cluster={cluster}", f"parallel={pairs}"]
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['refit.run', *{arguments!r}, 'hydra.sweep.dir={tmp_path}']\n"
