@@ -100,7 +100,7 @@ def test_overrides_reach_the_point(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path).values()
-    assert (record["mode"], record["method"]) == ("non-collocated", "gloo")
+    assert (record["placement"], record["method"]) == ("non-collocated", "gloo")
     assert record["config"]["model"]["num_layers"] == 1
     assert record["config"]["model"]["moe_z_loss_coeff"] == 1e-3
     assert len(record["seconds"]["warm"]) == 5

@@ -61,7 +61,7 @@ def test_the_whole_group_is_verified_or_skipped(
         assert record["model_build"]["build"] == build
         mode, source, destination, idle = ROWS[name]
         layout = record["layout"]
-        assert (record["mode"], layout["world"]) == (mode, 8)
+        assert (record["placement"], layout["world"]) == (mode, 8)
         assert layout["source"]["ranks"] == list(source)
         assert layout["destination"]["ranks"] == list(destination)
         assert layout["idle"] == list(idle)
