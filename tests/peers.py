@@ -38,11 +38,15 @@ class AfterAnother(megatron.Transport):
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         before, placement = first(), place(first())
-        built = [
-            models.build(before, placement, side, rank, None) for side in ("source", "destination")
-        ]
+        source_before = models.build(before, placement, "source", rank, None)
+        destination_before = models.build(before, placement, "destination", rank, None)
         other = megatron.Transport(Refit(name="megatron", method="megatron"))
-        other.prepare(plan, rank, *(b and b.weights for b in built))
+        other.prepare(
+            plan,
+            rank,
+            source_before and source_before.weights,
+            destination_before and destination_before.weights,
+        )
         other.execute()
         self.end(other)
         super().prepare(plan, rank, source, destination)

@@ -46,9 +46,7 @@ DENSE = replace(
     moe_router_enable_expert_bias=False,
 )
 MOE = replace(TINY, name="moe", moe_router_enable_expert_bias=False)
-BIASED = replace(
-    MOE, name="biased", add_bias_linear=True, moe_shared_expert_intermediate_size=None
-)
+BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_intermediate_size=None)
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}
 
 
@@ -252,10 +250,9 @@ def test_a_second_model_of_the_same_degrees(agent: Agent, tmp_path: Path) -> Non
 def test_nixl_has_one_refit_where_a_destination_is_not_contiguous(
     agent: Agent, tmp_path: Path
 ) -> None:
-    backend = {"refit": {"backend": "nixl"}}
-    whole = job(Degrees(gpus=1), Degrees(gpus=1), model=DENSE, **PEER, **backend)
-    cut = job(model=DENSE, **PEER, **backend)
-    records = [run(agent, tmp_path, what) for what in (whole, cut)]
+    whole = job(Degrees(gpus=1), Degrees(gpus=1), model=DENSE, **PEER)
+    cut = job(model=DENSE, **PEER)
+    records = [run(agent, tmp_path, with_refit(what, backend="nixl")) for what in (whole, cut)]
     if "nixl" not in versions.REFIT_BACKENDS:
         for record in records:
             assert record["status"] == "unsupported"

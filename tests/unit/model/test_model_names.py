@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.job import Degrees, Job, Model, Parallel, Refit, UserError
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION
 from refit.model.convention import convention, logical_name, no_logits
 
@@ -74,7 +75,17 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
         "SequentialMLP",
         "context",
     ]
+    for names, words in (
+        ("production", "under production's names"),
+        ("installed", "as SequentialMLP names"),
+    ):
+        peer = replace(latent, refit=Refit(method="megatron", peer_names=names))
+        assert [words in line for line in convention(peer)[1]["differs"]].count(True) == 1
+    peer = replace(dense, refit=Refit(method="megatron"))
+    assert convention(peer)[1] == convention(dense)[1]
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
+    peer = replace(latent, refit=Refit(method="megatron"))
+    assert not [line for line in convention(peer)[1]["differs"] if "names" in line]
     kind, record = convention(dense)
     assert (kind, record["differs"]) == (PRODUCTION, [])
     assert convention(Job(model=dense.model, build="shards")) == (
