@@ -11,21 +11,29 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(strip $(CONSTRAINTS)),-c $(CONSTRAINTS))
 INPUTS := pyproject.toml constraints-cpu.txt
 
-.PHONY: help setup table test lint bench clean
+.PHONY: help asked setup table test test-versions lint bench clean
 
 help:
 	@echo "make table   the ten rows of the eight-GPU table, verified, on this machine's CPUs"
 	@echo "make test    lint and all tests"
+	@echo "make test-versions   the tests that meet megatron-core, under 0.17, 0.18 and 0.19"
 	@echo "make lint    ruff, ruff format --check, mypy, the directions between rooms"
 	@echo "make bench   benchmarks: ratios taken in one run"
 	@echo "make setup   only install into .venv;  make clean  remove it"
 
-setup: .venv/.test-installed
+setup: asked .venv/.test-installed
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# A Python that was asked for is the one in .venv, or nothing is done.
+asked: .venv/bin/python
+	@[ "$(origin PYTHON)" = file ] || [ "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" ] || \
+	{ echo ".venv has $$($(BIN)/python --version), not $(PYTHON); 'make clean' first" >&2; exit 1; }
+
 .venv/.test-installed: $(INPUTS) | .venv/bin/python
+	@if $(PIP) --dry-run --no-deps --report - torch | grep -Eq '"(nvidia|cuda)-'; then \
+	echo "torch for $$($(BIN)/python --version) is a CUDA build here: 3 GB to download, 5.4 GB on disk"; fi
 	$(PIP) -e '.[test]'
 	@touch $@
 
@@ -43,7 +51,10 @@ test: lint
 	$(BIN)/python -m pytest tests/slurm || ended=1; \
 	wait $$unit || ended=1; cat .venv/unit.log; exit $$ended
 
-lint: .venv/.dev-installed
+test-versions: setup
+	@bash tests/versions.sh $(BIN)/python .venv/megatron-core
+
+lint: asked .venv/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -9,13 +9,13 @@ all does not depend on widths. Run: python -m benchmarks.bench_peer
 from __future__ import annotations
 
 import statistics
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import job, run
 from refit.compose import CONF
+from refit.model.megatron_versions import VERSION
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 
@@ -37,7 +37,7 @@ NARROW = ["model.num_layers=1", "model.moe_ffn_hidden_size=256", "model.vocab_si
 
 def main() -> None:
     """Print the ratios, then the table."""
-    peer = f"megatron-core {version('megatron-core')}"
+    peer = f"megatron-core {VERSION}"
     speed(peer)
     rows(peer)
 

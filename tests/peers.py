@@ -38,15 +38,12 @@ class AfterAnother(megatron.Transport):
         self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         before, placement = first(), place(first())
-        source_before = models.build(before, placement, "source", rank, None)
-        destination_before = models.build(before, placement, "destination", rank, None)
+        built = [
+            models.build(before, placement, side, rank, None) for side in ("source", "destination")
+        ]
         other = megatron.Transport(Refit(name="megatron", method="megatron"))
-        other.prepare(
-            plan,
-            rank,
-            source_before and source_before.weights,
-            destination_before and destination_before.weights,
-        )
+        source_before, destination_before = (b.weights if b else None for b in built)
+        other.prepare(plan, rank, source_before, destination_before)
         other.execute()
         self.end(other)
         super().prepare(plan, rank, source, destination)

@@ -15,6 +15,7 @@ class Convention:
 
     norms_dtype: str = "bfloat16"
     mla_down_sharded: bool = False  # production replicates MLA's down-projections over TP
+    direct_query_norm: bool = False  # MLA's queries without q_lora_rank have a norm of their own
 
 
 PRODUCTION = Convention()
@@ -93,6 +94,13 @@ def _norm(
         )
         for kind in kinds
     ]
+
+
+def _fused_norm(model: Model, linear: str, size: int, layers: tuple[int, ...]) -> list[Family]:
+    """A norm that exists only inside the linear layer that it feeds."""
+    kinds = ["weight", "bias"] if model.normalization == "LayerNorm" else ["weight"]
+    prefix = f"decoder.layers.{{layer}}.{linear}.layer_norm_"
+    return [Family(prefix + kind, (size,), layers=layers) for kind in kinds]
 
 
 def _linear(
@@ -187,6 +195,8 @@ def _latent_attention(
     families: list[Family] = []
     if model.q_lora_rank is None:
         families += _linear("self_attention.linear_q_proj", (query, h), 0, False, layers)
+        if model.qk_layernorm and convention.direct_query_norm:
+            families += _fused_norm(model, "self_attention.linear_q_proj", h, layers)
     else:
         families += _linear(
             "self_attention.linear_q_down_proj", (model.q_lora_rank, h), down, False, layers

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import re
+from dataclasses import replace
 from typing import Any
 
 from refit.job import Job, UserError
+from refit.model import megatron_versions
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention
 
 # Transformer Engine fuses a norm into the linear layer that it feeds.
 _FUSED_NORM = {
     "self_attention.linear_qkv": "input_layernorm",
-    "self_attention.linear_q_proj": "input_layernorm",
     "self_attention.linear_q_up_proj": "self_attention.q_layernorm",
     "self_attention.linear_kv_up_proj": "self_attention.kv_layernorm",
     "mlp.linear_fc1": "pre_mlp_layernorm",
@@ -34,22 +34,22 @@ def convention(job: Job) -> tuple[Convention, dict[str, Any]]:
         does otherwise, as far as it concerns this job.
 
     Raises:
-        UserError: an unknown build, or megatron-core is not installed.
+        UserError: an unknown build, or a megatron-core that cannot be used: none, say.
     """
+    production = replace(PRODUCTION, direct_query_norm=megatron_versions.NORMS_DIRECT_QUERIES)
     if job.build == "shards" or job.mode == "plan":  # nothing is built here: production's tensors
-        return PRODUCTION, {"build": job.build, "differs": []}
+        return production, {"build": job.build, "differs": []}
     if job.build != "megatron":
         raise UserError(f"build '{job.build}' is not megatron or shards")
-    try:
-        version = importlib.metadata.version("megatron-core")
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(
-            "build=megatron needs megatron-core; install it, or use build=shards: the same tensors,"
-            " plainly allocated"
-        ) from None
+    if reason := megatron_versions.unusable():
+        raise UserError(reason)
     engine = has_transformer_engine()
-    record = {"build": "megatron", "megatron_core": version, "transformer_engine": engine}
-    return PRODUCTION if engine else LOCAL_SPEC, {**record, "differs": _differences(job, engine)}
+    record = {
+        "build": "megatron",
+        "megatron_core": megatron_versions.VERSION,
+        "transformer_engine": engine,
+    }
+    return production if engine else LOCAL_SPEC, {**record, "differs": _differences(job, engine)}
 
 
 def no_logits(job: Job) -> str | None:
@@ -75,6 +75,12 @@ def _differences(job: Job, engine: bool) -> list[str]:
         found.append("norms are float32, production's are bfloat16")
         if model.multi_latent_attention:
             found.append("MLA's down-projections are cut over TP, production replicates them")
+            direct = model.q_lora_rank is None and model.qk_layernorm
+            if direct and megatron_versions.NORMS_DIRECT_QUERIES:
+                found.append(
+                    "queries without q_lora_rank have no norm, production's have"
+                    " linear_q_proj.layer_norm_weight from megatron-core 0.19"
+                )
         if model.is_moe and model.moe_grouped_gemm:
             found.append(
                 "moe_grouped_gemm was asked, experts are built as SequentialMLP; same tensors"

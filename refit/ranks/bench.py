@@ -7,7 +7,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import numpy
 import torch
@@ -17,6 +16,7 @@ from refit.job import Job
 from refit.layout.layout import place
 from refit.model.architecture import catalogue
 from refit.model.convention import convention
+from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
 from refit.plan.build import build_plan
 from refit.ranks import device as rank_device
@@ -163,7 +163,7 @@ def run(job: Job, rank: int, slab: Slab, progress: Callable[[str], None]) -> Ran
         versions={
             "torch": torch.__version__,
             "numpy": numpy.__version__,
-            "megatron_core": version("megatron-core"),
+            "megatron_core": VERSION,
         },
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),

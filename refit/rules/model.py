@@ -1,7 +1,7 @@
 """What Megatron refuses in a model, whatever its layout.
 
 Each rule takes the job and returns a reason or None. Together they mirror the checks of
-megatron-core 0.16.1, above all of `TransformerConfig.__post_init__`, without importing it.
+megatron-core, above all of `TransformerConfig.__post_init__`, without importing it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from refit.job import Job
+from refit.model import megatron_versions
 from refit.model.moe_layers import moe_layers
 from refit.rules.values import AUX_LOSSES, JobRule
 
@@ -134,17 +135,18 @@ def shared_expert_without_bias(job: Job) -> str | None:
     return None
 
 
-def shared_overlap_needs_alltoall(job: Job) -> str | None:
-    """Megatron: moe_shared_expert_overlap only works with the alltoall token dispatcher."""
-    m = job.model
+def shared_overlap_needs_its_dispatchers(job: Job) -> str | None:
+    """Megatron: moe_shared_expert_overlap only works with some token dispatchers, by version."""
+    m, known = job.model, megatron_versions.OVERLAP_DISPATCHERS
     if (
         m.moe_shared_expert_overlap
         and m.moe_shared_expert_intermediate_size is not None
-        and m.moe_token_dispatcher_type != "alltoall"
+        and m.moe_token_dispatcher_type not in known
     ):
         return (
-            "model.moe_shared_expert_overlap=true only works with"
-            f" model.moe_token_dispatcher_type=alltoall, which is {m.moe_token_dispatcher_type}"
+            "model.moe_shared_expert_overlap=true only works with model.moe_token_dispatcher_type="
+            f"{' or '.join(known)} in megatron-core {megatron_versions.VERSION}; it is"
+            f" {m.moe_token_dispatcher_type}"
         )
     return None
 
@@ -238,7 +240,7 @@ MODEL: tuple[JobRule, ...] = (
     topk_one_needs_pre_softmax,
     expert_bias_needs_sigmoid,
     shared_expert_without_bias,
-    shared_overlap_needs_alltoall,
+    shared_overlap_needs_its_dispatchers,
     capacity_needs_aux_loss,
     padding_needs_capacity,
     deepep_does_not_pad,

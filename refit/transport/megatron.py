@@ -21,13 +21,13 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.resharding import refit as core
 
 from refit.job import Refit
+from refit.model import megatron_versions as versions
+from refit.model.megatron_versions import VERSION
 from refit.plan.plan import Plan
 from refit.record.moved import Moved
 from refit.transport import Unsupported
 from refit.transport.megatron_cpu import without_cuda
 from refit.transport.megatron_names import under_production_names
-from refit.weights import megatron_versions as versions
-from refit.weights.megatron_versions import VERSION
 from refit.weights.weights import Weights
 
 KERNEL = Path("nvshmem_copy_service", "kernels", "chunked_kernel.cu")  # below resharding/
@@ -85,7 +85,7 @@ class Transport:
 
     def close(self) -> None:
         self._refit, self._service = lambda: None, None
-        versions.clear_refit_caches()
+        versions.clear_refit_caches(core)
 
     def _watch(self, service: Any) -> None:
         """Note when the service starts and ends its run."""

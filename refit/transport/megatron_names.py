@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from refit.weights import megatron_versions as versions
+from refit.model import megatron_versions as versions
 from refit.weights.models import places
 
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.local_experts\.(\d+)\.(linear_fc[12])\.(weight|bias)")

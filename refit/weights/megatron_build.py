@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
-from functools import cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch.nn.functional import gelu, silu
 
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.layout import Layout, Placement
+from refit.model import megatron_versions
 from refit.model.architecture import padded_vocab
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
+from refit.weights.groups import make_groups
 
 
 @contextmanager
@@ -29,14 +29,33 @@ def _quiet() -> Iterator[None]:
             "(Transformer Engine and )?Apex (is|are) not installed",
             "moe_ffn_hidden_size is not set",
             "Using a large number of experts .* without fp32 routing",
-            "full scope is deprecated. Use empty cuda_graph_scope",
+            "full scope is deprecated. Use empty cuda_graph_(scope|modules)",
             "When using expert parallelism and tensor parallelism for training",
             "When using async grad allreduce",
             "Warning: tp_group is None",  # see megatron_runs
             "`torch.distributed.[a-z_]*` is deprecated",  # collectives that Megatron calls
+            "absl.logging is not installed",
         ):
             warnings.filterwarnings("ignore", message=text)
-        yield
+        with ExitStack() as stack:
+            for name in _LOGS:
+                logger = logging.getLogger(name)
+                logger.addFilter(_matters)
+                stack.callback(logger.removeFilter, _matters)
+            yield
+
+
+_LOGS = {
+    # what every model says of itself; it is what is run
+    "megatron.core.models.gpt.gpt_model": "GPTModel IS DEPRECATED",
+    # said on import, of a CUDA build of torch where there is a compiler and no GPU
+    "torch.utils.cpp_extension": "No CUDA runtime is found",
+}
+"""By logger the beginning of a message that does not matter here."""
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_LOGS.get(record.name, "\0"))
 
 
 with _quiet():
@@ -52,6 +71,7 @@ with _quiet():
     from megatron.core.transformer import multi_latent_attention
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.core.transformer.moe import moe_utils
+    from megatron.core.transformer.multi_latent_attention import MLASelfAttention
     from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
     from megatron.core.utils import GlobalMemoryBuffer
 
@@ -75,6 +95,18 @@ def _outside_window(queries: int, keys: int, window: tuple[int, int]) -> torch.T
     """[queries, keys], true where a key is hidden: outside [left, right] of its query."""
     seen = torch.ones(queries, keys, dtype=torch.bool)
     return ~seen.triu(keys - queries - window[0]).tril(keys - queries + window[1])
+
+
+def _as_the_spec_says(_: MLASelfAttention, submodules: Any) -> dict[str, Any]:
+    """The norms and projections that MLA's layer spec names: before 0.19 nothing chose others."""
+    names = (
+        "linear_q_proj",
+        "linear_q_up_proj",
+        "linear_kv_up_proj",
+        "q_layernorm",
+        "kv_layernorm",
+    )
+    return {name: getattr(submodules, name) for name in names}
 
 
 @contextmanager
@@ -102,10 +134,13 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
         # attention dropout forks a random state that only training seeds; in eval it drops nothing
         replace(CudaRNGStatesTracker, "fork", lambda *_, **__: nullcontext())
         if not has_transformer_engine():
-            # the router asks whether this is None, and without the engine it is not even that
-            replace(moe_utils, "te_general_gemm", None)
-            # true here even without it, and then isinstance(..., TELinear) fails: that is no class
-            replace(multi_latent_attention, "HAVE_TE", False)
+            if megatron_versions.MISTAKES_ITS_ENGINE:
+                # the router asks whether this is None, and without the engine it is not even that
+                replace(moe_utils, "te_general_gemm", None)
+                # true even without it, and then isinstance(..., TELinear) fails: that is no class
+                replace(multi_latent_attention, "HAVE_TE", False)
+            if megatron_versions.NORMS_DIRECT_QUERIES:
+                replace(MLASelfAttention, "_resolve_qk_norm_config", _as_the_spec_says)
         if not torch.cuda.is_available():
             # the device of every buffer that Megatron makes
             replace(torch.cuda, "current_device", lambda: "cpu")
@@ -247,49 +282,10 @@ def _leave_alone(weight: torch.Tensor) -> torch.Tensor:
 
 
 def process_groups(layout: Layout, rank: int) -> ProcessGroupCollection:
-    """The groups of one rank, in the layout's own rank order; all its ranks must call together.
+    """The groups of one of the layout's ranks; see `refit.weights.groups` for who must call.
 
-    CP does not shard weights and the plain attention has none, so context-parallel ranks are plain
-    replicas here, part of `dp`. `embd` stays empty: tied embeddings are refitted, not all-reduced.
+    `embd` stays empty: tied embeddings are refitted, not all-reduced.
     """
-    replicas = layout.dense.reshape(layout.pp, -1, layout.tp)
-    # one enumeration after another, each a partition of the ranks: no two wait for each other
-    groups = ProcessGroupCollection(
-        tp=_group(replicas, (2,), rank),
-        pp=_group(replicas, (0,), rank),
-        dp=_group(replicas, (1,), rank),
-        cp=_group(replicas, (), rank),
-        tp_dp_cp=_group(replicas, (1, 2), rank),
-        mp=_group(replicas, (0, 2), rank),
-        expt_tp=_group(layout.expert, (3,), rank),
-        ep=_group(layout.expert, (2,), rank),
-        expt_dp=_group(layout.expert, (1,), rank),
-        tp_ep=_group(layout.expert, (2, 3), rank),
-        tp_ep_pp=_group(layout.expert, (0, 2, 3), rank),
-        embd=None,
-        pos_embd=None,
-    )
+    groups = ProcessGroupCollection(**make_groups(layout, rank), embd=None, pos_embd=None)
     groups.tp_cp, groups.dp_cp = groups.tp, groups.dp
     return groups
-
-
-def _group(grid: IntArray, axes: tuple[int, ...], rank: int) -> dist.ProcessGroup:
-    """The group of the ranks that differ from this one only along some axes of a grid."""
-    others = [axis for axis in range(grid.ndim) if axis not in axes]
-    rows = grid.transpose(*others, *axes).reshape(
-        -1, int(np.prod([grid.shape[a] for a in axes], dtype=int))
-    )
-    return _new_group(
-        dist.group.WORLD, tuple(int(r) for r in rows[np.argwhere(rows == rank)[0][0]])
-    )
-
-
-@cache
-def _new_group(world: dist.ProcessGroup, ranks: tuple[int, ...]) -> dist.ProcessGroup:
-    """One group per set of ranks, however many roles it has; only its members meet to make it.
-
-    `world` is part of the key: groups die with the process group they were made in.
-    """
-    if len(ranks) == world.size():
-        return world
-    return dist.new_group(list(ranks), use_local_synchronization=True)

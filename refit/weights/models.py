@@ -13,6 +13,7 @@ from refit.layout.layout import Layout, Placement
 from refit.layout.tensors import Catalogue
 from refit.model.architecture import catalogue
 from refit.model.convention import convention, logical_name
+from refit.weights.groups import make_groups
 from refit.weights.slab import Slab
 from refit.weights.weights import Weights
 
@@ -50,7 +51,7 @@ def build(
     """Make one side's weights on this rank.
 
     With build=megatron the side's process groups are made here: torch.distributed must be
-    initialised, and the side's ranks must all call, source before destination; idle ranks need not.
+    initialised, and every rank of the world must call, idle ones too, source before destination.
 
     Args:
         slab: CPU memory for the arena, for peers to map; None, or another device: private memory
@@ -64,6 +65,8 @@ def build(
         RuntimeError: its weights are not those that `refit.layout.tensors` says.
     """
     layout: Layout = getattr(placement, side)
+    if job.build == "megatron":
+        make_groups(layout, rank)  # a rank that leaves below counts them like those that stay
     if rank not in layout.ranks:
         return None
     if torch.device(device).type != "cpu":

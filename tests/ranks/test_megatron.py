@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import files
@@ -18,6 +21,7 @@ from megatron.core.tensor_parallel import layers
 
 from refit.job import Degrees, Job, Model, Refit
 from refit.layout.layout import place
+from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.model.convention import convention, logical_name
 from refit.plan.build import build_plan
@@ -29,7 +33,6 @@ from refit.transport import Unsupported
 from refit.transport.megatron import Transport
 from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
-from refit.weights import megatron_versions as versions
 from refit.weights.models import places
 from tests import peers
 from tests.jobs import TINY, job
@@ -375,3 +378,22 @@ def test_weights_say_of_themselves_what_megatron_says(monkeypatch: pytest.Monkey
     ]
     assert said[0] == said[1]
     assert said[0]["decoder.layers.0.mlp.linear_fc1.weight"] == [True, 0, 2, True]
+
+
+@pytest.mark.parametrize("method", ["megatron", "ipc"])
+def test_logs_hold_progress_alone(agent: Agent, tmp_path: Path, method: str) -> None:
+    # not what megatron-core and torch say of themselves, of training, of what is not installed
+    model = TINY if method == "ipc" else DENSE
+    what = job(Degrees(tp=2, etp=1), Degrees(), model=model, method=method, build="megatron")
+    record = run(agent, tmp_path, what)
+    logs = list(tmp_path.glob("**/rank*.log"))
+    assert len(logs) == record["layout"]["world"] > 1
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    assert len(lines) > 8
+    assert [x for x in lines if not re.match(r"\[\d\d:\d\d:\d\d\.\d\d\] ", x)] == []
+
+
+def test_imports_are_silent() -> None:
+    code = "import refit.weights.megatron_build, refit.transport.megatron"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from refit.job import Degrees, Job, Model, Parallel, Refit, UserError
-from refit.model.architecture import LOCAL_SPEC, PRODUCTION
+from refit.layout.layout import Layout
+from refit.model import megatron_versions as versions
+from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.model.convention import convention, logical_name, no_logits
+from tests.composed import composed
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
 
@@ -27,7 +30,6 @@ ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
         (f"1.{EXPERTS}linear_fc1.bias0", f"11.{EXPERTS}linear_fc1.bias64"),
         # norms that Transformer Engine fuses
         (f"0.{ATTENTION}linear_qkv.layer_norm_weight", "10.input_layernorm.weight"),
-        (f"0.{ATTENTION}linear_q_proj.layer_norm_weight", "10.input_layernorm.weight"),
         ("0.mlp.linear_fc1.layer_norm_bias", "10.pre_mlp_layernorm.bias"),
         (f"0.{ATTENTION}linear_q_up_proj.layer_norm_weight", f"10.{ATTENTION}q_layernorm.weight"),
         (f"0.{ATTENTION}linear_kv_up_proj.layer_norm_weight", f"10.{ATTENTION}kv_layernorm.weight"),
@@ -87,13 +89,46 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
     peer = replace(latent, refit=Refit(method="megatron"))
     assert not [line for line in convention(peer)[1]["differs"] if "names" in line]
     kind, record = convention(dense)
-    assert (kind, record["differs"]) == (PRODUCTION, [])
+    production = replace(PRODUCTION, direct_query_norm=versions.NORMS_DIRECT_QUERIES)
+    assert (kind, record["differs"]) == (production, [])
     assert convention(Job(model=dense.model, build="shards")) == (
-        PRODUCTION,
+        production,
         {"build": "shards", "differs": []},
     )
     with pytest.raises(UserError, match="build 'mcore' is not megatron or shards"):
         convention(Job(model=dense.model, build="mcore"))
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_direct_queries_of_an_engine_build(normed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reading: 0.19 fuses a norm of the queries into MLA's linear_q_proj; not run with it."""
+    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
+    monkeypatch.setattr(versions, "NORMS_DIRECT_QUERIES", normed)
+    model = replace(
+        composed("model=kimi_k2_mini").model, q_lora_rank=None, num_layers=1, moe_layer_freq=1
+    )
+    theirs = [
+        "input_layernorm.weight",
+        f"{ATTENTION}linear_q_proj.weight",
+        *([f"{ATTENTION}linear_q_proj.layer_norm_weight"] if normed else []),
+        f"{ATTENTION}linear_kv_down_proj.weight",
+        f"{ATTENTION}linear_kv_up_proj.layer_norm_weight",
+        f"{ATTENTION}linear_kv_up_proj.weight",
+        f"{ATTENTION}linear_proj.weight",
+    ]
+    named = [logical_name(f"decoder.layers.0.{name}") for name in theirs]
+    kind, _ = convention(Job(model=model))
+    shards = catalogue(model, 1, kind).held_by(Layout(), 0)
+    attention = [s.name for s in shards if ATTENTION in s.name or ".input_" in s.name]
+    assert sorted(named) == sorted(attention)
+    norms = [s.shape for s in shards if "q_proj.layer_norm" in s.name]
+    assert norms == ([(model.hidden_size,)] if normed else [])
+    # and without the engine there is none, which the record says where production has one
+    monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: False)
+    kind, record = convention(Job(model=model))
+    names = [family.name for family in catalogue(model, 1, kind).families]
+    assert not any("q_proj.layer_norm" in name for name in names)
+    assert any("linear_q_proj.layer_norm_weight" in x for x in record["differs"]) is normed
 
 
 def test_logits_need_a_model_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:

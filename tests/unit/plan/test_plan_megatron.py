@@ -1,11 +1,11 @@
 """Plans against megatron-core's own planner, where that one is right.
 
-Its whole `build_centralized_reshard_plan` runs here, on metadata built by hand and without a
-process group: only the gather and the broadcast are replaced. Not comparable, and so left out:
+Its whole planner runs here, on metadata built by hand and without a process group: only the
+collectives are replaced. Not comparable, and so left out:
 
 * which replica gives a block: Megatron takes turns by rank number and does not prefer the receiver
   itself or its node, so with replicas only the shard that gives is compared, not the rank;
-* `expert_bias`, a buffer: Megatron plans named_parameters only and leaves it behind;
+* `expert_bias`, a buffer, where the version plans named_parameters only and leaves it behind;
 * tied embeddings over several stages: the last stage's copy has another name there;
 * gated experts whose ETP changes, as Megatron builds them: TEGroupedLinear gives its parameters
   stride 1, which mis-orders gate and up. With the stride that they ought to have it agrees.
@@ -13,7 +13,6 @@ process group: only the gather and the broadcast are replaced. Not comparable, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +30,7 @@ from megatron.core.resharding.utils import (
 
 from refit.job import Cluster, Degrees, Job, Model, Parallel
 from refit.layout.layout import Layout, Placement, place
+from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
@@ -127,7 +127,7 @@ def metadata(
     found = []
     for name, piece in oracle.held(model, tensors, whole, layout, rank).items():
         spec = tensors[name]
-        if spec.is_buffer:
+        if spec.is_buffer and not versions.REFITS_BUFFERS:
             continue
         local = name
         if spec.layer >= 0:
@@ -159,26 +159,67 @@ def metadata(
 
 @dataclass
 class OneProcess:
-    """torch.distributed as the planner sees it on rank 0, with every rank's answer at hand."""
+    """torch.distributed as the planner sees it on one rank, with every rank's answer at hand.
 
-    world: int
-    gathered: Iterator[list[list[ParameterMetadata]]]
+    Versions differ in who gathers, one side after the other or both at once, and in how a plan that
+    rank 0 made for another rank gets there: `plans` is where those arrive.
+    """
+
+    rank: int
+    sides: list[list[list[ParameterMetadata]]]
+    plans: list[ReshardPlan]
+    gathered: int = 0
 
     def get_rank(self) -> int:
-        return 0
+        return self.rank
 
     def get_world_size(self) -> int:
-        return self.world
+        return len(self.sides[0])
 
-    def all_gather_object(self, into: list[Any], mine: list[Any]) -> None:
-        assert mine == []  # the modules below have no parameters
-        into[:] = next(self.gathered)
+    def all_gather_object(self, into: list[Any], mine: Any, group: None = None) -> None:
+        if mine == ([], []):
+            into[:] = list(zip(*self.sides, strict=True))
+        else:
+            assert mine == []  # the modules below have no parameters
+            into[:] = self.sides[self.gathered]
+            self.gathered += 1
+
+    def gather_object(self, mine: Any, into: list[Any], group_dst: int, group: None) -> None:
+        self.all_gather_object(into, mine)
+
+    def broadcast_object_list(self, made: list[ReshardPlan], src: int) -> None:
+        self.plans.extend(made)
+
+    def scatter_object_list(
+        self, mine: list[ReshardPlan], made: list[ReshardPlan], group_src: int, group: None
+    ) -> None:
+        self.plans.extend(made)
+        mine[0] = made[self.rank]
 
 
 def empty_module() -> torch.nn.Module:
     module = torch.nn.Module()
     module.pg_collection = "not looked into"  # type: ignore[assignment]
     return module
+
+
+def planned(
+    sides: list[list[list[ParameterMetadata]]], num_experts: int | None, monkeypatch: Any
+) -> list[ReshardPlan]:
+    """What Megatron has each rank do."""
+    plans: list[ReshardPlan] = []
+    world = len(sides[0])
+    for rank in range(world if versions.PLANS_EVERYWHERE else 1):
+        one = OneProcess(rank, sides, plans)
+        monkeypatch.setattr(planner, "dist", one)
+        monkeypatch.setattr(torch.distributed, "broadcast_object_list", one.broadcast_object_list)
+        monkeypatch.setattr(torch.distributed, "scatter_object_list", one.scatter_object_list)
+        build = getattr(planner, versions.PLANNER)
+        mine = build(empty_module(), empty_module(), num_experts=num_experts)
+        if versions.PLANS_EVERYWHERE:
+            plans.append(mine)
+    assert len(plans) == world
+    return plans
 
 
 def theirs(
@@ -190,15 +231,7 @@ def theirs(
         [metadata(model, side, tensors, r, expert_stride) for r in range(placement.world)]
         for side in (placement.source, placement.destination)
     ]
-    plans: list[ReshardPlan] = []
-    monkeypatch.setattr(planner, "dist", OneProcess(placement.world, iter(sides)))
-    monkeypatch.setattr(
-        torch.distributed, "broadcast_object_list", lambda made, src: plans.extend(made)
-    )
-    planner.build_centralized_reshard_plan(
-        empty_module(), empty_module(), num_experts=model.num_moe_experts
-    )
-    assert len(plans) == placement.world
+    plans = planned(sides, model.num_moe_experts, monkeypatch)
     copies: list[Copy] = []
     for rank, plan in enumerate(plans):
         known = {meta.name: meta for meta in sides[1][rank]}
@@ -217,7 +250,7 @@ def theirs(
 
 
 def ours(plan: Plan) -> list[Copy]:
-    """Our plan of the parameters, with giving ranks."""
+    """Our plan of what Megatron's refit takes along, with giving ranks."""
     columns = (
         plan.destination,
         plan.source,
@@ -229,7 +262,7 @@ def ours(plan: Plan) -> list[Copy]:
     return [
         (plan.catalogue.name_of(tensor), to, giver, there, here, length)
         for tensor, to, giver, there, here, length in rows
-        if not plan.catalogue.family_of(tensor).is_buffer
+        if versions.REFITS_BUFFERS or not plan.catalogue.family_of(tensor).is_buffer
     ]
 
 
@@ -369,7 +402,7 @@ def test_tp_tiles_are_megatrons(
     descriptor = ShardingDescriptor("tp", dim, stride, stride, source, destination)
     expected: list[Copy] = []
     for rank in destination:
-        tiles = planner._plan_multi_dim_lcm(
+        tiles = getattr(planner, versions.PLANNER_OF_TP)(
             tensor, meta(source), meta(destination), [descriptor], rank
         )
         for giver, there, here in tiles:
@@ -426,4 +459,7 @@ def test_resolved_names_of_every_rank_are_ours(layout: Layout) -> None:
         for rank in layout.ranks:
             megatrons = {m.resolved_name: m.shape for m in metadata(model, layout, expected, rank)}
             held = tensors.held_by(layout, rank)
-            assert {s.name: s.shape for s in held if not s.family.is_buffer} == megatrons
+            ours = {
+                s.name: s.shape for s in held if versions.REFITS_BUFFERS or not s.family.is_buffer
+            }
+            assert ours == megatrons

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from refit.job import Job
 from refit.layout.layout import place
+from refit.model import megatron_versions as versions
 from refit.rules.impossible import impossible
 from refit.rules.layout import LAYOUT
 from refit.rules.model import MODEL
@@ -119,7 +120,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
     # dispatchers
     ({"moe_token_dispatcher_type": "alltoall", "moe_shared_expert_overlap": True}, {}, True),
     ({"moe_token_dispatcher_type": "allgather", "moe_shared_expert_overlap": True}, {}, False),
-    ({"moe_token_dispatcher_type": "flex", "moe_shared_expert_overlap": True}, {}, False),
+    (
+        {"moe_token_dispatcher_type": "flex", "moe_shared_expert_overlap": True},
+        {},
+        "flex" in versions.OVERLAP_DISPATCHERS,
+    ),
     ({"moe_token_dispatcher_type": "flex"}, {}, True),
     (
         {"moe_token_dispatcher_type": "flex", "moe_expert_capacity_factor": 1.0, **PAD},
