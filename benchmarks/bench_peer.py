@@ -8,15 +8,10 @@ peer gets right is benchmarks.bench_peer_table's. Run: python -m benchmarks.benc
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.common import job, run
-from refit.compose import CONF
 from refit.model.megatron_versions import VERSION
-from refit.ranks.agent import Agent
-from refit.record.point import Point
 
 REPEATS = 5
 METHODS = ("ipc", "gloo", "megatron")
@@ -34,14 +29,8 @@ TP4_TO_TP2 = [
 
 
 def main() -> None:
-    """Print the ratios, then the table."""
+    """Each method in turn, several times; print the ratios of the medians of one turn."""
     peer = f"megatron-core {VERSION}"
-    speed(peer)
-    rows(peer)
-
-
-def speed(peer: str) -> None:
-    """Each method in turn, several times; ratios of the medians of one turn."""
     jobs = [job(*TP4_TO_TP2, f"refit={method}") for method in METHODS]
     print(
         f"ours and {peer} (gloo), dense, collocated TP4 -> TP2, 4 ranks; slowest rank, median of 5"
