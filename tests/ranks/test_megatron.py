@@ -243,10 +243,9 @@ def test_a_second_model_of_the_same_degrees(agent: Agent, tmp_path: Path) -> Non
 def test_nixl_has_one_refit_where_a_destination_is_not_contiguous(
     agent: Agent, tmp_path: Path
 ) -> None:
-    backend: dict[str, Any] = {"refit": {"backend": "nixl"}}
-    whole = job(Degrees(gpus=1), Degrees(gpus=1), model=DENSE, **PEER, **backend)
-    cut = job(model=DENSE, **PEER, **backend)
-    records = [ran(agent, tmp_path, what) for what in (whole, cut)]
+    whole = job(Degrees(gpus=1), Degrees(gpus=1), model=DENSE, **PEER)
+    cut = job(model=DENSE, **PEER)
+    records = [ran(agent, tmp_path, with_refit(what, backend="nixl")) for what in (whole, cut)]
     if "nixl" not in versions.REFIT_BACKENDS:
         for record in records:
             assert record["status"] == "unsupported"

@@ -148,6 +148,9 @@ def test_what_cannot_be_used_is_named(known: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps({**whole, **change}))
         with pytest.raises(UserError, match=words):
             read(known)
+    # of a method that plans for itself nothing can be estimated: it is left out
+    path.write_text(json.dumps({**whole, "method": "megatron"}))
+    assert len(read(known)) == len(list(known.glob("*/timing.json"))) - 1
     path.write_text('{"schema_version": 2}')
     with pytest.raises(UserError, match="not a record: "):
         read(known)

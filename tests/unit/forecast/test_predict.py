@@ -13,7 +13,7 @@ import pytest
 
 from refit.display import cells, prediction
 from refit.forecast import predict
-from refit.job import Hardware, Job
+from refit.job import Hardware, Job, UserError
 from refit.record.point import Point, identity
 from refit.record.record import Record
 from refit.record.row import Row
@@ -86,6 +86,21 @@ def test_a_layout_that_does_not_fit_says_so(tmp_path: Path) -> None:
         "fits": False,
     }
     assert found["prediction"]["estimate"]["seconds"] > 0
+
+
+def test_nothing_is_predicted_of_a_plan_that_is_not_ours(tmp_path: Path) -> None:
+    peer = planned(method="megatron")
+    record, found = predicted(peer, tmp_path)
+    assert (found["kind"], found["status"], found["method"]) == (
+        "predicted", "unsupported", "megatron",
+    )  # fmt: skip
+    assert (found["plan"], found["prediction"]) == (None, None)
+    assert "refit=megatron carries out a plan of its own" in found["reason"]
+    assert "use mode=measure" in found["reason"]
+    assert cells(record)[3] == "megatron" and cells(record)[-1] == "unsupported"
+    assert Row.of(record).bytes is None
+    with pytest.raises(UserError, match="mode=plan cannot say what it would move"):
+        predict.predict(Setup.of(peer))
 
 
 def test_collocated_ranks_hold_both_sides_and_staging() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.job import Degrees, Job, Model, Parallel, Refit, UserError
 from refit.layout.layout import Layout
 from refit.model import megatron_versions as versions
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
@@ -77,7 +77,17 @@ def test_convention_lists_only_what_applies(monkeypatch: pytest.MonkeyPatch) -> 
         "SequentialMLP",
         "context",
     ]
+    for names, words in (
+        ("production", "under production's names"),
+        ("installed", "as SequentialMLP names"),
+    ):
+        peer = replace(latent, refit=Refit(method="megatron", peer_names=names))
+        assert [words in line for line in build_of(peer).differs].count(True) == 1
+    peer = replace(dense, refit=Refit(method="megatron"))
+    assert build_of(peer) == build_of(dense)
     monkeypatch.setattr("refit.model.convention.has_transformer_engine", lambda: True)
+    peer = replace(latent, refit=Refit(method="megatron"))
+    assert not [line for line in build_of(peer).differs if "names" in line]
     build = build_of(dense)
     production = replace(PRODUCTION, direct_query_norm=versions.NORMS_DIRECT_QUERIES)
     assert (build.convention, build.differs) == (production, [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,15 @@ def seen(pair: str) -> dict[str, Any]:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair_is_as_it_was(pair: str) -> None:
     assert seen(pair) == json.loads(GOLDEN.read_text())[pair]
+
+
+def test_a_field_of_the_peer_alone_renames_no_other_point() -> None:
+    ours, peer = (composed("model=dense", f"refit={method}") for method in ("ipc", "megatron"))
+    as_installed = [
+        replace(job, refit=replace(job.refit, peer_names="installed")) for job in (ours, peer)
+    ]
+    assert identity(as_installed[0]) == identity(ours)
+    assert identity(as_installed[1]) != identity(peer)
 
 
 if __name__ == "__main__":
