@@ -67,10 +67,11 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         UserError: megatron-core refuses a model.
     """
     job = setup.job
-    kind = _transport(setup.method)
-    hops = Hops(lambda: kind(job.refit))
     device = rank_device.own(job, setup.placement, rank)
     sides = _sides(setup, rank, slab, device, progress)
+    # after the models, whose room imports megatron-core without the noise that it makes
+    kind = _transport(setup.method)
+    hops = Hops(lambda: kind(job.refit))
 
     progress("filling weights")
     old, new = Pattern(job.seed, 0), Pattern(job.seed, 1)
