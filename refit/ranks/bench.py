@@ -67,11 +67,10 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         UserError: megatron-core refuses a model.
     """
     job = setup.job
-    device = rank_device.own(job, setup.placement, rank)
-    sides = _sides(setup, rank, slab, device, progress)
-    # after the models, whose room imports megatron-core without the noise that it makes
     kind = _transport(setup.method)
     hops = Hops(lambda: kind(job.refit))
+    device = rank_device.own(job, setup.placement, rank)
+    sides = _sides(setup, rank, slab, device, progress)
 
     progress("filling weights")
     old, new = Pattern(job.seed, 0), Pattern(job.seed, 1)

@@ -6,6 +6,10 @@ for its users; what it cannot do it says itself, and that is the point's reason.
 
 from __future__ import annotations
 
+# first: it imports megatron-core without the noise that this makes
+import refit.weights.megatron_build  # noqa: F401
+
+# isort: split
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
