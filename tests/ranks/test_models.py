@@ -318,7 +318,8 @@ def test_refusals_name_what_is_wrong(results: list[dict[str, Any]]) -> None:
     assert "Expert bias" in texts["config"]
     assert texts["dtype"] == (
         "decoder.layers.0.input_layernorm.weight: parameter (64,) bfloat16 by"
-        " refit.model.architecture, parameter (64,) float32 in megatron-core's decoder.layers.0.input_layernorm.weight"
+        " refit.model.architecture, parameter (64,) float32 in megatron-core's"
+        " decoder.layers.0.input_layernorm.weight"
     )
     assert "decoder.layers.1.mlp.experts.local_experts.0.linear_fc1.weight" in texts["name"]
     assert "(192, 64) bfloat16" in texts["name"]
