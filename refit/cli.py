@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -131,7 +132,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     except ValueError as error:
         if not _of_hydra(error):
             raise
-        _give_up(str(error))  # options that exclude each other
+        _give_up(str(error))  # options that exclude each other, or a search without a result
     except OSError as error:
         if error.filename is None:
             raise
@@ -162,11 +163,17 @@ def _nearest(error: CompactHydraException) -> str | None:
 
 
 def _of_hydra(error: Exception) -> bool:
-    """Whether Hydra itself raised it, as it does for `-m --cfg job`."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and str(frame.tb_frame.f_globals["__name__"]).startswith("hydra.")
+    """Whether Hydra itself raised it, as it does for `-m --cfg job`, or a sweeper that is not ours.
+
+    Optuna's, say, where every trial has failed.
+    """
+    modules = [
+        str(frame.f_globals["__name__"]) for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    plugins = {name for name in modules if name.startswith("hydra_plugins.")}
+    others = any(not name.startswith("hydra_plugins.refit_sweeper") for name in plugins)
+    ours = any(name.partition(".")[0] == "sweeper" for name in modules)
+    return modules[-1].startswith("hydra.") or (others and not ours)
 
 
 def _give_up(message: str) -> NoReturn:

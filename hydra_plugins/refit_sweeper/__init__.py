@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.refit_sweeper import public
 from hydra_plugins.refit_sweeper.public import PublicPairs, PublicPairsSearchPath
-from hydra_plugins.refit_sweeper.user_files import UserFilesFirst
+from hydra_plugins.refit_sweeper.user_files import UserFilesFirst, UserOptions
 from hydra_plugins.refit_sweeper.workloads import WorkloadSearchPath, WorkloadSource
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ STORE.store(
     node={"_target_": f"{__name__}.RefitLauncher"},
     provider="refit",
 )
+
+
+OBJECTIVE_FREE = (
+    f"{__name__}.RefitSweeper",
+    f"{BasicSweeper.__module__}.{BasicSweeper.__name__}",
+)
+"""Sweepers that do without a number from every point."""
 
 
 class RefitSweeper(BasicSweeper):
@@ -98,7 +105,7 @@ class RefitLauncher(Launcher):
         from refit import naming
         from refit.cli import job_of
         from refit.display import Display
-        from refit.job import Job
+        from refit.job import Job, UserError
         from sweeper import sweep
 
         loader = self.hydra_context.config_loader
@@ -107,6 +114,12 @@ class RefitLauncher(Launcher):
         def compose(overrides: tuple[str, ...]) -> Job:
             return job_of(loader.load_sweep_config(self.config, list(overrides)))
 
+        needs_numbers = self.config.hydra.sweeper._target_ not in OBJECTIVE_FREE
+        if needs_numbers and self.config.sweep.dry_run:
+            raise UserError(
+                "sweep.dry_run=true runs nothing, and this hydra/sweeper goes by results; leave"
+                " either out"
+            )
         outcomes = sweep.run_sweep(
             job_overrides,
             lambda overrides: naming.composed(compose, overrides),
@@ -116,22 +129,26 @@ class RefitLauncher(Launcher):
         return [
             JobReturn(
                 overrides=list(outcome.point.overrides),
-                status=JobStatus.COMPLETED if outcome.is_good else JobStatus.FAILED,
-                # what a sweeper minimizes; Hydra raises what a job that failed returns
-                _return_value=_objective(outcome),
+                status=status,
+                _return_value=value,
             )
             for outcome in outcomes
+            for status, value in [_returned(outcome, needs_numbers)]
         ]
 
 
-def _objective(outcome: Outcome) -> float | Exception | None:
-    """What a sweeper minimizes; Hydra raises what a job that failed returns."""
+def _returned(outcome: Outcome, needs_number: bool) -> tuple[JobStatus, float | Exception | None]:
+    """How a point's job ended: with what a sweeper minimizes, or what Hydra then raises."""
     from refit.cli import PointFailed
 
-    record = outcome.record
-    if outcome.is_good:
-        return record.objective_s if record else None
-    return PointFailed(f"{outcome.point.name}: {outcome.state}: {record.reason if record else ''}")
+    objective = outcome.record.objective_s if outcome.record else None
+    if outcome.is_good and not (needs_number and objective is None):
+        return JobStatus.COMPLETED, objective
+    return JobStatus.FAILED, PointFailed(
+        f"{outcome.point.name} has no time to minimize: {outcome.state}: {outcome.reason}"
+        if outcome.is_good
+        else f"{outcome.point.name}: {outcome.state}: {outcome.reason}"
+    )
 
 
 PLUGINS = (
@@ -142,5 +159,6 @@ PLUGINS = (
     PublicPairsSearchPath,
     PublicPairs,
     UserFilesFirst,
+    UserOptions,
 )
 """For where Hydra does not find them itself: see `refit.schema.register`."""

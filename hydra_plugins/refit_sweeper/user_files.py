@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class UserFilesFirst(SearchPathPlugin):
-    """Puts `--config-dir` and `hydra.searchpath` of the command line before conf/.
+    """Puts the options of `--config-dir` and `hydra.searchpath` (command line) before conf/.
 
-    Hydra adds them once more behind it, where they do no harm, and says what is wrong with them.
+    Hydra adds both once more behind it, where they do no harm, and says what is wrong with them.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -26,7 +29,40 @@ class UserFilesFirst(SearchPathPlugin):
                 if not Path(path).is_dir():
                     continue
                 path = f"file://{Path(path).absolute()}"
-            search_path.prepend("user", path, SearchPathQuery(provider="main"))
+            search_path.prepend(
+                "user", f"{UserOptions.scheme()}://{path}", SearchPathQuery(provider="main")
+            )
+
+
+class UserOptions(ConfigSource):
+    """What groups in another source offer; not its top level, where a config.yaml may be.
+
+    That one is of the user's own program: it would take the place of ours.
+    """
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        scheme = self.path.partition("://")[0]
+        self.behind = SourcesRegistry.instance().resolve(scheme)(provider, self.path)
+
+    @staticmethod
+    def scheme() -> str:
+        return "user-options"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return self.behind.load_config(config_path)
+
+    def available(self) -> bool:
+        return self.behind.available()
+
+    def is_group(self, config_path: str) -> bool:
+        return self.behind.is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        return "/" in config_path.strip("/") and self.behind.is_config(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return self.behind.list(config_path, results_filter)
 
 
 def _asked(arguments: Sequence[str]) -> list[str]:

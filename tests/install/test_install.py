@@ -150,8 +150,12 @@ def test_other_programs_and_the_config(install: Install, tmp_path: Path) -> None
 
 
 def write_own_files(folder: Path) -> None:
-    """A model, a pair and a cluster of a user's own, and a model of a shipped one's name."""
+    """A model, a pair and a cluster of a user's own, and a model of a shipped one's name.
+
+    Beside them the config of another program of theirs, which must not take the place of ours.
+    """
     options = {
+        "config.yaml": "learning_rate: 1e-3\n",
         "model/mine.yaml": "defaults: [dense]\nname: mine\nnum_layers: 2\n",
         "parallel/my_pair.yaml": (
             "name: my_pair\nmode: collocated\nsource: {tp: 2}\ndestination: {tp: 1, gpus: 2}\n"

@@ -81,6 +81,32 @@ def test_optuna_with_a_point_that_fails_says_why(tmp_path: Path) -> None:
     assert "the transport's own words" in said
 
 
+PITFALL = "parallel=choice(pitfall_12gpus_tp8_to_tp4)"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        ((PITFALL,), 1, "has no time to minimize: skipped: needs 12 GPUs"),
+        ((PITFALL, "hydra.sweeper.max_failure_rate=1"), 2, "error: No trials are completed yet."),
+        ((PITFALL, "hydra/launcher=basic"), 2, "needs 12 GPUs"),
+        ((*PLAN, "sweep.dry_run=true"), 2, "goes by results; leave either out"),
+    ],
+)
+def test_optuna_without_a_number_says_why(
+    tmp_path: Path, words: tuple[str, ...], code: int, reason: str
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
+    optuna = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "seed=choice(0)")
+    assert reason in refit(tmp_path, *optuna, *words, code=code)
+
+
+def test_hydras_own_sweeper_does_without_a_number(tmp_path: Path) -> None:
+    pair = PITFALL.replace("choice(", "").rstrip(")")
+    said = refit(tmp_path, "-m", "hydra/sweeper=basic", pair, "seed=0,1")
+    assert "2 points: 2 skipped" in said
+
+
 def test_the_table_is_all_that_glob_meets(tmp_path: Path) -> None:
     said = refit(tmp_path / "all", "parallel=glob(*)", "-m", *PLAN)
     assert "12 points" in said and "kimi" not in said and "deepseek" not in said
