@@ -7,6 +7,7 @@ Arguments:
                       it, or says it without a NAME. Without either, the first option that is named
                       after the model.
     cluster=NAME      an option of conf/cluster that states its rates; h100 if it is not said
+    hardware=NAME     an option of conf/hardware: those rates, below Slurm or the cluster said
     top=N             rows to print; 10
 Anything else is an override as refit.run takes it, such as refit.mode=collocated.
 """
@@ -117,7 +118,7 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
     if memory_gb is None or job.cluster.hardware.peer_gbps is None:
         raise UserError(
             f"cluster '{job.cluster.name}' does not state its memory and rates, by which layouts"
-            " are ranked; use cluster=a100, h100, h200, h800 or b200, or set cluster.hardware"
+            " are ranked; add hardware=h100 or another of conf/hardware, or set cluster.hardware"
         )
     alone = replace(job, parallel=replace(job.parallel, destination=job.parallel.source))
     if reason := impossible(alone):
@@ -207,10 +208,12 @@ def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
     """
     own = {"gpus": "", "top": "10", "source": ""}
     overrides, degrees, model = ["mode=plan"], [], ""
-    for argument in arguments:
+    parser = program.parser("refit.advise", __doc__)
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*")
+    for argument in parser.parse_args(arguments).overrides:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise UserError(f"'{argument}' is not key=value\n{__doc__}")
+            raise UserError(f"'{argument}' is not key=value, such as gpus=64; --help says more")
         if key in own:
             own[key] = value
         elif key.startswith("source."):
@@ -224,7 +227,8 @@ def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
             raise UserError(f"{key}={own[key]} is not a number of 1 or more, such as {key}=64")
         numbers[key] = int(own[key])
     if not any(a.startswith("cluster=") for a in overrides):
-        overrides.append("cluster=h100")
+        rates_are_said = any(a.startswith("hardware=") for a in overrides)
+        overrides.append("cluster=slurm" if rates_are_said else "cluster=h100")
     if own["source"]:
         overrides.append(f"parallel={own['source']}")
     elif degrees:  # degrees that are not said are 1, not those of the default pair
@@ -252,9 +256,6 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: see `asked` and `advise`.
     """
-    if {"--help", "-h"} & set(arguments):
-        print(__doc__)
-        return
     job, gpus, top = asked(arguments)
     found, refused, too_large = advise(job, gpus)
     source = found[0].found.placement.source

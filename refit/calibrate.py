@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: see `read` and `base`; or the output exists or cannot be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m refit.calibrate", description=__doc__)
+    parser = program.parser("refit.calibrate", __doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds measured timing.json files")
     parser.add_argument("--output", metavar="FILE", type=Path, help="conf/cluster/<name>.yaml")
     parser.add_argument("--force", action="store_true", help="replace the output")

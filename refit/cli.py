@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming
 from refit.job import Job, UserError
-from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
 EXIT_FAILED = 1
 
@@ -106,6 +106,9 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback, as Hydra promises.
     """
+    if "--version" in sys.argv[1:]:  # Hydra's own option says Hydra's version
+        print(VERSION)
+        sys.exit(0)
     sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
     if reason := command_line.deletes(COMMAND_LINE):
         _give_up(reason)

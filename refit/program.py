@@ -1,16 +1,37 @@
-"""How the programs beside `refit.run` end: exit codes, mistakes in one line, closed pipes."""
+"""What all programs share: their names, exit codes, mistakes in one line, closed pipes."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from refit import __version__
 from refit.job import UserError
 
+COMMAND = "refit-sweep"
+VERSION = f"{COMMAND} {__version__}"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+
+def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """An argument parser with -h and --version, under the name that the user called.
+
+    Args:
+        module: of the program, such as `refit.advise`.
+        description: its first lines; they stay as they are.
+    """
+    called = sys.argv[0].startswith(f"{COMMAND} ")
+    made = argparse.ArgumentParser(
+        prog=sys.argv[0] if called else f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=VERSION)
+    return made
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:

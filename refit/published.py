@@ -97,10 +97,9 @@ def main(arguments: Sequence[str]) -> None:
     """Print the table.
 
     Raises:
-        UserError: an argument is given; or see `rows`.
+        UserError: see `rows`.
     """
-    if arguments:
-        raise UserError(f"refit.published takes no arguments, not {' '.join(arguments)}")
+    program.parser("refit.published", __doc__).parse_args(arguments)
     print("\n".join(lines(rows())))
 
 

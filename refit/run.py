@@ -1,4 +1,4 @@
-"""`python -m refit.run`, or `refit-sweep`: Hydra's entry, and nothing else worth reading."""
+"""`python -m refit.run`, or `refit-sweep run`: Hydra's entry, and nothing else worth reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(config: DictConfig) -> float | None:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run it, and exit."""
     cli.guarded(run)
 
 

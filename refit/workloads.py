@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections import Counter
@@ -147,7 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: no workload has that name or EP, or the file cannot be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m refit.workloads", description=__doc__)
+    parser = program.parser("refit.workloads", __doc__)
     parser.add_argument("name", nargs="?", help="one workload, in full")
     parser.add_argument("--ep", type=int, help="those with this EP, with their message sizes")
     parser.add_argument("--dense", action="store_true", help="their twins without experts (EP 1)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import sys
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the folder holds no record, or a file cannot be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m sweeper.collect", description=__doc__)
+    parser = program.parser("sweeper.collect", __doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/timing.json")
     parser.add_argument("--csv", metavar="FILE", type=Path)
     parser.add_argument("--parquet", metavar="FILE", type=Path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: the folder holds no points.
     """
-    parser = argparse.ArgumentParser(prog="python -m sweeper.status", description=__doc__)
+    parser = program.parser("sweeper.status", __doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/point.json")
     folder = parser.parse_args(arguments).folder
     # a point that cannot run is not frozen, and has its record only

@@ -5,6 +5,8 @@ A config source, and not entries of Hydra's ConfigStore: that is copied whole fo
 
 from __future__ import annotations
 
+import os
+
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
@@ -51,6 +53,8 @@ class WorkloadSource(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         group, options = config_path.strip("/"), workload_grid.options()
+        if group == "" and "COMP_LINE" not in os.environ:
+            return []  # a list of all groups and their options is --help's: 123 on one line
         names = sorted(options.get(group, options if group == "" else {}))
         kind = ObjectType.GROUP if group == "" else ObjectType.CONFIG
         return names if results_filter in (None, kind) else []

@@ -149,6 +149,16 @@ def test_other_programs_and_the_config(install: Install, tmp_path: Path) -> None
     assert "[1]" in install.run(tmp_path, "python", "-m", "refit.published")
 
 
+def test_the_one_command(install: Install, tmp_path: Path) -> None:
+    command = install.program if install.home is None else ("python", "-m", "sweeper")
+    assert "collect" in install.run(tmp_path, *command, "--help")
+    assert "refit-sweep " in install.run(tmp_path, *command, "--version")
+    planned = ("plan", "hardware=b200", f"hydra.run.dir={tmp_path / 'planned'}")
+    assert "Estimate" in install.run(tmp_path, *command, *planned)
+    assert "1 ok" in install.run(tmp_path, *command, "status", str(tmp_path / "planned"))
+    assert "1 records" in install.run(tmp_path, *command, "collect", str(tmp_path / "planned"))
+
+
 def write_own_files(folder: Path) -> None:
     """A model, a pair and a cluster of a user's own, and a model of a shipped one's name.
 
@@ -202,8 +212,8 @@ def test_a_shell_completes_options(install: Install, tmp_path: Path) -> None:
     script = f"""
         export PATH={program.parent}:$PATH
         eval "$(refit-sweep -sc install=bash)"
-        COMP_LINE="refit-sweep parallel=collocated_" COMP_POINT=33
-        COMP_WORDS=(refit-sweep parallel = collocated_) COMP_CWORD=3
+        COMP_LINE="refit-sweep run parallel=collocated_" COMP_POINT=37
+        COMP_WORDS=(refit-sweep run parallel = collocated_) COMP_CWORD=4
         $(complete -p refit-sweep | sed -E 's/.*-F ([^ ]+).*/\\1/')
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """

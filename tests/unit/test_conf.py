@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from refit import schema
-from refit.job import Job
+from refit.job import Hardware, Job
 from refit.layout.layout import place
 from refit.model.architecture import catalogue
 from refit.rules.impossible import impossible
@@ -23,7 +24,7 @@ from refit.rules.impossible import impossible
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(CONF.glob("*/**/*.yaml"))
 EXPERIMENT = "experiment"  # sweeps in files: about the whole config, so no part of a Job
-GROUPS = ("cluster", EXPERIMENT, "model", "parallel", "refit")
+GROUPS = ("cluster", EXPERIMENT, "hardware", "model", "parallel", "refit")
 
 # 8gpu_configs.txt, both tables: source (TP, EP), destination (TP, EP), GPUs, idle GPUs, use case
 ROWS: dict[str, tuple[tuple[int, int], tuple[int, int], int, int, str]] = {
@@ -69,6 +70,12 @@ def test_option_composes(path: Path) -> None:
     if group == EXPERIMENT:
         assert impossible(job) is None
         assert path.read_text().startswith("# @package _global_\n")
+    elif group == "hardware":
+        # it takes the place of all that a cluster says of its hardware, so it says all
+        assert set(OmegaConf.load(path)) == {field.name for field in fields(Hardware)}
+        rates = job.cluster.hardware
+        assert rates == job_of(f"cluster={path.stem}").cluster.hardware != Hardware()
+        assert rates == job_of("cluster=cpu", f"hardware={path.stem}").cluster.hardware
     else:
         assert getattr(job, group).name == path.stem
 
@@ -88,6 +95,14 @@ def test_header_says_what_and_how(path: Path) -> None:
         run = "python -m refit.run" + (" -m" if group_of(path) == EXPERIMENT else "")
         assert any(f"{run} {group_of(path)}={path.stem}" in li for li in header)
     assert all(len(line) <= 100 for line in lines)
+
+
+def test_a_public_pair_brings_its_model() -> None:
+    for path in (CONF / "parallel" / "public").glob("*.yaml"):
+        job = job_of(f"parallel={path.stem}")
+        assert job.model.name == job.parallel.model
+        other = job_of("model=dense", f"parallel={path.stem}")
+        assert "use model=" in (impossible(other) or "")
 
 
 def test_default_point_is_the_minimal_row() -> None:

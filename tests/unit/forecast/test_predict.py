@@ -124,7 +124,7 @@ def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
     cluster: str, tmp_path: Path
 ) -> None:
     pairs = "twonode_tp4ep4_to_tp8ep2,qwen3_30b_a3b_32_tp4pp4ep4_to_tp4ep4"  # of another model
-    arguments = ["mode=plan", "-m", f"cluster={cluster}", f"parallel={pairs}"]
+    arguments = ["mode=plan", "-m", "model=moe_16e", f"cluster={cluster}", f"parallel={pairs}"]
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['refit.run', *{arguments!r}, 'hydra.sweep.dir={tmp_path}']\n"
@@ -148,12 +148,12 @@ def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
     assert ("Floor: " in done.stdout) is (cluster == "h100")
 
 
-def test_an_unknown_field_in_a_cluster_file(tmp_path: Path) -> None:
-    text = (ROOT / "conf" / "cluster" / "a100.yaml").read_text()
-    (tmp_path / "cluster").mkdir()
-    (tmp_path / "cluster" / "typo.yaml").write_text(text.replace("nic_gbps", "nic_gpbs"))
+def test_an_unknown_field_in_a_hardware_file(tmp_path: Path) -> None:
+    text = (ROOT / "conf" / "hardware" / "a100.yaml").read_text()
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "hardware" / "typo.yaml").write_text(text.replace("nic_gbps", "nic_gpbs"))
     done = subprocess.run(
-        [sys.executable, "-m", "refit.run", f"--config-dir={tmp_path}", "cluster=typo",
+        [sys.executable, "-m", "refit.run", f"--config-dir={tmp_path}", "hardware=typo",
          "mode=plan", f"hydra.run.dir={tmp_path}"],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
