@@ -115,7 +115,7 @@ class Degrees:
     cp: int = 1
     pp: int = 1
     ep: int = 1
-    etp: Optional[int] = None  # source: Megatron's default, tp; destination: the source's etp
+    etp: Optional[int] = None  # null: a source's tp, a destination's source.etp; 1 without experts
     gpus: Optional[int] = None  # default tp*cp*pp*ep
     num_layers_in_first_pipeline_stage: Optional[int] = None
     num_layers_in_last_pipeline_stage: Optional[int] = None

@@ -110,10 +110,9 @@ def aligned(nbytes: int) -> int:
 
 
 def _goes_in_place(copies: Copies, row: int, in_place_bytes: int | None) -> bool:
-    # Cut along the first axis, a block is contiguous in every shard, at both ends.
     if in_place_bytes is None or copies.nbytes[row] < in_place_bytes:
         return False
-    return not copies.catalogue.family_of(int(copies.tensor[row])).axis
+    return copies.catalogue.family_of(int(copies.tensor[row])).has_contiguous_blocks
 
 
 def _buckets(copies: Copies, rows: list[int], starts: list[int], limit: int) -> list[list[Block]]:
