@@ -151,7 +151,7 @@ def _run_one(planned: Planned, agent: Agent, count: str, display: Display) -> Re
         display.predicted(predicted)
         return predicted
     with display.progress() as progress:
-        measured = agent.run(point, progress)
+        measured = agent.measure_point(point, progress)
     display.result(measured)
     return measured
 
