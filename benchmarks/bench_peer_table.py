@@ -95,7 +95,7 @@ def rows() -> Verdicts:
 
         def verdict(*overrides: str) -> tuple[str, str]:
             what = job(*overrides, *NARROW, "bench.iterations=1", "bench.deadline_s=120")
-            record = agent.run(Point.of(what, Path(folder)))
+            record = agent.measure_point(Point.of(what, Path(folder)))
             checked = record.verification
             if record.status == "invalid" and checked is not None:
                 wrong = checked.mismatches

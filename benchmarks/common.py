@@ -22,7 +22,7 @@ def job(*overrides: str) -> Job:
 def run(jobs: Sequence[Job]) -> list[Record]:
     """Run jobs one after another through one agent; every record must be ok."""
     with tempfile.TemporaryDirectory() as folder, Agent(jobs) as agent:
-        records = [agent.run(Point.of(j, Path(folder))) for j in jobs]
+        records = [agent.measure_point(Point.of(j, Path(folder))) for j in jobs]
     for record in records:
         if record.status != "ok":
             raise SystemExit(f"{record.name}: {record.status}: {record.reason}")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from refit import program
-from refit.forecast.fit import Left, Row, base, fit, leave_one_out, row_of
+from refit.forecast.fit import HeldOut, Row, base, fit, leave_one_out, row_of
 from refit.job import UserError
 from refit.record import record
 from refit.record.point import write_atomic
@@ -71,7 +71,7 @@ def option(name: str, rows: Sequence[Row]) -> str:
     )
 
 
-def table(left: Sequence[Left]) -> list[str]:
+def table(left: Sequence[HeldOut]) -> list[str]:
     """Predicted against measured, one line per row, and the median error of each method."""
     width = max(len(one.row.name) for one in left)
     lines = [f"{'row':{width}}  method  measured s  before s   error  left out s   error"]

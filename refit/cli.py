@@ -82,7 +82,7 @@ def run_one(config: DictConfig) -> float | None:
             display.predicted(record)
         else:
             with Agent([job]) as agent, display.progress() as progress:
-                record = agent.run(point, progress)
+                record = agent.measure_point(point, progress)
             display.result(record)
     except UserError as error:
         if not alone:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from refit.job import Job
 from refit.layout.layout import place
+from refit.record.parts import Forecast, PlanNumbers
 from refit.record.record import Record
 from refit.record.row import Row
 
@@ -46,14 +47,17 @@ class Display:
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
+        """One line, as it is: brackets in it are no markup."""
         self._console.print(text, markup=False)
 
     def begin(self, job: Job, count: str = "") -> None:
-        """The point's header, as the seed's benchmark prints it."""
-        self.line(
-            f"{count}{job.parallel.name}"
-            + (f": {job.parallel.use_case}" if job.parallel.use_case else "")
-        )
+        """The point's header: its pair of layouts, and which ranks belong to which side.
+
+        Args:
+            count: what comes before, `[3/10] ` say.
+        """
+        use_case = f": {job.parallel.use_case}" if job.parallel.use_case else ""
+        self.line(f"{count}{job.parallel.name}{use_case}")
         for line in place(job).header():
             self.line(f"  {line}")
 
@@ -84,14 +88,13 @@ class Display:
 
             yield plain
             return
-        texts = (TextColumn("{task.description}"), TextColumn("{task.fields[counted]}"))
-        left = (TextColumn("left:"), TimeRemainingColumn())
         # a point takes minutes: all of them count for the speed, not those of the last half minute
         with Progress(
-            texts[0],
+            TextColumn("{task.description}"),
             BarColumn(),
-            *texts[1:],
-            *left,
+            TextColumn("{task.fields[counted]}"),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
             console=self._console,
             speed_estimate_period=1e6,
         ) as bars:
@@ -99,12 +102,10 @@ class Display:
 
             def live(groups: Mapping[str, Counter[str]]) -> None:
                 for label, counts in groups.items():
-                    ended, said = counts["done"] + counts["failed"], _counted(counts)
+                    ended, text = counts["done"] + counts["failed"], _counted(counts)
                     if label not in tasks:
-                        tasks[label] = bars.add_task(
-                            label, total=counts.total(), completed=ended, counted=said
-                        )
-                    bars.update(tasks[label], completed=ended, counted=said)
+                        tasks[label] = bars.add_task(label, total=counts.total(), counted=text)
+                    bars.update(tasks[label], completed=ended, counted=text)
 
             yield live
 
@@ -185,38 +186,36 @@ def _verified(row: Row) -> str:
 
 def prediction(record: Record) -> Iterator[str]:
     """What is printed of a predicted record, below the header."""
-    plan, forecast = record.plan, record.prediction
-    assert plan is not None and forecast is not None
-    bounds, memory = plan.lower_bounds, forecast.memory
-    # of a prediction all are known
-    local, sent, received, crossed = (
-        nbytes or 0
-        for nbytes in (
-            plan.local_bytes,
-            plan.max_send_bytes,
-            plan.max_recv_bytes,
-            plan.cross_node_bytes,
-        )
-    )
-    yield (
-        f"Bytes: {plan.bytes / 1e9:.3f} GB in {plan.copies} blocks,"
-        f" {local / 1e9:.3f} GB of them local"
-    )
-    yield _against("Busiest sender", sent, bounds.send)
+    assert record.plan is not None and record.prediction is not None
+    yield from _moved(record.plan)
+    yield _memory(record.prediction)
+    yield from _times(record.prediction)
+
+
+def _moved(plan: PlanNumbers) -> Iterator[str]:
+    bounds = plan.lower_bounds
+    yield f"Bytes: {_gb(plan.bytes)} in {plan.copies} blocks, {_gb(plan.local_bytes)} of them local"
+    yield _against("Busiest sender", plan.max_send_bytes, bounds.send)
     if plan.max_forward_bytes:
-        yield f"Busiest forwarder, within its node: {plan.max_forward_bytes / 1e9:.3f} GB"
-    yield _against("Busiest receiver", received, bounds.recv)
-    yield _against("Across nodes", crossed, bounds.cross_node)
-    device = memory.device_bytes
-    sides = ", ".join(
+        yield f"Busiest forwarder, within its node: {_gb(plan.max_forward_bytes)}"
+    yield _against("Busiest receiver", plan.max_recv_bytes, bounds.recv)
+    yield _against("Across nodes", plan.cross_node_bytes, bounds.cross_node)
+
+
+def _memory(forecast: Forecast) -> str:
+    device_bytes = forecast.memory.device_bytes
+    of_device = ", the device's is not stated"
+    if device_bytes:
+        of_device = f" of {device_bytes / 1e9:g} GB"
+    largest = ", ".join(
         f"{name} {max(forecast.per_rank[f'{name}_bytes']) / 1e9:.2f}"
         for name in ("source", "destination", "staging")
     )
-    yield (
-        f"Memory: {memory.max_bytes / 1e9:.2f} GB on the fullest rank"
-        + (f" of {device / 1e9:g} GB" if device else ", the device's is not stated")
-        + f" (largest: {sides})"
-    )
+    fullest = f"{forecast.memory.max_bytes / 1e9:.2f} GB on the fullest rank"
+    return f"Memory: {fullest}{of_device} (largest: {largest})"
+
+
+def _times(forecast: Forecast) -> Iterator[str]:
     if forecast.missing:
         yield (
             f"Floor, estimate: unknown, as {forecast.missing} is not set; use cluster=h100 or"
@@ -231,9 +230,15 @@ def prediction(record: Record) -> Iterator[str]:
             yield f"{name}: {terms['seconds']:.4f} s ({word} {', '.join(parts)})"
 
 
-def _against(name: str, nbytes: int, bound: int) -> str:
+def _against(name: str, nbytes: int | None, bound: int) -> str:
+    assert nbytes is not None, "all numbers of a prediction are known"
     above = f"{nbytes / bound - 1:+.1%}" if bound else "nothing to move"
-    return f"{name}: {nbytes / 1e9:.3f} GB, lower bound {bound / 1e9:.3f} GB ({above})"
+    return f"{name}: {_gb(nbytes)}, lower bound {_gb(bound)} ({above})"
+
+
+def _gb(nbytes: int | None) -> str:
+    assert nbytes is not None, "all numbers of a prediction are known"
+    return f"{nbytes / 1e9:.3f} GB"
 
 
 def _told_apart(records: Sequence[Record]) -> list[tuple[str, ...]]:
@@ -243,11 +248,11 @@ def _told_apart(records: Sequence[Record]) -> list[tuple[str, ...]]:
     for number, row in enumerate(rows):
         alike.setdefault(row[:4], []).append(number)
     for numbers in alike.values():
-        said = [records[n].overrides for n in numbers]
-        common = set.intersection(*map(set, said))
-        for n, overrides in zip(numbers, said, strict=True):
-            own = (o for o in overrides if o not in common)
-            rows[n] = (" ".join([rows[n][0], *own]), *rows[n][1:])
+        common = set.intersection(*(set(records[number].overrides) for number in numbers))
+        for number in numbers:
+            first, *rest = rows[number]
+            differing = [o for o in records[number].overrides if o not in common]
+            rows[number] = (" ".join([first, *differing]), *rest)
     return rows
 
 

@@ -115,7 +115,7 @@ class Degrees:
     cp: int = 1
     pp: int = 1
     ep: int = 1
-    etp: Optional[int] = None  # source: Megatron's default, tp; destination: the source's etp
+    etp: Optional[int] = None  # null: a source's tp, a destination's source.etp; 1 without experts
     gpus: Optional[int] = None  # default tp*cp*pp*ep
     num_layers_in_first_pipeline_stage: Optional[int] = None
     num_layers_in_last_pipeline_stage: Optional[int] = None
@@ -249,28 +249,30 @@ class Job:
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
+    """A dataclass of these values; `path` is where it stands, with a dot behind it, or empty."""
     hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
+    names = [field.name for field in fields(cls)]
     for key in values:
-        if key not in known:
-            raise UserError(f"unknown field '{path}{key}'; allowed: {', '.join(sorted(known))}")
-    built: dict[str, Any] = {}
-    for key, described in known.items():
-        where = path + key
-        if is_dataclass(hints[key]):
-            inner = values.get(key, {})
+        if key not in names:
+            raise UserError(f"unknown field '{path}{key}'; allowed: {', '.join(sorted(names))}")
+    arguments: dict[str, Any] = {}
+    for declared in fields(cls):
+        where, hint = path + declared.name, hints[declared.name]
+        if is_dataclass(hint):
+            inner = values.get(declared.name, {})
             if not isinstance(inner, Mapping):
                 raise UserError(f"'{where}' is {inner!r}, which is not a mapping of fields")
-            built[key] = _build(hints[key], inner, where + ".")
+            arguments[declared.name] = _build(hint, inner, where + ".")
             continue
-        value = values.get(key, described.default)
+        value = values.get(declared.name, declared.default)
         if value == MISSING:
             raise UserError(f"'{where}' has no value; set it in its YAML file or as {where}=...")
-        built[key] = _checked(hints[key], value, where)
-    return cls(**built)
+        arguments[declared.name] = _checked(hint, value, where)
+    return cls(**arguments)
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
+    """The value, if it is of a type that the hint allows; an int will do for a float."""
     if hint is Any:
         return list(value) if isinstance(value, (list, tuple)) else value
     allowed = getattr(hint, "__args__", (hint,))

@@ -60,15 +60,16 @@ def _default_gpus(side: Degrees) -> int:
 
 
 def _in_words(side: Degrees, is_moe: bool) -> str:
-    """`tp4pp2ep2`: TP, and of a model with experts EP, always; the others where they say something.
+    """`tp4pp2ep2`: TP, and of a model with experts EP, always; other degrees where they are not 1.
 
-    So are the rows named; what they leave out tells two points apart here.
+    The rows of the table are named so too. They never say ETP or GPUs, which tell two points apart
+    here.
     """
-    said = {"tp": side.tp, "pp": side.pp, "cp": side.cp, "ep": side.ep}
+    degrees = {"tp": side.tp, "pp": side.pp, "cp": side.cp, "ep": side.ep}
     if is_moe:
-        said["etp"] = side.etp or 1
+        degrees["etp"] = side.etp or 1
     always = ("tp", "ep") if is_moe else ("tp",)
-    name = "".join(f"{key}{size}" for key, size in said.items() if key in always or size != 1)
+    name = "".join(f"{key}{size}" for key, size in degrees.items() if key in always or size != 1)
     if side.gpus != _default_gpus(side):
         name += f"_{side.gpus}gpus"
     for end in ("first", "last"):

@@ -81,7 +81,7 @@ def lines(found: Sequence[Published]) -> list[str]:
         ours = "not comparable"
         why = f"not comparable: {row.why}" if row.found is None else f"assumed: {row.why}"
         if row.found and row.found.floor and row.found.estimate and row.error is not None:
-            recv = int(row.found.traffic.received.max()) / 1e9
+            recv = int(row.found.traffic.received_bytes.max()) / 1e9
             ours = (
                 f"{row.found.floor.seconds:9.3f}  {row.found.estimate.seconds:10.3f}"
                 f"  {row.error:+5.0%}  {recv:15.2f}"

@@ -33,14 +33,14 @@ class Settings:
         """
         values: dict[str, Any] = {}
         for field in fields(Settings):
-            said = list(dict.fromkeys(getattr(job.sweep, field.name) for job in jobs))
-            if len(said) > 1:
-                words = " and ".join(_word(value) for value in said)
+            requested = list(dict.fromkeys(getattr(job.sweep, field.name) for job in jobs))
+            if len(requested) > 1:
+                words = " and ".join(_word(value) for value in requested)
                 raise UserError(
                     f"sweep.{field.name} is of the whole sweep, and its points say {words}; give it"
                     " one value, or make it a sweep for each"
                 )
-            (values[field.name],) = said
+            (values[field.name],) = requested
         return Settings(**values)
 
 
@@ -52,9 +52,8 @@ NAMES = frozenset(
 
 def differing(one: Job, other: Job) -> list[str]:
     """The fields in which two jobs differ, `cluster.slurm.partition` say; names are none."""
-    mine, its = (dict(_flat(job.to_dict())) for job in (one, other))
-    names = dict.fromkeys([*mine, *its])
-    return [n for n in names if n not in NAMES and mine.get(n) != its.get(n)]
+    a, b = (dict(_flat(job.to_dict())) for job in (one, other))
+    return [n for n in dict.fromkeys([*a, *b]) if n not in NAMES and a.get(n) != b.get(n)]
 
 
 def check_one_job(first: Point, second: Point) -> None:
@@ -67,18 +66,17 @@ def check_one_job(first: Point, second: Point) -> None:
     names = differing(first.job, second.job)
     if not names:
         return
-    flat = [dict(_flat(point.job.to_dict())) for point in (first, second)]
-    said = ", ".join(
-        f"{name} ({' and '.join(_word(values.get(name)) for values in flat)})" for name in names
-    )
+    one, other = (dict(_flat(point.job.to_dict())) for point in (first, second))
+    pairs = ", ".join(f"{n} ({_word(one.get(n))} and {_word(other.get(n))})" for n in names)
     raise UserError(
-        f"two points of this sweep differ in {said}, which is no part of a point's identity: both"
+        f"two points of this sweep differ in {pairs}, which is no part of a point's identity: both"
         f" would be {first.name}, with one record; give it one value, or make it a sweep for each,"
         " with a hydra.sweep.dir of its own"
     )
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field by its dotted name, `cluster.slurm.partition` say, and its value."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{path}{key}.")

@@ -59,7 +59,7 @@ def _run_point(agent: Agent, point: Point, attempt: str, node: int, nodes: int) 
     try:
         if node == 0:
             status.put(point, "running", attempt, slurm_id())
-        record = agent.run(point, print, attempt, node, nodes)
+        record = agent.measure_point(point, print, attempt, node, nodes)
         if node == 0:
             status.put(point, record.status, attempt, slurm_id())
     except Exception:  # a full disk, say

@@ -68,15 +68,7 @@ def plan_points(
         if reason := mistake(job):
             raise UserError(reason)
     settings = Settings.of([job for _, job in composed])
-    points: dict[str, tuple[Point, str | None]] = {}
-    for overrides, job in composed:
-        reason = impossible(job)
-        for point in _repeated(job, root, overrides):
-            first, skip = points.setdefault(point.id, (point, reason))
-            if first is not point:
-                check_one_job(first, point)
-            if skip and not reason:  # by another name, of a pair that is this model's, it can run
-                points[point.id] = (point, reason)
+    points = _distinct(composed, root)
     planned = tuple(
         Planned(point, _earlier(point, settings.mode), points[point.id][1])
         for point in _not_excluded([point for point, _ in points.values()], say)
@@ -91,38 +83,52 @@ def plan_points(
     return SweepPlan(settings, planned)
 
 
+def _distinct(
+    composed: Sequence[tuple[Sequence[str], Job]], root: Path
+) -> dict[str, tuple[Point, str | None]]:
+    """By id, each point once, and why it cannot run."""
+    points: dict[str, tuple[Point, str | None]] = {}
+    for overrides, job in composed:
+        reason = impossible(job)
+        for point in _repeated(job, root, overrides):
+            first, skip = points.setdefault(point.id, (point, reason))
+            if first is not point:
+                check_one_job(first, point)
+            if skip and not reason:  # by another name, of a pair that is this model's, it can run
+                points[point.id] = (point, reason)
+    return points
+
+
 def _repeated(job: Job, root: Path, overrides: Sequence[str]) -> Iterator[Point]:
-    """The points of a job, sweep.repeat of them; their overrides would make each one again."""
+    """The points of a job, sweep.repeat of them; the overrides of each make that one alone."""
     if job.sweep.repeat == 1:
         yield Point.of(job, root, tuple(overrides))
         return
     for number in range(1, job.sweep.repeat + 1):
-        one = replace(job, sweep=replace(job.sweep, repetition=number))
-        itself = ("sweep.repeat=1", f"sweep.repetition={number}")
-        yield Point.of(one, root, (*overrides, *itself))
+        repetition = replace(job, sweep=replace(job.sweep, repetition=number))
+        alone = ("sweep.repeat=1", f"sweep.repetition={number}")
+        yield Point.of(repetition, root, (*overrides, *alone))
 
 
 def _not_excluded(points: Sequence[Point], say: Callable[[str], None]) -> list[Point]:
     """The points whose name no pattern of sweep.exclude matches."""
     unused = {pattern for point in points for pattern in point.job.sweep.exclude or ()}
-    left = []
+    included = []
     for point in points:
         matching = {p for p in point.job.sweep.exclude or () if fnmatchcase(point.name, p)}
         unused -= matching
         if not matching:
-            left.append(point)
-    if unused or not left:
+            included.append(point)
+    if unused or not included:
         names = [point.name for point in points]
-        what = (
-            f"no point matches {', '.join(sorted(unused))}"
-            if unused
-            else "it leaves out all points"
-        )
+        fault = "it leaves out all points"
+        if unused:
+            fault = f"no point matches {', '.join(sorted(unused))}"
         more = f" and {len(names) - 10} more" if names[10:] else ""
-        raise UserError(f"sweep.exclude: {what}; there are {', '.join(names[:10])}{more}")
-    if len(left) < len(points):
-        say(f"sweep.exclude leaves out {len(points) - len(left)} of {len(points)} points")
-    return left
+        raise UserError(f"sweep.exclude: {fault}; there are {', '.join(names[:10])}{more}")
+    if len(included) < len(points):
+        say(f"sweep.exclude leaves out {len(points) - len(included)} of {len(points)} points")
+    return included
 
 
 def _earlier(point: Point, mode: str) -> Record | None:

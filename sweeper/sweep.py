@@ -1,4 +1,4 @@
-"""A sweep: points -> records. Submit or run what is left to run, wait, print how each ended."""
+"""A sweep: points -> records. Submit or run what has no record, wait, print how each ended."""
 
 from __future__ import annotations
 
@@ -55,21 +55,26 @@ def run_sweep(
 def print_plan(plan: SweepPlan, root: Path, display: Display) -> None:
     """Print every point, its ranks, nodes and what would become of it; then the sbatch files."""
     for planned in plan.points:
-        fate = f"skip: {planned.skip}" if planned.skip else "run"
-        if planned.kept:
-            fate = f"keep: {planned.kept.status}"
-        job, shape = planned.point.job, ""
-        where = job.cluster.launcher
-        if not planned.skip:
-            placement = place(job)
-            where = where if job.mode == "measure" else "plan"
-            ranks = f"{placement.used} of {placement.world} ranks"
-            shape = f"{ranks}, {placement.nodes} node(s)"
-        display.line(f"{planned.point.name}  {shape}  {where}  {fate}")
+        display.line(_fate(planned))
     for alike in slurm.groups(p.point for p in plan.points if p.is_distant).values():
         jobs = -(-len(alike) // plan.settings.pack)
         display.line(f"\n{len(alike)} points in {jobs} jobs:")
         display.line(submitit_side.sbatch_text(slurm.executor(alike[0], root)))
+
+
+def _fate(planned: Planned) -> str:
+    """A point's name, ranks and nodes, where it would run, and what becomes of it."""
+    job, shape = planned.point.job, ""
+    where = job.cluster.launcher
+    if not planned.skip:
+        placement = place(job)
+        where = where if job.mode == "measure" else "plan"
+        ranks = f"{placement.used} of {placement.world} ranks"
+        shape = f"{ranks}, {placement.nodes} node(s)"
+    fate = f"skip: {planned.skip}" if planned.skip else "run"
+    if planned.kept:
+        fate = f"keep: {planned.kept.status}"
+    return f"{planned.point.name}  {shape}  {where}  {fate}"
 
 
 def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
@@ -110,7 +115,8 @@ def _queue(
     """Submit what no job holds and no other controller has done meanwhile; what is then queued."""
     slurm.check()
     alive = slurm.queued()
-    without_job = [p for p in distant if not holds(at := status.get(p), at.slurm_id, alive)]
+    standings = [(p, status.get(p)) for p in distant]
+    without_job = [p for p, standing in standings if not holds(standing, standing.slurm_id, alive)]
     done = {p.name for p in without_job if _is_done(p, settings.mode)}
     missing = [p for p in without_job if p.name not in done]
     display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
@@ -120,9 +126,9 @@ def _queue(
 
 def _is_done(point: Point, mode: str) -> bool:
     """Whether a job of another controller has ended it, unless all is to run again."""
-    at = status.get(point)
-    if at.state in ("submitted", "running"):
-        watch.take_in_record(point, at)  # killed before it could say so for the point
+    standing = status.get(point)
+    if standing.state in ("submitted", "running"):
+        watch.take_in_record(point, standing)  # killed before it could say so for the point
     return keeps(mode, Record.find(point.timing))
 
 
@@ -132,11 +138,12 @@ def _run_here(local: Sequence[Planned], display: Display) -> dict[str, Record]:
     with Agent(p.point.job for p in local) as agent:
         for number, planned in enumerate(local, 1):
             count = f"[{number}/{len(local)}] "
-            made[planned.point.name] = _run_one(planned, agent, count, display)
+            made[planned.point.name] = _carry_out(planned, agent, count, display)
     return made
 
 
-def _run_one(planned: Planned, agent: Agent, count: str, display: Display) -> Record:
+def _carry_out(planned: Planned, agent: Agent, count: str, display: Display) -> Record:
+    """Keep, skip, predict or measure a point, and print how it ended; its record."""
     point = planned.point
     if planned.kept:
         when = planned.kept.finished_at
@@ -151,7 +158,7 @@ def _run_one(planned: Planned, agent: Agent, count: str, display: Display) -> Re
         display.predicted(predicted)
         return predicted
     with display.progress() as progress:
-        measured = agent.run(point, progress)
+        measured = agent.measure_point(point, progress)
     display.result(measured)
     return measured
 
@@ -214,6 +221,6 @@ def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> 
         who = alike[0].name if len(alike) == 1 else f"{len(alike)} points"
         paths = "".join(f"\n  record: {point.timing}" for point in alike)
         display.line(f"\n{state}: {who}\n  {reason}{paths}")
-    number = Counter(o.state for o in outcomes)
-    states = ", ".join(f"{n} {state}" for state, n in number.items())
+    counts = Counter(o.state for o in outcomes)
+    states = ", ".join(f"{n} {state}" for state, n in counts.items())
     display.line(f"\n{len(outcomes)} points: {states}; records below {root}")

@@ -94,43 +94,44 @@ class _Watch:
         # read once more: a job that is not queued any more has written its last
         standings |= {p.name: status.get(p) for p in gone}
         for point in still_open:
-            at = standings[point.name]
-            if is_requeued(at, queue.get(at.slurm_id)) and status.get(point) == at:
+            standing = standings[point.name]
+            queue_state = queue.get(standing.slurm_id)
+            if is_requeued(standing, queue_state) and status.get(point) == standing:
                 # Slurm will start its job anew; the next attempt has a name of its own
-                status.put(point, "submitted", at.attempt, at.slurm_id)
-        began = {at.slurm_id for at in standings.values() if at.state != "submitted"}
+                status.put(point, "submitted", standing.attempt, standing.slurm_id)
+        began = {s.slurm_id for s in standings.values() if s.state != "submitted"}
         again: dict[str, Resubmit] = {}
         for point in gone:
-            at = standings[point.name]
-            if at.is_final or take_in_record(point, at):
+            standing = standings[point.name]
+            if standing.is_final or take_in_record(point, standing):
                 continue
-            decision = self._decide(point, at, at.slurm_id in began)
+            decision = self._decide(point, standing, standing.slurm_id in began)
             if isinstance(decision, Resubmit):
                 if decision.why:
                     self._say(f"{point.name}: {decision.why}")
                 again[point.name] = decision
             elif isinstance(decision, End):
-                self._end(point, at, decision)
+                self._end(point, standing, decision)
         if again:
             slurm.submit([p for p in gone if p.name in again], self._root, self._settings.pack)
             for name, resubmitted in again.items():
                 self._memories[name].tries += resubmitted.cost
 
-    def _decide(self, point: Point, at: Standing, began: bool) -> Decision:
+    def _decide(self, point: Point, standing: Standing, began: bool) -> Decision:
         memory = self._memories[point.name]
-        slurm_state = None if at.state == "pending" else slurm.state(at.slurm_id)
+        slurm_state = None if standing.state == "pending" else slurm.state(standing.slurm_id)
         memory.unknown_polls = memory.unknown_polls + 1 if slurm_state == "UNKNOWN" else 0
         attempts = self._settings.max_attempts
-        return decide(at, slurm_state, memory.tries, attempts, began, memory.unknown_polls)
+        return decide(standing, slurm_state, memory.tries, attempts, began, memory.unknown_polls)
 
-    def _end(self, point: Point, at: Standing, decision: End) -> None:
+    def _end(self, point: Point, standing: Standing, decision: End) -> None:
         """Give a point that left no record one of the controller's, with the end of its log."""
         folder = point.directory.parent.resolve() / submitit_side.FOLDER
-        log = tail(submitit_side.log(folder, at.slurm_id)) or "; it wrote no log"
+        log = tail(submitit_side.log(folder, standing.slurm_id)) or "; it wrote no log"
         begun = record.begin(point, environment.describe())
         final = record.ended(begun, decision.status, decision.reason + log)
-        record.write(point.attempt(at.attempt).timing, final)
-        take_in_record(point, at)
+        record.write(point.attempt(standing.attempt).timing, final)
+        take_in_record(point, standing)
 
     def _refused(self, error: UserError | OSError, times: int) -> None:
         """Say that it is tried again, or raise what a user is to know."""
@@ -150,7 +151,7 @@ class _Watch:
             self._say(f"trying again every {wait}: {error}")
 
 
-def take_in_record(point: Point, at: Standing) -> bool:
+def take_in_record(point: Point, standing: Standing) -> bool:
     """Make the attempt's record, where it has one, the point's.
 
     A job may be killed, or its disk be full, between the record and the status.
@@ -158,10 +159,10 @@ def take_in_record(point: Point, at: Standing) -> bool:
     Raises:
         OSError: as from the file system.
     """
-    path = point.attempt(at.attempt).timing
-    left = Record.find(path)
-    if left is None:
+    path = point.attempt(standing.attempt).timing
+    stored = Record.find(path)
+    if stored is None:
         return False
     write_atomic(point.timing, path.read_text())
-    status.put(point, left.status, at.attempt, at.slurm_id)
+    status.put(point, stored.status, standing.attempt, standing.slurm_id)
     return True

@@ -22,7 +22,7 @@ CHECKER = jsonschema.Draft202012Validator(
 def ran(agent: Agent, folder: Path, what: Job) -> dict[str, Any]:
     """Run a job; its timing.json, which obeys the schema and is what the agent returned."""
     point = Point.of(what, folder)
-    returned = agent.run(point)
+    returned = agent.measure_point(point)
     record: dict[str, Any] = json.loads(point.timing.read_text())
     CHECKER.validate(record)
     assert asdict(returned) == record

@@ -44,18 +44,18 @@ class Traffic:
     """What each rank does in a plan, or in one hop of it; every array is [world].
 
     Attributes:
-        near_in, near_out: bytes from and to other ranks of the node.
-        far_in, far_out: bytes from and to other nodes.
-        local: bytes whose source is the rank itself.
+        near_in_bytes, near_out_bytes: from and to other ranks of the node.
+        far_in_bytes, far_out_bytes: from and to other nodes.
+        local_bytes: of which the rank itself is the source.
         blocks: block copies that the rank receives, local ones included.
     """
 
     rows: Rows
-    near_in: IntArray
-    near_out: IntArray
-    far_in: IntArray
-    far_out: IntArray
-    local: IntArray
+    near_in_bytes: IntArray
+    near_out_bytes: IntArray
+    far_in_bytes: IntArray
+    far_out_bytes: IntArray
+    local_bytes: IntArray
     blocks: IntArray
 
     @staticmethod
@@ -70,28 +70,28 @@ class Traffic:
 
         return Traffic(
             rows,
-            near_in=total(rows.destination, near),
-            near_out=total(rows.source, near),
-            far_in=total(rows.destination, far),
-            far_out=total(rows.source, far),
-            local=total(rows.destination, ~rows.remote),
+            near_in_bytes=total(rows.destination, near),
+            near_out_bytes=total(rows.source, near),
+            far_in_bytes=total(rows.destination, far),
+            far_out_bytes=total(rows.source, far),
+            local_bytes=total(rows.destination, ~rows.remote),
             blocks=np.bincount(rows.destination, minlength=world),
         )
 
     @property
     def active(self) -> NDArray[np.bool_]:
         """[world]: the rank moves something."""
-        return (self.received + self.sent + self.local) > 0
+        return (self.received_bytes + self.sent_bytes + self.local_bytes) > 0
 
     @property
-    def received(self) -> IntArray:
-        """[world], bytes from other ranks."""
-        return self.near_in + self.far_in
+    def received_bytes(self) -> IntArray:
+        """[world]: from other ranks."""
+        return self.near_in_bytes + self.far_in_bytes
 
     @property
-    def sent(self) -> IntArray:
-        """[world], bytes to other ranks."""
-        return self.near_out + self.far_out
+    def sent_bytes(self) -> IntArray:
+        """[world]: to other ranks."""
+        return self.near_out_bytes + self.far_out_bytes
 
     @cached_property
     def pairs(self) -> tuple[IntArray, IntArray, IntArray]:
@@ -130,12 +130,12 @@ class Floor:
     """Seconds below which no plan for the same two layouts can be, on links at their full rates.
 
     Attributes:
-        receive: what a rank lacks, through all its links at once.
-        send: what a set of ranks alone holds, each byte leaving it once, through all its links.
-        node_in: what a node lacks, once, through all NICs of the node.
-        node_out: what must leave the source's nodes, once, through all their NICs.
-        memory: what a rank writes, and what it reads of its own, in its memory.
-        node: what the ranks of a node write, where they share one memory.
+        receive_s: what a rank lacks, through all its links at once.
+        send_s: what a set of ranks alone holds, each byte leaving it once, through all its links.
+        node_in_s: what a node lacks, once, through all NICs of the node.
+        node_out_s: what must leave the source's nodes, once, through all their NICs.
+        memory_s: what a rank writes, and what it reads of its own, in its memory.
+        node_s: what the ranks of a node write, where they share one memory.
     """
 
     receive_s: float
@@ -156,11 +156,11 @@ class Estimate:
     """Seconds that a refit by this plan and method likely takes: the sum of its terms.
 
     Attributes:
-        wire: the mean rank's busiest link, at the rates that software reaches.
-        imbalance: how much longer the busiest rank's is.
-        operations: blocks (one-sided) or messages (packed) of the rank that has most.
-        staging: packing and unpacking in the memory of the rank that has most to do.
-        fixed: of every refit.
+        wire_s: the mean rank's busiest link, at the rates that software reaches.
+        imbalance_s: how much longer the busiest rank's is.
+        operations_s: blocks (one-sided) or messages (packed) of the rank that has most.
+        staging_s: packing and unpacking in the memory of the rank that has most to do.
+        fixed_s: of every refit.
     """
 
     wire_s: float
@@ -206,12 +206,12 @@ def floor(plan: Plan, traffic: Traffic, hardware: Hardware) -> Floor:
     needs = plan.node_needs
     leaving = plan.leaving_bytes
     return Floor(
-        receive_s=_seconds(traffic.received.max(initial=0), ports),
+        receive_s=_seconds(traffic.received_bytes.max(initial=0), ports),
         send_s=_seconds(plan.least_send, ports),
         node_in_s=_seconds(needs.max(initial=0), nic * per_node),
         node_out_s=_seconds(leaving, nic * per_node * source_nodes),
         memory_s=_seconds(
-            (traffic.received + 2 * traffic.local).max(initial=0), hardware.memory_gbps
+            (traffic.received_bytes + 2 * traffic.local_bytes).max(initial=0), hardware.memory_gbps
         ),
         node_s=_seconds(_per_node(traffic).max(initial=0), hardware.node_gbps),
     )
@@ -224,45 +224,52 @@ def features(traffic: Traffic, hardware: Hardware, method: str, refit: Refit) ->
         hardware: with every rate that `lacking` asks for.
         method: of `refit.rules.methods`; one that is not one-sided packs.
     """
-    h, per_node = hardware, traffic.rows.placement.ranks_per_node
-    reached = {
-        "peer": (h.peer_gbps or 0.0) * h.peer_efficiency,
-        "nic": (h.nic_gbps or 0.0) * h.nic_efficiency,
-        "memory": (h.memory_gbps or 0.0) * h.memory_efficiency,
-    }
-    busiest = np.maximum.reduce(
-        [
-            _each(np.maximum(traffic.near_in, traffic.near_out), reached["peer"]),
-            _each(np.maximum(traffic.far_in, traffic.far_out), reached["nic"]),
-            _each(traffic.received + traffic.sent + 2 * traffic.local, reached["memory"]),
-            np.repeat(_each(_per_node(traffic), h.node_gbps), per_node),
-        ]
-    )
-    active = traffic.active
-    mean = float(busiest[active].mean()) if active.any() else 0.0
+    busiest_s = _busiest_link_s(traffic, hardware)
+    mean_s = float(busiest_s[traffic.active].mean()) if traffic.active.any() else 0.0
     one_sided = _is_one_sided(method)
     operations = traffic.blocks if one_sided else traffic.messages(refit)
-    staged = np.zeros_like(traffic.local) if one_sided else traffic.received + traffic.sent
-    # packing reads and writes a byte that then travels; where memory is shared, all ranks at once
-    staging = max(
-        _seconds(2 * staged.max(initial=0), reached["memory"]),
-        _seconds(staged.reshape(-1, per_node).sum(1).max(initial=0), h.node_gbps),
-    )
     return Features(
-        wire_s=mean,
-        imbalance_s=float(busiest.max(initial=0.0)) - mean,
+        wire_s=mean_s,
+        imbalance_s=float(busiest_s.max(initial=0.0)) - mean_s,
         operations=int(operations.max(initial=0)),
-        staging_s=staging,
+        staging_s=0.0 if one_sided else _staging_s(traffic, hardware),
+    )
+
+
+def _busiest_link_s(traffic: Traffic, hardware: Hardware) -> FloatArray:
+    """[world]: seconds of each rank's busiest link, at the rates that software reaches."""
+    h, t = hardware, traffic
+    in_memory = t.received_bytes + t.sent_bytes + 2 * t.local_bytes
+    node_s = _each_s(_per_node(t), h.node_gbps)
+    return np.maximum.reduce(
+        [
+            _each_s(np.maximum(t.near_in_bytes, t.near_out_bytes), _peer_gbps(h)),
+            _each_s(np.maximum(t.far_in_bytes, t.far_out_bytes), _nic_gbps(h)),
+            _each_s(in_memory, _memory_gbps(h)),
+            np.repeat(node_s, t.rows.placement.ranks_per_node),
+        ]
+    )
+
+
+def _staging_s(traffic: Traffic, hardware: Hardware) -> float:
+    """Seconds of the rank, or of the node with one memory, that packs and unpacks most."""
+    staged = traffic.received_bytes + traffic.sent_bytes
+    of_nodes = staged.reshape(-1, traffic.rows.placement.ranks_per_node).sum(1)
+    return max(
+        # packing reads and writes a byte that then travels
+        _seconds(2 * staged.max(initial=0), _memory_gbps(hardware)),
+        # where memory is shared, all ranks at once
+        _seconds(of_nodes.max(initial=0), hardware.node_gbps),
     )
 
 
 def total(hops: Sequence[Features]) -> Features:
-    """Of a plan whose hops are carried out one after another."""
+    """The features of a plan whose hops are carried out one after another: their sums."""
     return Features(
-        wire_s=sum(s.wire_s for s in hops),
-        imbalance_s=sum(s.imbalance_s for s in hops),
-        operations=sum(s.operations for s in hops),
-        staging_s=sum(s.staging_s for s in hops),
+        wire_s=sum(hop.wire_s for hop in hops),
+        imbalance_s=sum(hop.imbalance_s for hop in hops),
+        operations=sum(hop.operations for hop in hops),
+        staging_s=sum(hop.staging_s for hop in hops),
     )
 
 
@@ -272,13 +279,13 @@ def fit_of(hardware: Hardware, method: str) -> Fit:
     return Fit(**fitted) if fitted else Fit(latency_us=hardware.latency_us)
 
 
-def estimate(found: Features, fit: Fit) -> Estimate:
+def estimate(features: Features, fit: Fit) -> Estimate:
     """The terms of an estimate."""
     return Estimate(
-        wire_s=fit.wire * found.wire_s,
-        imbalance_s=fit.wire * found.imbalance_s,
-        operations_s=found.operations * fit.latency_us * 1e-6,
-        staging_s=fit.staging * found.staging_s,
+        wire_s=fit.wire * features.wire_s,
+        imbalance_s=fit.wire * features.imbalance_s,
+        operations_s=features.operations * fit.latency_us * 1e-6,
+        staging_s=fit.staging * features.staging_s,
         fixed_s=fit.fixed_us * 1e-6,
     )
 
@@ -288,13 +295,25 @@ def _is_one_sided(method: str) -> bool:
 
 
 def _per_node(traffic: Traffic) -> IntArray:
-    """[nodes]: bytes that the ranks of a node write."""
-    written = traffic.received + traffic.local
+    """[nodes]: bytes that the ranks of a node write, all together."""
+    written = traffic.received_bytes + traffic.local_bytes
     return written.reshape(-1, traffic.rows.placement.ranks_per_node).sum(1)
 
 
-def _each(nbytes: IntArray, gbps: float | None) -> FloatArray:
-    """Seconds of each; none where there is no such link."""
+def _peer_gbps(hardware: Hardware) -> float:
+    return (hardware.peer_gbps or 0.0) * hardware.peer_efficiency
+
+
+def _nic_gbps(hardware: Hardware) -> float:
+    return (hardware.nic_gbps or 0.0) * hardware.nic_efficiency
+
+
+def _memory_gbps(hardware: Hardware) -> float:
+    return (hardware.memory_gbps or 0.0) * hardware.memory_efficiency
+
+
+def _each_s(nbytes: IntArray, gbps: float | None) -> FloatArray:
+    """Seconds of each; 0 where there is no such link."""
     return nbytes / (gbps * 1e9) if gbps else np.zeros(len(nbytes))
 
 

@@ -45,8 +45,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Left:
-    """A row and what is predicted for it, in seconds, without and with a fit of the others."""
+class HeldOut:
+    """A row and what is predicted for it from the others.
+
+    Attributes:
+        before, after: seconds, by the links alone and with the terms fitted to the others.
+    """
 
     row: Row
     before: float
@@ -121,12 +125,11 @@ def fit(rows: Sequence[Row], hardware: Hardware) -> dict[str, cost.Fit]:
     fits = {}
     for method in dict.fromkeys(row.method for row in rows):
         mine = [row for row in rows if row.method == method]
-        found = [row.features(hardware) for row in mine]
-        wire = np.array([f.wire_s + f.imbalance_s for f in found])
-        columns = np.array(
-            [wire, [f.operations * 1e-6 for f in found], [f.staging_s for f in found],
-             [1e-6] * len(found)]
-        )  # fmt: skip
+        features = [row.features(hardware) for row in mine]
+        wire = np.array([f.wire_s + f.imbalance_s for f in features])
+        operations = [f.operations * 1e-6 for f in features]
+        staging = [f.staging_s for f in features]
+        columns = np.array([wire, operations, staging, [1e-6] * len(mine)])  # [terms, rows]
         seconds = np.array([row.seconds for row in mine])
         # wire is 1 or more: what is fitted is what comes on top of the links' own time
         extra = _not_negative((columns / seconds).T, 1 - wire / seconds)
@@ -134,9 +137,15 @@ def fit(rows: Sequence[Row], hardware: Hardware) -> dict[str, cost.Fit]:
     return fits
 
 
-def leave_one_out(rows: Sequence[Row]) -> list[Left]:
-    """Each row predicted from the others alone, links included; a row without peers is left out."""
-    found = []
+def leave_one_out(rows: Sequence[Row]) -> list[HeldOut]:
+    """Predict each row by the links and the terms that all rows of other groups show.
+
+    The result lacks a row whose method no other group has: nothing can be fitted for it.
+
+    Raises:
+        UserError: from `base`.
+    """
+    predicted = []
     for row in rows:
         others = [other for other in rows if other.group != row.group]
         if row.method not in {other.method for other in others}:
@@ -146,13 +155,13 @@ def leave_one_out(rows: Sequence[Row]) -> list[Left]:
         features = row.features(hardware)
         plain = cost.Fit(latency_us=hardware.latency_us)
         before, after = (cost.estimate(features, f).seconds for f in (plain, fits[row.method]))
-        found.append(Left(row, before, after))
-    return found
+        predicted.append(HeldOut(row, before, after))
+    return predicted
 
 
 def _not_negative(a: cost.FloatArray, b: cost.FloatArray) -> list[float]:
     """argmin |a x - b| with x >= 0, [columns]; exact, by trying every set of columns."""
-    best, found = float(b @ b), np.zeros(a.shape[1])
+    best, solution = float(b @ b), np.zeros(a.shape[1])
     for size in range(1, a.shape[1] + 1):
         for chosen in combinations(range(a.shape[1]), size):
             part = a[:, chosen]
@@ -163,6 +172,6 @@ def _not_negative(a: cost.FloatArray, b: cost.FloatArray) -> list[float]:
             residual = float(((part @ x - b) ** 2).sum())
             # a larger set must be better by more than rounding
             if (x >= 0).all() and residual < best * (1 - 1e-9) - 1e-24:
-                best, found = residual, np.zeros(a.shape[1])
-                found[list(chosen)] = x
-    return [float(v) for v in found]
+                best, solution = residual, np.zeros(a.shape[1])
+                solution[list(chosen)] = x
+    return [float(v) for v in solution]

@@ -10,7 +10,7 @@ import numpy as np
 
 from refit.forecast import cost
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Placement
+from refit.layout.layout import IntArray, Layout, Placement
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.plan import Plan
 from refit.record import environment, record
@@ -43,10 +43,12 @@ class Prediction:
 
     @property
     def job(self) -> Job:
+        """Of the setup."""
         return self.setup.job
 
     @property
     def placement(self) -> Placement:
+        """Of the setup."""
         return self.setup.placement
 
     @property
@@ -74,10 +76,10 @@ class Prediction:
         """The record's `prediction`."""
         hardware, traffic = self.job.cluster.hardware, self.traffic
         per_rank = {
-            "send_bytes": traffic.sent,
-            "recv_bytes": traffic.received,
-            "cross_node_send_bytes": traffic.far_out,
-            "cross_node_recv_bytes": traffic.far_in,
+            "send_bytes": traffic.sent_bytes,
+            "recv_bytes": traffic.received_bytes,
+            "cross_node_send_bytes": traffic.far_out_bytes,
+            "cross_node_recv_bytes": traffic.far_in_bytes,
             "source_bytes": self.source_bytes,
             "destination_bytes": self.destination_bytes,
             "staging_bytes": self.staging_bytes,
@@ -126,24 +128,27 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
     floor = estimate = None
     if missing is None:
         floor = cost.floor(plan, traffic, hardware)
-        found = cost.total([cost.features(t, hardware, method, job.refit) for t in hops])
-        estimate = cost.estimate(found, cost.fit_of(hardware, method))
-    sides = []
-    for side in (plan.placement.source, plan.placement.destination):
-        held = np.zeros(plan.placement.world, dtype=np.int64)
-        held[side.offset : side.offset + side.gpus] = per_rank_bytes(plan.catalogue, side)
-        sides.append(held)
+        features = cost.total([cost.features(t, hardware, method, job.refit) for t in hops])
+        estimate = cost.estimate(features, cost.fit_of(hardware, method))
+    staging = np.zeros(plan.placement.world, dtype=np.int64)
     return Prediction(
-        setup,
-        plan,
-        traffic,
-        sides[0],
-        sides[1],
-        sum((t.staging_bytes(method, job.refit) for t in hops), np.zeros_like(sides[0])),
-        floor,
-        estimate,
-        missing,
+        setup=setup,
+        plan=plan,
+        traffic=traffic,
+        source_bytes=_weight_bytes(plan, plan.placement.source),
+        destination_bytes=_weight_bytes(plan, plan.placement.destination),
+        staging_bytes=sum((t.staging_bytes(method, job.refit) for t in hops), staging),
+        floor=floor,
+        estimate=estimate,
+        missing=missing,
     )
+
+
+def _weight_bytes(plan: Plan, side: Layout) -> IntArray:
+    """[world]: weights of one side on each rank, 0 outside of it."""
+    held = np.zeros(plan.placement.world, dtype=np.int64)
+    held[side.offset : side.offset + side.gpus] = per_rank_bytes(plan.catalogue, side)
+    return held
 
 
 def predict_point(point: Point) -> Record:
@@ -154,7 +159,7 @@ def predict_point(point: Point) -> Record:
     failed.
 
     Raises:
-        UserError: the point's folder cannot be made.
+        UserError: the job is impossible, or the point's folder cannot be made.
     """
     point.freeze()
     begun = record.begin(point, dict(_here()))
@@ -172,13 +177,13 @@ def _here() -> dict[str, Any]:
     return environment.describe()
 
 
-def _record(begun: Record, found: Prediction) -> Record:
-    setup = found.setup
-    placed = record.placed(begun, setup.placement, found.plan, setup.method, setup.why, setup.build)
-    placed = replace(placed, prediction=found.forecast())
+def _record(begun: Record, prediction: Prediction) -> Record:
+    setup, plan = prediction.setup, prediction.plan
+    placed = record.placed(begun, setup.placement, plan, setup.method, setup.why, setup.build)
+    placed = replace(placed, prediction=prediction.forecast())
     if reason := methods.not_there(setup.method):
         return record.ended(placed, "unsupported", reason)
-    if reason := found.shortage:
+    if reason := prediction.shortage:
         return record.ended(placed, "oom", reason)
     return record.ended(placed, "ok", "")
 

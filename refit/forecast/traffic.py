@@ -68,9 +68,9 @@ def metadata_bytes(model: Model, layout: Layout) -> int:
 def expert_parameters(model: Model, layout: Layout) -> int:
     """P: expert weights of one rank, on a stage with its even share of layers, rounded down."""
     matrices = 3 if model.gated_linear_unit else 2
-    each = matrices * model.hidden_size * expert_ffn_size(model)
+    expert = matrices * model.hidden_size * expert_ffn_size(model)
     layers = sum(moe_layers(model)) // layout.pp
-    return layers * (model.num_moe_experts or 0) * each // (layout.etp * layout.ep)
+    return layers * (model.num_moe_experts or 0) * expert // (layout.etp * layout.ep)
 
 
 def expert_gather_bytes(model: Model, layout: Layout) -> int:

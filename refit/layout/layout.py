@@ -43,11 +43,10 @@ class Layout:
             value = getattr(self, name)
             if value < 1:
                 raise UserError(f"{name}={value}: a parallel degree must be 1 or more")
-        for name in ("first_stage_layers", "last_stage_layers"):
-            value = getattr(self, name)
-            if value is not None and (value < 1 or self.pp == 1):
+        for end, count in (("first", self.first_stage_layers), ("last", self.last_stage_layers)):
+            if count is not None and (count < 1 or self.pp == 1):
                 raise UserError(
-                    f"num_layers_in_{name.split('_')[0]}_pipeline_stage={value} needs pp of 2 or"
+                    f"num_layers_in_{end}_pipeline_stage={count} needs pp of 2 or"
                     f" more and a count of 1 or more; here pp={self.pp}"
                 )
         if self.gpus == 0:
@@ -95,7 +94,7 @@ class Layout:
         """Global layer numbers (from 0) of each pipeline stage, as Megatron distributes them.
 
         Raises:
-            UserError: the layers left for the other stages do not divide among them.
+            UserError: the layers that remain for the other stages do not divide among them.
         """
         counts: list[int | None] = [None] * self.pp
         if self.first_stage_layers is not None:
@@ -104,12 +103,12 @@ class Layout:
             counts[-1] = self.last_stage_layers
         fixed = sum(c for c in counts if c is not None)
         open_stages = counts.count(None)
-        left = num_layers - fixed
-        even = left // open_stages if open_stages else 0
-        if left != even * open_stages or (open_stages and even < 1):
+        remaining = num_layers - fixed
+        even = remaining // open_stages if open_stages else 0
+        if remaining != even * open_stages or (open_stages and even < 1):
             how = f" after {fixed} in the fixed first/last stages" if fixed else ""
             raise UserError(
-                f"{left} layers{how} do not divide among {open_stages} pipeline stages"
+                f"{remaining} layers{how} do not divide among {open_stages} pipeline stages"
                 f" (pp={self.pp}, num_layers={num_layers}); choose pp that divides, or set"
                 " num_layers_in_first_pipeline_stage / num_layers_in_last_pipeline_stage"
             )
@@ -121,7 +120,7 @@ class Layout:
         return stages
 
     def describe(self) -> str:
-        """`TP=2, PP=1, EP=2`, with CP, ETP and explicit sizes only where they say something."""
+        """`TP=2, PP=1, EP=2`, and CP and ETP where they are above 1; not how many GPUs."""
         parts = [f"TP={self.tp}", f"PP={self.pp}", f"EP={self.ep}"]
         if self.cp > 1:
             parts.append(f"CP={self.cp}")
@@ -150,6 +149,7 @@ class Placement:
 
     @property
     def nodes(self) -> int:
+        """Whole nodes of the world, those of idle ranks too."""
         return self.world // self.ranks_per_node
 
     @property
@@ -158,10 +158,11 @@ class Placement:
         return range(self.used, self.world)
 
     def node_of(self, rank: int) -> int:
+        """The number of a global rank's node, from 0."""
         return rank // self.ranks_per_node
 
     def header(self) -> list[str]:
-        """What the seed's benchmark prints before it starts."""
+        """Lines for a person: how many ranks there are, and which belong to which side."""
         lines = [
             f"World size: {self.world} (using {self.used} GPUs)",
             f"Source ranks: {span(self.source.ranks)} ({self.source.describe()})",
@@ -184,6 +185,9 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         degrees: as written in the config.
         default_etp: the ETP that a `null` means here.
         offset: first global rank.
+
+    Raises:
+        UserError: from `Layout`; or `gpus` is below 1.
     """
     return Layout(
         tp=degrees.tp,
@@ -211,7 +215,8 @@ def place(job: Job) -> Placement:
 
     Non-collocated: source ranks first, then destination; needs source + destination GPUs.
     Collocated: both start at rank 0; needs max(source, destination).
-    A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's).
+    A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's); a
+    dense model's to 1.
 
     Raises:
         UserError: from `Layout`, with the side named; or an unknown mode.

@@ -32,8 +32,9 @@ class Family:
             partition_stride).
         grid: `dense` or `expert`: which of the layout's two rank grids shards it.
         layers: global layer numbers, from 0; empty for what lies outside the layers.
-        stage: the pipeline stage outside the layers: `first`, `last`, or `both` for tied
-            embeddings, of which a last stage that is not the first keeps its own copy.
+        stage: `layer` for what lies in the layers, on whichever stage has them; outside of them
+            `first`, `last`, or `both` for tied embeddings, of which a last stage that is not the
+            first keeps its own copy.
         num_experts: 0 where there are none.
         is_buffer: a persistent buffer, not a parameter.
         base: id of its first tensor; ids go by layer, then expert.
@@ -62,16 +63,27 @@ class Family:
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
+    def block_axis(self) -> int:
+        """The dimension along which blocks are counted: the cut one, the first where none is."""
+        return 0 if self.axis is None else self.axis
+
+    @property
+    def has_contiguous_blocks(self) -> bool:
+        """Whether each block is one run of bytes in every shard: rows are, columns are not."""
+        return self.block_axis == 0
+
+    @property
     def length(self) -> int:
-        """Size along the cut axis; along the first where there is none."""
-        return self.shape[self.axis or 0]
+        """Size along `block_axis`."""
+        return self.shape[self.block_axis]
 
     @property
     def bytes_per_index(self) -> int:
-        """Bytes of one index along the cut axis."""
+        """Bytes of one index along `block_axis`."""
         return self.elements // self.length * ITEMSIZE[self.dtype]
 
     def tensor_name(self, layer: int | None = None, expert: int | None = None) -> str:
+        """The full name of one tensor, by its global layer and expert number."""
         return self.name.format(layer=layer, expert=expert)
 
     def shards(self, layout: Layout) -> int:
@@ -81,7 +93,7 @@ class Family:
         return layout.etp if self.grid == "expert" else layout.tp
 
     def segments(self, shards: int, shard: int) -> list[tuple[int, int, int]]:
-        """What a shard holds, as (whole start, shard start, length) along `axis`, one per chunk.
+        """What a shard holds, as (whole start, shard start, length) along `block_axis`, per chunk.
 
         Raises:
             UserError: the axis does not divide.
@@ -114,10 +126,12 @@ class Shard:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of this part alone."""
         return self.family.local_shape(self.shards)
 
     @property
     def nbytes(self) -> int:
+        """Of this part alone, without any padding."""
         return int(np.prod(self.shape, dtype=np.int64)) * ITEMSIZE[self.family.dtype]
 
     def global_indices(self) -> IntArray:
@@ -135,6 +149,7 @@ class Catalogue:
 
     @property
     def num_tensors(self) -> int:
+        """Tensors of all families, buffers too; ids go from 0 to below this."""
         return sum(f.count for f in self.families)
 
     @property
@@ -149,9 +164,11 @@ class Catalogue:
 
     @cached_property
     def bases(self) -> IntArray:
+        """[families]: the id of each family's first tensor, ascending."""
         return np.array([f.base for f in self.families], dtype=np.int64)
 
     def family_of(self, tensor: int) -> Family:
+        """The family of a tensor id."""
         return self.families[int(np.searchsorted(self.bases, tensor, side="right")) - 1]
 
     def name_of(self, tensor: int) -> str:

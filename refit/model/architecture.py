@@ -45,37 +45,54 @@ def catalogue(
         UserError: from `moe_layers`.
     """
     vocab = padded_vocab(model, source_tp) if padded else model.vocab_size
-    h = model.hidden_size
-    families: list[Family] = []
-    tied = model.share_embeddings_and_output_weights
-    families.append(
-        Family(
-            "embedding.word_embeddings.weight",
-            (vocab, h),
-            axis=0,
-            stage="both" if tied else "first",
-        )
-    )
-    if model.position_embedding_type == "learned_absolute":
-        shape = (model.max_position_embeddings, h)
-        families.append(Family("embedding.position_embeddings.weight", shape, stage="first"))
-    moe = moe_layers(model)
-    everywhere = tuple(range(model.num_layers))
-    families += _norm(model, convention, "input_layernorm", h, everywhere)
-    families += (_latent_attention if model.multi_latent_attention else _attention)(
-        model, convention, everywhere
-    )
-    families += _norm(model, convention, "pre_mlp_layernorm", h, everywhere)
-    families += _dense_mlp(model, tuple(i for i in everywhere if not moe[i]))
-    families += _moe(model, tuple(i for i in everywhere if moe[i]))
-    families += _norm(model, convention, "decoder.final_layernorm", h, (), "last")
-    if not tied:
-        families.append(Family("output_layer.weight", (vocab, h), axis=0, stage="last"))
-    based, base = [], 0
+    families = [
+        *_embeddings(model, vocab),
+        *_layers(model, convention),
+        *_norm(model, convention, "decoder.final_layernorm", model.hidden_size, (), "last"),
+        *_output_layer(model, vocab),
+    ]
+    return Catalogue(_numbered(families), model.num_layers)
+
+
+def _numbered(families: list[Family]) -> tuple[Family, ...]:
+    """The families, each with the id of its first tensor."""
+    numbered, base = [], 0
     for family in families:
-        based.append(replace(family, base=base))
+        numbered.append(replace(family, base=base))
         base += family.count
-    return Catalogue(tuple(based), model.num_layers)
+    return tuple(numbered)
+
+
+def _embeddings(model: Model, vocab: int) -> list[Family]:
+    """Of words, [vocab, hidden]; and of positions where the model learns them."""
+    stage = "both" if model.share_embeddings_and_output_weights else "first"
+    shape = (vocab, model.hidden_size)
+    families = [Family("embedding.word_embeddings.weight", shape, axis=0, stage=stage)]
+    if model.position_embedding_type == "learned_absolute":
+        shape = (model.max_position_embeddings, model.hidden_size)
+        families.append(Family("embedding.position_embeddings.weight", shape, stage="first"))
+    return families
+
+
+def _output_layer(model: Model, vocab: int) -> list[Family]:
+    """None of its own where the embedding of words is shared."""
+    if model.share_embeddings_and_output_weights:
+        return []
+    return [Family("output_layer.weight", (vocab, model.hidden_size), axis=0, stage="last")]
+
+
+def _layers(model: Model, convention: Convention) -> list[Family]:
+    """All that a model has once per layer, in the order of a forward pass."""
+    has_experts, h = moe_layers(model), model.hidden_size
+    layers = tuple(range(model.num_layers))
+    attention = _latent_attention if model.multi_latent_attention else _attention
+    return [
+        *_norm(model, convention, "input_layernorm", h, layers),
+        *attention(model, convention, layers),
+        *_norm(model, convention, "pre_mlp_layernorm", h, layers),
+        *_dense_mlp(model, tuple(layer for layer in layers if not has_experts[layer])),
+        *_moe(model, tuple(layer for layer in layers if has_experts[layer])),
+    ]
 
 
 def _norm(
@@ -87,20 +104,22 @@ def _norm(
     stage: str = "layer",
 ) -> list[Family]:
     prefix = "decoder.layers.{layer}." if layers else ""
-    kinds = ["weight", "bias"] if model.normalization == "LayerNorm" else ["weight"]
     return [
         Family(
-            f"{prefix}{name}.{kind}", (size,), convention.norms_dtype, layers=layers, stage=stage
+            f"{prefix}{name}.{leaf}", (size,), convention.norms_dtype, layers=layers, stage=stage
         )
-        for kind in kinds
+        for leaf in _norm_leaves(model)
     ]
+
+
+def _norm_leaves(model: Model) -> list[str]:
+    return ["weight", "bias"] if model.normalization == "LayerNorm" else ["weight"]
 
 
 def _fused_norm(model: Model, linear: str, size: int, layers: tuple[int, ...]) -> list[Family]:
     """A norm that exists only inside the linear layer that it feeds."""
-    kinds = ["weight", "bias"] if model.normalization == "LayerNorm" else ["weight"]
     prefix = f"decoder.layers.{{layer}}.{linear}.layer_norm_"
-    return [Family(prefix + kind, (size,), layers=layers) for kind in kinds]
+    return [Family(prefix + leaf, (size,), layers=layers) for leaf in _norm_leaves(model)]
 
 
 def _linear(
@@ -189,6 +208,12 @@ def _attention(model: Model, convention: Convention, layers: tuple[int, ...]) ->
 def _latent_attention(
     model: Model, convention: Convention, layers: tuple[int, ...]
 ) -> list[Family]:
+    """Latent attention, arXiv:2405.04434, section 2.1, as Megatron's MLASelfAttention has it.
+
+    Keys and values come from one latent of kv_lora_rank, beside qk_pos_emb_head_dim columns that
+    carry the position; queries from one of q_lora_rank, or where that is null from the hidden
+    state itself.
+    """
     h, heads, rank = model.hidden_size, model.num_attention_heads, model.kv_lora_rank
     query = heads * (model.qk_head_dim + model.qk_pos_emb_head_dim)
     down = 0 if convention.mla_down_sharded else None
@@ -239,8 +264,8 @@ def _moe(model: Model, layers: tuple[int, ...]) -> list[Family]:
         name = "decoder.layers.{layer}.mlp.router.expert_bias"
         families.append(Family(name, (experts,), "float32", layers=layers, is_buffer=True))
     for family in _mlp("mlp.experts", model, expert_ffn_size(model), model.add_bias_linear, layers):
-        each = family.name + "{expert}"
-        families.append(replace(family, name=each, grid="expert", num_experts=experts))
+        name = family.name + "{expert}"
+        families.append(replace(family, name=name, grid="expert", num_experts=experts))
     shared = model.moe_shared_expert_intermediate_size
     if shared:
         if model.moe_shared_expert_gate:

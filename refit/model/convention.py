@@ -69,23 +69,24 @@ def is_sequential(job: Job, engine: bool) -> bool:
 
 
 def _differences(job: Job, engine: bool) -> list[str]:
-    model, found = job.model, []
+    """What production does otherwise, in words, as far as it concerns the job."""
+    model, differences = job.model, []
     if not engine:
-        found.append("norms are float32, production's are bfloat16")
+        differences.append("norms are float32, production's are bfloat16")
         if model.multi_latent_attention:
-            found.append("MLA's down-projections are cut over TP, production replicates them")
+            differences.append("MLA's down-projections are cut over TP, production replicates them")
             direct = model.q_lora_rank is None and model.qk_layernorm
             if direct and megatron_versions.NORMS_DIRECT_QUERIES:
-                found.append(
+                differences.append(
                     "queries without q_lora_rank have no norm, production's have"
                     " linear_q_proj.layer_norm_weight from megatron-core 0.19"
                 )
         if model.is_moe and model.moe_grouped_gemm:
-            found.append(
+            differences.append(
                 "moe_grouped_gemm was asked, experts are built as SequentialMLP; same tensors"
             )
     if job.refit.method == "megatron" and is_sequential(job, engine):
-        found.append(
+        differences.append(
             "megatron-core's refit is given experts under production's names and attributes"
             " (linear_fc1.weight<N>, as TEGroupedMLP has them); same storage"
             if job.refit.peer_names == "production"
@@ -93,13 +94,13 @@ def _differences(job: Job, engine: bool) -> list[str]:
             " are TEGroupedMLP's linear_fc1.weight<N>"
         )
     if model.is_moe and model.moe_token_dispatcher_type != "allgather":
-        found.append(
+        differences.append(
             f"without CUDA the {model.moe_token_dispatcher_type} token dispatcher is built as"
             " allgather; it has no weights"
         )
     if max(job.parallel.source.cp, job.parallel.destination.cp) > 1:
-        found.append("context-parallel ranks are built as replicas; same tensors")
-    return found
+        differences.append("context-parallel ranks are built as replicas; same tensors")
+    return differences
 
 
 def logical_name(name: str, first_layer: int = 0, first_expert: int = 0, tied: bool = False) -> str:
@@ -113,10 +114,10 @@ def logical_name(name: str, first_layer: int = 0, first_expert: int = 0, tied: b
     """
     if tied and name == "output_layer.weight":
         return "embedding.word_embeddings.weight"
-    found = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
-    if not found:
+    in_layer = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
+    if not in_layer:
         return name
-    rest = found[2]
+    rest = in_layer[2]
     if expert := re.fullmatch(
         r"mlp\.experts\.local_experts\.(\d+)\.(linear_fc[12]\.(?:weight|bias))", rest
     ):
@@ -125,4 +126,4 @@ def logical_name(name: str, first_layer: int = 0, first_expert: int = 0, tied: b
         rest = f"{expert[1]}{first_expert + int(expert[2])}"  # TEGroupedMLP
     elif (norm := re.fullmatch(r"(.+)\.layer_norm_(weight|bias)", rest)) and norm[1] in _FUSED_NORM:
         rest = f"{_FUSED_NORM[norm[1]]}.{norm[2]}"
-    return f"decoder.layers.{first_layer + int(found[1])}.{rest}"
+    return f"decoder.layers.{first_layer + int(in_layer[1])}.{rest}"

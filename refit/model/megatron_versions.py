@@ -19,9 +19,9 @@ _FIRST, _BEYOND = (0, 16, 1), (0, 20, 0)
 
 def numbers(text: str) -> tuple[int, int, int]:
     """The three numbers of a version: (0, 19, 2) of 0.19.2, of its candidates and builds too."""
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    assert found is not None, text  # megatron-core never named one otherwise
-    return int(found[1]), int(found[2]), int(found[3] or 0)
+    match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    assert match is not None, text  # megatron-core never named one otherwise
+    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 def installed() -> str | None:
@@ -121,7 +121,7 @@ FIRST_REPLICA_SENDS_ALL = RELEASE >= (0, 17)
 """The first of equal replicas sends everything; before, only what TP cuts."""
 
 
-def expert_attributes(layer: str, kind: str, tp: int, ep: int, etp: int) -> dict[str, Any]:
+def expert_attributes(layer: str, leaf: str, tp: int, ep: int, etp: int) -> dict[str, Any]:
     """What TEGroupedLinear's weight<N> and bias<N> say of themselves; Megatron's refit plans by it.
 
     From `megatron.core.extensions.transformer_engine` of each version, with Transformer Engine up
@@ -131,14 +131,14 @@ def expert_attributes(layer: str, kind: str, tp: int, ep: int, etp: int) -> dict
 
     Args:
         layer: `linear_fc1`, cut along its output, or `linear_fc2`, along its input.
-        kind: `weight` or `bias`.
+        leaf: `weight` or `bias`.
         tp, ep, etp: degrees of the side.
     """
     column = layer == "linear_fc1"
     # experts whose communication is Megatron's own are not parallel to the engine, which then cuts
     # along dimension 0; from 0.17 Megatron repairs that, from 0.19 it marks all by itself
     hidden = ep > 1 or etp > 1
-    cut = kind == "weight" or (column and (RELEASE >= (0, 19) or not hidden))
+    cut = leaf == "weight" or (column and (RELEASE >= (0, 19) or not hidden))
     marks: dict[str, Any] = {"allreduce": not (ep > 1 or (RELEASE >= (0, 19) and etp != tp))}
     if cut:
         along = 0 if column or (RELEASE < (0, 17) and hidden) else 1

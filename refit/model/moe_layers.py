@@ -35,19 +35,19 @@ def moe_layers(model: Model) -> list[bool]:
 
 
 def _wrong_depth(freq: list[int], num_layers: int) -> str:
-    """Which layers go is the user's to say: nothing is cut silently, as in Megatron."""
-    said = f"model.moe_layer_freq lists {len(freq)} layers, the model has {num_layers}"
+    """The reason, with the way out. Nothing is cut silently, as in Megatron: the user says what."""
+    fault = f"model.moe_layer_freq lists {len(freq)} layers, the model has {num_layers}"
     if num_layers > len(freq):
-        return f"{said}; say all of them"
-    return f"{said}; its first {num_layers} are model.moe_layer_freq={_shorter(freq[:num_layers])}"
+        return f"{fault}; say all of them"
+    return f"{fault}; its first {num_layers} are model.moe_layer_freq={_shorter(freq[:num_layers])}"
 
 
 def _shorter(freq: list[int]) -> str:
     """A list of 0 and 1 as a user would type it: `[0,1,1]`, or `'[0]*1+[1]*60'` where long."""
     if len(freq) <= 8:
         return f"[{','.join(str(x) for x in freq)}]"
-    runs = [(kind, len(list(run))) for kind, run in groupby(freq)]
-    return f"'{'+'.join(f'[{kind}]*{count}' for kind, count in runs)}'"
+    runs = [f"[{value}]*{len(list(run))}" for value, run in groupby(freq)]
+    return f"'{'+'.join(runs)}'"
 
 
 def _list_expression(text: str) -> object:
@@ -59,14 +59,14 @@ def _list_expression(text: str) -> object:
                 return number
             case ast.List(elts=elements):
                 return [value(e) for e in elements]
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                a, b = value(left), value(right)
+            case ast.BinOp(left=one, op=ast.Add(), right=other):
+                a, b = value(one), value(other)
                 if isinstance(a, list) and isinstance(b, list):
                     return a + b
-            case ast.BinOp(left=left, op=ast.Mult(), right=right):
-                a, b = value(left), value(right)
-                if isinstance(a, list) and isinstance(b, int) and b <= 10_000:
-                    return a * b
+            case ast.BinOp(left=one, op=ast.Mult(), right=factor):
+                a, times = value(one), value(factor)
+                if isinstance(a, list) and isinstance(times, int) and times <= 10_000:
+                    return a * times
         return None
 
     try:

@@ -56,6 +56,7 @@ class Workload:
 
     @property
     def experts_per_rank(self) -> int:
+        """Of each layer, over EP; ETP cuts each of them further."""
         return NUM_EXPERTS // self.ep
 
     @property
@@ -70,6 +71,7 @@ class Workload:
 
     @property
     def model(self) -> Model:
+        """What is trained, with its experts, at the workload's sequence length."""
         return replace(shape(self.size), seq_length=self.sequence)
 
     @property
@@ -147,11 +149,13 @@ def shape(size: str) -> Model:
 
 
 def workloads() -> list[Workload]:
-    """All 123, by size, world, TP, PP and EP; one is in the seed's files twice, and so here."""
-    found = {workload.name: workload for workload in (*_grid(), *_SINGLE)}
+    """All 123, by size, world, TP, PP and EP; one is in the workload files twice, and so here."""
+    by_name = {workload.name: workload for workload in (*_grid(), *_SINGLE)}
     sizes = list(SHAPES)
-    every = [*found.values(), _TWICE]
-    return sorted(every, key=lambda w: (sizes.index(w.size), w.world, w.tp, w.pp, w.ep, w.name))
+    return sorted(
+        [*by_name.values(), _TWICE],
+        key=lambda w: (sizes.index(w.size), w.world, w.tp, w.pp, w.ep, w.name),
+    )
 
 
 @cache

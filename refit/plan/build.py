@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 from refit.layout.layout import IntArray, Placement
@@ -42,8 +44,8 @@ def build_plan(catalogue: Catalogue, placement: Placement, fanout: str = "direct
         block = block_number(tensor[away], holder_set[away], source_start[away])
         source[away] = fetchers(block, node[away], destination[away], nbytes[away])
     relayed = source != destination
-    own = ~relayed
-    source[own] = holders.choose(holder_set[own], destination[own], nbytes[own])
+    direct = ~relayed  # from a holder
+    source[direct] = holders.choose(holder_set[direct], destination[direct], nbytes[direct])
     return Plan(
         catalogue=catalogue,
         placement=placement,
@@ -125,23 +127,21 @@ def _slots(
 
 
 def _pieces(family: Family, source_shards: int, destination_shards: int) -> tuple[IntArray, ...]:
-    """Cut an axis at every boundary of both sides; [pieces] of (source shard, destination shard,
-    start in each, length)."""
+    """Cut an axis at every boundary of both sides.
+
+    Returns:
+        source shard, destination shard, start in each, length; each [pieces].
+    """
+    sources, destinations = (
+        [(shard, *segment) for shard in range(count) for segment in family.segments(count, shard)]
+        for count in (source_shards, destination_shards)
+    )
     rows = []
-    for d in range(destination_shards):
-        for d_whole, d_local, d_length in family.segments(destination_shards, d):
-            for s in range(source_shards):
-                for s_whole, s_local, s_length in family.segments(source_shards, s):
-                    start = max(d_whole, s_whole)
-                    stop = min(d_whole + d_length, s_whole + s_length)
-                    if start < stop:
-                        rows.append(
-                            (
-                                s,
-                                d,
-                                s_local + start - s_whole,
-                                d_local + start - d_whole,
-                                stop - start,
-                            )
-                        )
+    for (d, d_whole, d_local, d_length), (s, s_whole, s_local, s_length) in product(
+        destinations, sources
+    ):
+        start, stop = max(d_whole, s_whole), min(d_whole + d_length, s_whole + s_length)
+        if start < stop:
+            starts = s_local + start - s_whole, d_local + start - d_whole
+            rows.append((s, d, *starts, stop - start))
     return tuple(np.array(rows, dtype=np.int64).T)

@@ -53,8 +53,8 @@ class Holders:
 
     def ranks(self, set_id: int) -> IntArray:
         """The source ranks of one set, ascending."""
-        kind = int(np.searchsorted(self._first, set_id, side="right")) - 1
-        return np.sort(self._tables[kind][set_id - self._first[kind]])
+        number = int(np.searchsorted(self._first, set_id, side="right")) - 1  # of the kind
+        return np.sort(self._tables[number][set_id - self._first[number]])
 
     def set_id(self, family: Family, stage: IntArray, ep: IntArray, shard: IntArray) -> IntArray:
         """The set that holds a family's shard at these source coordinates.
@@ -125,26 +125,26 @@ class Holders:
         For each set, and for all source ranks together: the bytes that only its ranks hold, over
         their number (Hall's condition on these sets); the largest, rounded up.
         """
-        total = np.bincount(sets, nbytes, self.count)
-        best = 0.0
+        set_bytes = np.bincount(sets, nbytes, self.count)
+        bound = 0.0
         for outer in [*self._tables, np.asarray(self._source.ranks)[None]]:
-            own = np.full(self._placement.world, -1)
-            own[outer] = np.arange(len(outer))[:, None]
-            inside = np.zeros(len(outer))
+            outer_of = np.full(self._placement.world, -1)  # [world]: the outer set of a rank
+            outer_of[outer] = np.arange(len(outer))[:, None]
+            only_theirs = np.zeros(len(outer))  # bytes that only ranks of the outer set hold
             for first, table in zip(self._first, self._tables, strict=False):
-                ids = own[table]  # [sets of this kind, ranks]: the outer set each rank is in
-                within = np.flatnonzero((ids[:, 0] >= 0) & (ids == ids[:, :1]).all(1))
-                inside += np.bincount(ids[within, 0], total[first + within], len(outer))
-            best = max(best, inside.max() / outer.shape[1])
-        return int(np.ceil(best))
+                outers = outer_of[table]  # [sets of this kind, ranks of a set]
+                nested = np.flatnonzero((outers[:, 0] >= 0) & (outers == outers[:, :1]).all(1))
+                only_theirs += np.bincount(outers[nested, 0], set_bytes[first + nested], len(outer))
+            bound = max(bound, only_theirs.max() / outer.shape[1])
+        return int(np.ceil(bound))
 
     def _is_member(self, sets: IntArray, rank: IntArray) -> NDArray[np.bool_]:
         """[copies]: the rank is in the set."""
         member = np.zeros(len(sets), dtype=bool)
         for first, table in zip(self._first, self._tables, strict=False):
-            own = np.full(self._placement.world, -1)
-            own[table] = first + np.arange(len(table))[:, None]
-            member |= own[rank] == sets
+            set_of = np.full(self._placement.world, -1)  # [world]: a rank's set of this kind
+            set_of[table] = first + np.arange(len(table))[:, None]
+            member |= set_of[rank] == sets
         return member
 
 
@@ -166,11 +166,11 @@ def _fill(load: NDArray[np.float64], sizes: IntArray) -> IntArray:
     if len(load) == 1:
         return np.zeros(len(sizes), dtype=np.int64)
     order = np.argsort(load, kind="stable")
-    base = load[order]  # [holders], ascending
+    ascending = load[order]  # [holders]
     # With the m least loaded filled level, the level is (total + their loads) / m; m is the largest
     # number for which every one of them is below it.
-    level = (sizes.sum() + np.cumsum(base)) / np.arange(1, len(base) + 1)  # [holders], of m = 1..
-    m = int(np.flatnonzero(level > base)[-1]) + 1
-    room = np.cumsum(level[m - 1] - base[:m])  # [m], bytes that the holders up to each can take
+    levels = (sizes.sum() + np.cumsum(ascending)) / np.arange(1, len(load) + 1)  # of m = 1, 2, ..
+    m = int(np.flatnonzero(levels > ascending)[-1]) + 1
+    room = np.cumsum(levels[m - 1] - ascending[:m])  # [m], bytes that holders up to each can take
     middle = np.cumsum(sizes) - sizes / 2  # [blocks], in bytes from the first block's start
     return order[np.minimum(np.searchsorted(room, middle), m - 1)]

@@ -15,7 +15,7 @@ from refit.plan.holders import Holders
 
 @dataclass(frozen=True)
 class Bounds:
-    """What no choice of sources can beat, in bytes.
+    """What no choice of sources can beat, in bytes; the names are keys of timing.json.
 
     Attributes:
         move: bytes that must change ranks.

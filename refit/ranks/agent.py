@@ -64,7 +64,7 @@ class Agent:
             slab.close()
         self._slab_source.close()
 
-    def run(
+    def measure_point(
         self,
         point: Point,
         progress: Progress = lambda _: None,
@@ -72,7 +72,7 @@ class Agent:
         node: int = 0,
         nodes: int = 1,
     ) -> Record:
-        """Run this node's part of a point; returns its record, which node 0 writes.
+        """Measure this node's part of a point; returns its record, which node 0 writes.
 
         The job must be possible (`refit.rules`). Whatever happens to its ranks, or to this agent,
         is a status in the record and no exception. A record that the disk refuses is returned all
@@ -96,19 +96,18 @@ class Agent:
             final = self._broken(team, begun, error)
         if final is not None:
             return record.keep(final, team.attempt.timing, point.timing)
-        # this node's end may have Slurm end node 0, which must have written the record before
+        # Slurm may kill the whole job once this node's task exits: node 0 writes first.
         try:
             team.wait_for_record(RECORD_S)
         except TimeoutError:
-            return record.ended(
-                begun, "failed", f"node 0 has not written its record in {RECORD_S:g} s"
-            )
+            reason = f"node 0 has not written its record in {RECORD_S:g} s"
+            return record.ended(begun, "failed", reason)
         return Record.load(team.attempt.timing)
 
     def _broken(self, team: Nodes, begun: Record, error: Exception) -> Record | None:
         """As `_measure`, where the agent itself has failed.
 
-        The other nodes are told, so that they do not wait for this one's last words.
+        The other nodes are told, as they would wait for this one to say how it ended.
         """
         if isinstance(error, UserError):
             reason = f"agent of node {team.node}: {error}"
@@ -184,13 +183,13 @@ class Agent:
             stop = team.another_failed if team.count > 1 else None
             return processes.run_ranks(self._context, tasks, listener, deadline_s, progress, stop)
 
-    def _shortage(self, tensors: Catalogue, placement: Placement, here: range) -> str | None:
+    def _shortage(self, catalogue: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""
-        reason = memory.shortage(tensors, placement, here, self._slabs)
+        reason = memory.shortage(catalogue, placement, here, self._slabs)
         if reason:
             for slab in self._slabs.values():
                 slab.clear()
-            reason = memory.shortage(tensors, placement, here)
+            reason = memory.shortage(catalogue, placement, here)
         return reason
 
     def _slab(self, rank: int) -> Slab:
@@ -205,9 +204,10 @@ def _preloads(jobs: Iterable[Job]) -> list[str]:
     Nothing where ranks use a GPU: a process that has touched CUDA cannot be forked, and whether
     these imports do depends on what else is installed.
     """
-    found = set()
+    modules: set[str] = set()
     for job in jobs:
         if devices.device(job) == "cpu":
-            found |= {"refit.weights.megatron_build"} if job.build == "megatron" else set()
-            found |= set(methods.preload(job.refit.method))
-    return sorted(found)
+            modules.update(methods.preload(job.refit.method))
+            if job.build == "megatron":
+                modules.add("refit.weights.megatron_build")
+    return sorted(modules)

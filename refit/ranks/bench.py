@@ -44,9 +44,19 @@ class _Sides:
     source: Weights | None
     destination: Weights | None
 
-    def check(self, pattern: Pattern) -> Check:
-        """Of the destination's every element."""
-        return pattern.check(self.destination) if self.destination else Check(0, 0)
+
+@dataclass(frozen=True)
+class _Proof:
+    """What was looked at once the times were taken.
+
+    Attributes:
+        destination: after the timed refits, and again after one of changed weights.
+        source: whether those refits changed what they were to copy.
+    """
+
+    destination: Check
+    source: Check
+    logits: Logits | None
 
 
 def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankReport:
@@ -67,36 +77,21 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         UserError: megatron-core refuses a model.
     """
     job = setup.job
-    kind = _transport(setup.method)
-    hops = Hops(lambda: kind(job.refit))
-    device = rank_device.own(job, setup.placement, rank)
+    transport = _transport(setup.method)
+    hops = Hops(lambda: transport(job.refit))
+    device = rank_device.make_current(job, setup.placement, rank)
     sides = _sides(setup, rank, slab, device, progress)
-
     progress("filling weights")
-    old, new = Pattern(job.seed, 0), Pattern(job.seed, 1)
-    _write(sides, old)
+    trained = Pattern(job.seed, 0)
+    _write(sides, trained)
     # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
     before = memory.forget_peak()
-
     progress("cold refit")
-    cold, cold_phases = _cold(setup, hops, rank, sides, plans_itself=kind.plans_itself)
+    cold, cold_phases = _cold(setup, hops, rank, sides, plans_itself=transport.plans_itself)
     warm, phases = _warm(setup, hops, progress)
     refit_peak = memory.peak_since(before)
-    progress("verifying")
-    found = sides.check(old)
-    progress("refit of changed weights")
-    if sides.source:
-        new.fill(sides.source)
-    _timed(hops.execute)
-    progress("verifying changed weights")
-    found += sides.check(new)
-    kept = new.check(sides.source) if sides.source else Check(0, 0)
-    logits = None
-    if job.verify == "logits":
-        progress("comparing logits")
-        logits = _logits(setup, hops, rank, sides)
-
+    proof = _proof(setup, hops, rank, sides, trained, progress)
     # asked before close, which empties them
     staging, details, moved = hops.staging_bytes, hops.details, hops.moved
     hops.close()
@@ -105,7 +100,7 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
     limit, share = _copy_rate(sides.destination, min(job.bench.iterations, COPIES))
     return RankReport(
         rank=rank,
-        node=rank // setup.placement.ranks_per_node,
+        node=setup.placement.node_of(rank),
         active=sides.source is not None or sides.destination is not None,
         cold=cold,
         warm=warm,
@@ -113,25 +108,29 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         limit_share=share,
         cold_phases=cold_phases,
         phases=phases,
-        elements=found.elements,
-        mismatches=found.mismatches,
-        first_mismatch=found.first,
-        source_mismatches=kept.mismatches,
-        logits=logits,
+        elements=proof.destination.elements,
+        mismatches=proof.destination.mismatches,
+        first_mismatch=proof.destination.first,
+        source_mismatches=proof.source.mismatches,
+        logits=proof.logits,
         host_peak_bytes=max(host_peak, _host_peak()),
         refit_peak_bytes=refit_peak,
         staging_bytes=staging,
         transport=details,
-        plans_itself=kind.plans_itself,
+        plans_itself=transport.plans_itself,
         moved=moved,
-        versions={
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-            "megatron_core": VERSION,
-        },
+        versions=_versions(),
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),
     )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "megatron_core": VERSION,
+    }
 
 
 def _transport(method: str) -> type[Transport]:
@@ -141,52 +140,52 @@ def _transport(method: str) -> type[Transport]:
         Unsupported: what a user named is no transport.
     """
     module, name = methods.locate(method)
-    found = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, Transport)):
+    transport = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(transport, type) and issubclass(transport, Transport)):
         raise Unsupported(
             f"refit.method={method} is no transport; name a class that extends"
             " refit.transport.Transport"
         )
-    if inspect.isabstract(found):
-        lacks = ", ".join(sorted(found.__abstractmethods__))
+    if inspect.isabstract(transport):
+        lacks = ", ".join(sorted(transport.__abstractmethods__))
         raise Unsupported(f"refit.method={method} lacks {lacks}; see refit.transport.Transport")
-    return found
+    return transport
 
 
 def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: Progress) -> _Sides:
     """Make this rank's models or shards."""
-    job, placement, tensors = setup.job, setup.placement, setup.catalogue
-    sides = (placement.source, placement.destination)
-    rank_device.require(
-        sum(weight_bytes(tensors, side, rank) for side in sides),
-        device,
-        rank // placement.ranks_per_node,
+    job, placement, catalogue = setup.job, setup.placement, setup.catalogue
+    nbytes = sum(
+        weight_bytes(catalogue, side, rank) for side in (placement.source, placement.destination)
     )
+    rank_device.require(nbytes, device, placement.node_of(rank))
     progress("building models")
     # source first on every rank: process groups are made in one order
     return _Sides(
-        source=models.build(job, placement, "source", tensors, rank, slab, device),
-        destination=models.build(job, placement, "destination", tensors, rank, slab, device),
+        source=models.build(job, placement, "source", catalogue, rank, slab, device),
+        destination=models.build(job, placement, "destination", catalogue, rank, slab, device),
     )
 
 
-def _write(sides: _Sides, old: Pattern) -> None:
+def _write(sides: _Sides, trained: Pattern) -> None:
     """The trained weights into the source; into the destination what no refit may leave there."""
-    for weights, write in ((sides.source, old.fill), (sides.destination, old.poison)):
-        if weights:
-            weights.populate()
-            write(weights)
+    if sides.source:
+        sides.source.populate()
+        trained.fill(sides.source)
+    if sides.destination:
+        sides.destination.populate()
+        trained.poison(sides.destination)
 
 
 def _cold(
     setup: Setup, hops: Hops, rank: int, sides: _Sides, plans_itself: bool
 ) -> tuple[Span, dict[str, float]]:
     """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan."""
-    ready = setup.plan() if plans_itself else None
+    untimed = setup.plan() if plans_itself else None
 
     def first() -> dict[str, float]:
         started = time.perf_counter()
-        plan = setup.plan() if ready is None else ready
+        plan = setup.plan() if untimed is None else untimed
         planned = time.perf_counter()
         hops.prepare(plan, rank, sides.source, sides.destination)
         prepared = time.perf_counter()
@@ -216,6 +215,32 @@ def _warm(setup: Setup, hops: Hops, progress: Progress) -> tuple[list[Span], dic
         warm.append(span)
         phases.append(seconds)
     return warm, {name: statistics.median(p[name] for p in phases) for name in phases[0]}
+
+
+def _proof(
+    setup: Setup, hops: Hops, rank: int, sides: _Sides, trained: Pattern, progress: Progress
+) -> _Proof:
+    """Look at every element of what the timed refits left, and of one more of changed weights."""
+    progress("verifying")
+    destination = _check(trained, sides.destination)
+    progress("refit of changed weights")
+    changed = Pattern(setup.job.seed, 1)
+    if sides.source:
+        changed.fill(sides.source)
+    _timed(hops.execute)
+    progress("verifying changed weights")
+    destination += _check(changed, sides.destination)
+    source = _check(changed, sides.source)
+    logits = None
+    if setup.job.verify == "logits":
+        progress("comparing logits")
+        logits = _logits(setup, hops, rank, sides)
+    return _Proof(destination, source, logits)
+
+
+def _check(pattern: Pattern, weights: Weights | None) -> Check:
+    """Of every element that the rank holds of a side."""
+    return pattern.check(weights) if weights else Check(0, 0)
 
 
 def _logits(setup: Setup, hops: Hops, rank: int, sides: _Sides) -> Logits:
@@ -263,11 +288,11 @@ def _copy_time(arena: torch.Tensor, share: float) -> Span:
 
     def copy() -> dict[str, float]:
         half = arena.numel() // 2
-        todo = round(share * arena.numel())
-        while todo:
-            part = min(todo, half)
+        remaining = round(share * arena.numel())
+        while remaining:
+            part = min(remaining, half)
             arena[:part].copy_(arena[half : half + part])
-            todo -= part
+            remaining -= part
         return {}
 
     return _timed(copy)[0]

@@ -1,6 +1,6 @@
 """One rank's device: which it is, how much it holds, and waiting for it. Needs torch.
 
-What concerns CUDA has not run yet: the project had no GPU.
+What has run on a GPU is in docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from refit.layout.layout import Placement
 from refit.rules import devices
 
 
-def own(job: Job, placement: Placement, rank: int) -> torch.device:
-    """The CPU, or `cuda:{local rank % GPUs of the node}`, made current. Idle ranks have one too."""
+def make_current(job: Job, placement: Placement, rank: int) -> torch.device:
+    """This rank's device: the CPU, or `cuda:{local rank % GPUs of the node}`; idle ranks' too."""
     if devices.device(job) == "cpu":
         return torch.device("cpu")
     index = rank % placement.ranks_per_node % torch.cuda.device_count()
@@ -36,15 +36,14 @@ def require(nbytes: int, device: torch.device, node: int) -> None:
         MemoryError: they do not.
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    mine = (node, str(device), nbytes)
-    said = [mine] * dist.get_world_size()
-    dist.all_gather_object(said, mine)
-    need = sum(of for *where, of in said if where == [node, str(device)])
-    if free is not None and need > free:
-        sharing = sum(where == [node, str(device)] for *where, _ in said)
+    mine = (node, str(device))
+    gathered = [(mine, nbytes)] * dist.get_world_size()
+    dist.all_gather_object(gathered, (mine, nbytes))
+    needs = [of_rank for where, of_rank in gathered if where == mine]
+    if free is not None and sum(needs) > free:
         raise MemoryError(
             f"{device} of node {node} has {free / 1e9:.2f} GB free; the weights of its"
-            f" {sharing} ranks need {need / 1e9:.2f} GB; use a smaller model or more GPUs"
+            f" {len(needs)} ranks need {sum(needs) / 1e9:.2f} GB; use a smaller model or more GPUs"
         )
 
 

@@ -22,9 +22,12 @@ from refit.record.report import RankReport
 from refit.rules.setup import Setup
 
 POLL_S = 0.2
-# For the other nodes' last words, once this node has ended. Slurm takes SlurmdTimeout, 300 s by
+# For the other nodes to say how they ended, once this node has. Slurm takes SlurmdTimeout, 300 s by
 # default, to notice a dead node; it then ends the job, and the point is tried again.
 LOST_S = 360.0
+
+
+_STOPPED = {"status": None, "reason": ""}  # what node<k>.json says of ranks that were stopped
 
 
 class Stopped(Exception):
@@ -56,12 +59,13 @@ class Nodes:
             place = self._wait_for(self._place, limit_s, self.another_failed)
             yield str(place["host"]), int(place["port"]), None
             return
-        # Loopback where nobody else needs to reach it.
-        host = "127.0.0.1" if self.count == 1 else socket.gethostname()
-        with socket.create_server(("127.0.0.1" if self.count == 1 else "", 0)) as listener:
-            port = int(listener.getsockname()[1])
-            if self.count > 1:
-                write_atomic(self._place, json.dumps({"host": host, "port": port}))
+        if self.count == 1:  # loopback, as nobody else needs to reach it
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                yield "127.0.0.1", int(listener.getsockname()[1]), listener
+            return
+        with socket.create_server(("", 0)) as listener:
+            host, port = socket.gethostname(), int(listener.getsockname()[1])
+            write_atomic(self._place, json.dumps({"host": host, "port": port}))
             yield host, port, listener
 
     def agree(self, mine: Setup, limit_s: float) -> Setup:
@@ -80,36 +84,42 @@ class Nodes:
 
     def say(self, ended: Ended | None, reports: Sequence[RankReport] = ()) -> None:
         """How this node's ranks ended, and what they measured; None where they were stopped."""
-        if self.count > 1:
-            end = {"status": ended and ended.status, "reason": ended.reason if ended else ""}
-            measured = [asdict(report) for report in reports]
-            write_atomic(self._end(self.node), json.dumps({**end, "reports": measured}))
+        if self.count == 1:
+            return
+        end = {"status": ended.status, "reason": ended.reason} if ended else _STOPPED
+        measured = [asdict(report) for report in reports]
+        write_atomic(self._end(self.node), json.dumps({**end, "reports": measured}))
 
     def another_failed(self) -> bool:
         """Whether to stop, because another node has a failure to report."""
-        others = (self._end(n) for n in range(self.count) if n != self.node)
-        return any((end := read_json(path)) and end["status"] != "ok" for path in others)
+        ends = (read_json(self._end(n)) for n in range(self.count) if n != self.node)
+        return any(end["status"] != "ok" for end in ends if end)
 
     def verdict(
-        self, own: Ended | None, reports: Sequence[RankReport]
+        self, of_node_0: Ended | None, reports: Sequence[RankReport]
     ) -> tuple[Ended, list[RankReport]]:
-        """On node 0: how the point ended, from what all nodes say, and all ranks' reports."""
-        found, measured = [own] if own else [], list(reports)
+        """On node 0: how the point ended, from what all nodes say, and all ranks' reports.
+
+        Args:
+            of_node_0: how its own ranks ended; None where they were stopped for another's sake.
+            reports: of its own ranks.
+        """
+        ends, measured = [of_node_0] if of_node_0 else [], list(reports)
         for node in range(1, self.count):
             try:
                 end = self._wait_for(self._end(node), LOST_S)
             except TimeoutError:
-                found.append(Ended("crashed", f"node {node} did not say how it ended"))
+                ends.append(Ended("crashed", f"node {node} did not say how it ended"))
                 continue
             if end["status"]:
-                found.append(Ended(end["status"], end["reason"]))
+                ends.append(Ended(end["status"], end["reason"]))
             measured += [RankReport.of(report) for report in end["reports"]]
-        bad = [e for e in found if e.status != "ok"]
+        bad = [end for end in ends if end.status != "ok"]
         # a death or an error of its own explains the connections that other nodes lost by it
         order = ("crashed", "oom", "timeout", "unsupported", "failed")
         if bad:
-            return min(bad, key=lambda e: (follows(e), order.index(e.status))), []
-        return found[0], measured
+            return min(bad, key=lambda end: (follows(end), order.index(end.status))), []
+        return ends[0], measured
 
     def wait_for_record(self, limit_s: float) -> None:
         """On the other nodes: until node 0 has written the attempt's record.
@@ -134,10 +144,10 @@ class Nodes:
         self, path: Path, limit_s: float, stop: Callable[[], bool] | None = None
     ) -> dict[str, Any]:
         until = time.monotonic() + limit_s
-        while (found := read_json(path)) is None:
+        while (values := read_json(path)) is None:
             if stop and stop():
                 raise Stopped
             if time.monotonic() > until:
                 raise TimeoutError(f"nothing in {path} after {limit_s:g} s")
             time.sleep(POLL_S)
-        return found
+        return values

@@ -40,14 +40,14 @@ class _Rank:
         """Take in every message that is there."""
         try:
             while self.listening and self.pipe.poll():
-                kind, *rest = self.pipe.recv()
-                if kind == "progress":
-                    self.doing = rest[0]
-                    if self.number == 0:
-                        progress(self.doing)
-                else:
-                    status, reason, self.report = rest
-                    self.ended, self.ended_at = Ended(status, reason), time.monotonic()
+                match self.pipe.recv():
+                    case ("progress", doing):
+                        self.doing = doing
+                        if self.number == 0:
+                            progress(doing)
+                    case ("end", status, reason, report):
+                        self.ended, self.ended_at = Ended(status, reason), time.monotonic()
+                        self.report = report
         except (EOFError, OSError):
             self.listening = False
 
@@ -94,42 +94,66 @@ def run_ranks(
         How they ended, None where `stop` said so; and where all are "ok", what they measured.
     """
     ranks: list[_Rank] = []
-    before = memory.oom_kills()
+    oom_kills = memory.oom_kills()
     deadline = time.monotonic() + deadline_s
     try:
         for task in tasks:
-            ours, theirs = context.Pipe()
-            own_listener = listener if task.rank == 0 else None
-            process = context.Process(target=_enter, args=(task, theirs, own_listener), daemon=True)
-            process.start()
-            theirs.close()
-            ranks.append(_Rank(task.rank, process, ours))
-        until = deadline
-        # Reading an exit code takes the news out of the sentinel's pipe, so `wait` would not see
-        # it: it is read once per turn, here.
-        while running := [r for r in ranks if r.running]:
-            left = until - time.monotonic()
-            if left <= 0:
-                break
-            sentinels = [r.process.sentinel for r in running]
-            turn = min(left, STOP_POLL_S) if stop else left
-            wait([*sentinels, *(r.pipe for r in ranks if r.listening)], turn)
-            for rank in ranks:
-                rank.hear(progress)
-            # A failure of our own comes first: the others' may be what follows from it.
-            if until == deadline and any(r.failure(before) for r in ranks):
-                until = min(deadline, time.monotonic() + GRACE_S)
-            if stop and until == deadline and stop():
-                return None, []
-        for rank in ranks:
-            rank.hear(progress)
-        verdict = _verdict(ranks, before, deadline_s, tasks[0].attempt)
+            ranks.append(_start(context, task, listener if task.rank == 0 else None))
+        if _stopped(ranks, deadline, oom_kills, progress, stop):
+            return None, []
+        verdict = _verdict(ranks, oom_kills, deadline_s, tasks[0].attempt)
         return verdict, [rank.report for rank in ranks if rank.report is not None]
     finally:
         for rank in ranks:
             rank.process.kill()
             rank.process.join()
             rank.pipe.close()
+
+
+def _start(context: ForkServerContext, task: Task, listener: socket.socket | None) -> _Rank:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_enter, args=(task, theirs, listener), daemon=True)
+    process.start()
+    theirs.close()
+    return _Rank(task.rank, process, ours)
+
+
+def _stopped(
+    ranks: list[_Rank],
+    deadline: float,
+    oom_kills: int,
+    progress: Callable[[str], None],
+    stop: Callable[[], bool] | None,
+) -> bool:
+    """Wait until all ranks have ended, some time after one has failed, or until the deadline.
+
+    Args:
+        deadline: on time.monotonic().
+        oom_kills: how many there were before the ranks started.
+
+    Returns:
+        Whether `stop` ended the wait.
+    """
+    until = deadline
+    # Reading an exit code takes the news out of the sentinel's pipe, so `wait` would not see it:
+    # it is read once per turn, here.
+    while running := [r for r in ranks if r.running]:
+        remaining_s = until - time.monotonic()
+        if remaining_s <= 0:
+            break
+        sentinels = [r.process.sentinel for r in running]
+        turn_s = min(remaining_s, STOP_POLL_S) if stop else remaining_s
+        wait([*sentinels, *(r.pipe for r in ranks if r.listening)], turn_s)
+        for rank in ranks:
+            rank.hear(progress)
+        # A failure of our own comes first: the others' may be what follows from it.
+        if until == deadline and any(r.failure(oom_kills) for r in ranks):
+            until = min(deadline, time.monotonic() + GRACE_S)
+        if stop and until == deadline and stop():
+            return True
+    for rank in ranks:
+        rank.hear(progress)
+    return False
 
 
 def _enter(task: Task, agent: Connection, listener: socket.socket | None) -> None:
@@ -139,25 +163,22 @@ def _enter(task: Task, agent: Connection, listener: socket.socket | None) -> Non
 
 
 def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Attempt) -> Ended:
-    failed = [(r, f) for r in ranks if (f := r.failure(oom_kills))]
+    """How they ended, with the end of the log of the rank that explains it."""
+    failed = [(rank, failure) for rank in ranks if (failure := rank.failure(oom_kills))]
     if failed:
         # A rank that died outright explains the others' lost connections; else the first to speak
         # does.
-        rank, first = min(failed, key=lambda rf: (follows(rf[1]), rf[0].ended_at))
+        rank, first = min(failed, key=lambda pair: (follows(pair[1]), pair[0].ended_at))
         if first.status == "unsupported":  # its text is written for the user, and of every rank
             return first
-        return Ended(
-            first.status, f"rank {rank.number}: {first.reason}{tail(attempt.rank_log(rank.number))}"
-        )
-    late = [r for r in ranks if r.running]
+        log = tail(attempt.rank_log(rank.number))
+        return Ended(first.status, f"rank {rank.number}: {first.reason}{log}")
+    late = [rank for rank in ranks if rank.running]
     if late:
-        doing = ", ".join(f"rank {r.number} in '{r.doing}'" for r in late[:4]) + (
-            ", ..." if late[4:] else ""
-        )
-        return Ended(
-            "timeout",
-            f"not done after {deadline_s:g} s: {doing}{tail(attempt.rank_log(late[0].number))}",
-        )
+        doing = ", ".join(f"rank {rank.number} in '{rank.doing}'" for rank in late[:4])
+        more = ", ..." if late[4:] else ""
+        log = tail(attempt.rank_log(late[0].number))
+        return Ended("timeout", f"not done after {deadline_s:g} s: {doing}{more}{log}")
     return Ended("ok")
 
 

@@ -9,10 +9,9 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from multiprocessing.connection import Connection
 
 import torch
@@ -30,8 +29,8 @@ from refit.transport import Unsupported
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     """Run one rank to its end.
 
-    It sends ("end", status, reason, report); once that is "ok" it waits to be ended, as a rank that
-    goes takes its connections with it, and others may not have heard its last word yet.
+    It sends ("end", status, reason, report). Once the status is "ok" it waits to be killed: a rank
+    that exits closes its connections, over which others may still be receiving.
     """
     _log_to(task.attempt.rank_log(task.rank))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
@@ -41,7 +40,7 @@ def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     torch.set_num_threads(task.threads)
     gc.freeze()  # what the fork server imported is never garbage; scanning it would copy its pages
     try:
-        report = _run(task, agent, listener)
+        report = _join_and_measure(task, agent, listener)
         sys.stdout.flush()
         sys.stderr.flush()
         agent.send(("end", "ok", "", report))
@@ -55,19 +54,18 @@ def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     os._exit(1)
 
 
-def _run(task: Task, agent: Connection, listener: socket.socket | None) -> RankReport:
-    def progress(what: str) -> None:
-        print(
-            f"[{time.strftime('%H:%M:%S') + f'.{time.time_ns() // 10**7 % 100:02d}'}] {what}",
-            flush=True,
-        )
-        agent.send(("progress", what))
+def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | None) -> RankReport:
+    """What this rank measured, also written to its file; raises what `bench.measure` does."""
+
+    def progress(doing: str) -> None:
+        clock = f"{datetime.now():%H:%M:%S.%f}"[:-4]  # to the hundredth
+        print(f"[{clock}] {doing}", flush=True)
+        agent.send(("progress", doing))
 
     progress("joining")
     world = task.setup.placement.world
-    timeout = timedelta(
-        seconds=task.setup.job.bench.deadline_s
-    )  # the agent ends it first, and knows more
+    # the agent ends it first, and knows more
+    timeout = timedelta(seconds=task.setup.job.bench.deadline_s)
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
         task.host,
         task.port,
@@ -101,17 +99,16 @@ def _die_with(agent: Connection) -> None:
 def _status_of(error: Exception) -> str:
     if isinstance(error, Unsupported):
         return "unsupported"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(
-        error
-    ):
+    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    # torch's CPU allocator raises a plain RuntimeError, and only its text tells
+    if out_of_memory or "DefaultCPUAllocator" in str(error):
         return "oom"
     return "failed"
 
 
 def _one_line(error: Exception) -> str:
+    """The error for the record: as it is where it is written for a user, else its first line."""
     text = str(error).strip() or type(error).__name__
-    return (
-        text
-        if isinstance(error, (UserError, Unsupported))
-        else f"{type(error).__name__}: {text.splitlines()[0]}"
-    )
+    if isinstance(error, (UserError, Unsupported)):
+        return text
+    return f"{type(error).__name__}: {text.splitlines()[0]}"

@@ -25,14 +25,13 @@ def links(plan: PlanNumbers, hardware: Hardware, device: str) -> list[Limit]:
         hardware: a rate that is null limits nothing.
         device: as for `memory_copy`; CPU ranks of a node have no link but their memory.
     """
-    found = []
-    for what, nbytes, rate in (
-        ("links between GPUs of a node", plan.max_peer_bytes, "peer_gbps"),
-        ("network", plan.max_cross_node_bytes, "nic_gbps"),
+    peer_gbps = None if device == "cpu" else hardware.peer_gbps
+    limits = []
+    for what, busiest_bytes, gbps, field in (
+        ("links between GPUs of a node", plan.max_peer_bytes, peer_gbps, "peer_gbps"),
+        ("network", plan.max_cross_node_bytes, hardware.nic_gbps, "nic_gbps"),
     ):
-        gbps = getattr(hardware, rate)
-        if not gbps or not nbytes or (rate == "peer_gbps" and device == "cpu"):
-            continue
-        words = f"{what}, {gbps:g} GB/s per rank and direction by cluster.hardware.{rate}"
-        found.append(Limit(words, plan.bytes / nbytes * gbps, "configured"))
-    return found
+        if gbps and busiest_bytes:
+            words = f"{what}, {gbps:g} GB/s per rank and direction by cluster.hardware.{field}"
+            limits.append(Limit(words, plan.bytes / busiest_bytes * gbps, "configured"))
+    return limits

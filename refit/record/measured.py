@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import ceil
 
 from refit.job import Hardware
 from refit.record import limits, moved
@@ -17,7 +18,7 @@ def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -
     """The record of a point whose ranks all finished: times only if every element was right.
 
     Args:
-        begun: from `placed`.
+        begun: from `refit.record.record.placed`.
         reports: one per rank of the world, in any order.
         hardware: of the cluster.
     """
@@ -64,13 +65,14 @@ def _plan(ours: PlanNumbers, reports: Sequence[RankReport], ranks_per_node: int)
 
 def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:
     """What the transport says of itself: of each number the largest of all ranks."""
-    found: dict[str, int | str] = {}
-    for name, value in (item for r in reports for item in r.transport.items()):
-        before = found.get(name)
-        if isinstance(value, int) and isinstance(before, int):
-            value = max(value, before)
-        found[name] = value
-    return found
+    details: dict[str, int | str] = {}
+    for report in reports:
+        for name, value in report.transport.items():
+            before = details.get(name)
+            if isinstance(value, int) and isinstance(before, int):
+                value = max(value, before)
+            details[name] = value
+    return details
 
 
 def _most(values: Iterable[int | None]) -> int | None:
@@ -114,13 +116,13 @@ def _times(
     copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     copy = statistics.median(copies) / active[0].limit_share
     gbps, device = plan.bytes / median / 1e9, active[0].device
-    known = [limits.memory_copy(plan.bytes, copy, device), *limits.links(plan, hardware, device)]
-    tightest = min(known, key=lambda limit: limit.gbps)
+    rates = [limits.memory_copy(plan.bytes, copy, device), *limits.links(plan, hardware, device)]
+    tightest = min(rates, key=lambda limit: limit.gbps)
     seconds = Seconds(
         cold=_slowest(active, [r.cold for r in active]),
         warm=warm,
         median=median,
-        p90=sorted(warm)[-(-9 * len(warm) // 10) - 1],
+        p90=sorted(warm)[ceil(9 * len(warm) / 10) - 1],  # the nearest rank: no interpolation
         max=max(warm),
         drift=drift(warm),
         cold_phases=_largest([r.cold_phases for r in active]),
@@ -134,7 +136,7 @@ def _times(
         limit=tightest.what,
         limit_source=tightest.source,
         fraction=gbps / tightest.gbps,
-        limits=known,
+        limits=rates,
     )
     return seconds, throughput
 

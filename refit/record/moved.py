@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from refit.record.parts import PlanNumbers
@@ -12,10 +12,13 @@ from refit.record.parts import PlanNumbers
 class Moved:
     """What one rank handed to a transport in one refit, in bytes, by the rank at the other end.
 
-    What it copies within itself is in both.
+    What it copies within itself is in both directions, under its own number.
+
+    Attributes:
+        copies: blocks received.
     """
 
-    copies: int = 0  # received
+    copies: int = 0
     sent: dict[int, int] = field(default_factory=dict)
     received: dict[int, int] = field(default_factory=dict)
 
@@ -27,10 +30,9 @@ class Moved:
 
 
 def unknown(plan: PlanNumbers) -> PlanNumbers:
-    """Our plan of a refit that is planned elsewhere: what is so of any plan, the rest null.
+    """A record's plan where the transport made another and did not count what it moved.
 
-    Args:
-        plan: of a record.
+    The bytes written and the lower bounds are those of any plan, and stay; the rest is null.
     """
     return replace(
         plan,
@@ -46,34 +48,50 @@ def unknown(plan: PlanNumbers) -> PlanNumbers:
 
 
 def executed(plan: PlanNumbers, moved: Sequence[Moved], ranks_per_node: int) -> PlanNumbers:
-    """A record's `plan`, of what the ranks moved.
+    """A record's plan where the transport made another: the numbers of what the ranks moved.
 
     Args:
-        plan: of the record so far; its lower bounds are of any plan, and stay.
+        plan: of the record so far; its lower bounds are those of any plan, and stay.
         moved: [world], by rank.
     """
-    local = cross = 0
-    peers, away = [0], [0]  # of a rank and direction
-    for rank, one in enumerate(moved):
-        for ends in (one.sent, one.received):
-            near = {peer for peer in ends if peer // ranks_per_node == rank // ranks_per_node}
-            peers.append(sum(ends[peer] for peer in near - {rank}))
-            away.append(sum(ends[peer] for peer in ends.keys() - near))
-        local += one.received.get(rank, 0)
-        cross += away[-1]
-    others = [
-        [sum(n for peer, n in ends.items() if peer != rank) for ends in (one.sent, one.received)]
-        for rank, one in enumerate(moved)
-    ]
+    sent = [_Split.of(rank, one.sent, ranks_per_node) for rank, one in enumerate(moved)]
+    received = [_Split.of(rank, one.received, ranks_per_node) for rank, one in enumerate(moved)]
     return replace(
         plan,
         copies=sum(one.copies for one in moved),
-        bytes=sum(sum(one.received.values()) for one in moved),
-        local_bytes=local,
-        cross_node_bytes=cross,
-        max_send_bytes=max(sent for sent, _ in others),
+        bytes=sum(split.local + split.peers for split in received),
+        local_bytes=sum(split.local for split in received),
+        cross_node_bytes=sum(split.away for split in received),
+        max_send_bytes=max(split.peers for split in sent),
         max_forward_bytes=0,
-        max_recv_bytes=max(received for _, received in others),
-        max_peer_bytes=max(peers),
-        max_cross_node_bytes=max(away),
+        max_recv_bytes=max(split.peers for split in received),
+        max_peer_bytes=max(split.near for split in (*sent, *received)),
+        max_cross_node_bytes=max(split.away for split in (*sent, *received)),
     )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What one rank moved in one direction, in bytes.
+
+    Attributes:
+        local: within itself.
+        near, away: by the other ranks of its node, and by those of other nodes.
+    """
+
+    local: int
+    near: int
+    away: int
+
+    @property
+    def peers(self) -> int:
+        """By other ranks."""
+        return self.near + self.away
+
+    @staticmethod
+    def of(rank: int, by_peer: Mapping[int, int], ranks_per_node: int) -> _Split:
+        """The split of bytes by the rank at the other end."""
+        node = rank // ranks_per_node
+        local = by_peer.get(rank, 0)
+        on_node = sum(n for peer, n in by_peer.items() if peer // ranks_per_node == node)
+        return _Split(local, on_node - local, sum(by_peer.values()) - on_node)

@@ -28,18 +28,22 @@ class Point:
 
     @property
     def id(self) -> str:
+        """See `identity`."""
         return identity(self.job)
 
     @property
     def name(self) -> str:
+        """Of its folder: model, pair, method and id."""
         return self.directory.name
 
     @property
     def frozen(self) -> Path:
+        """What `freeze` writes and `load` reads."""
         return self.directory / "point.json"
 
     @property
     def timing(self) -> Path:
+        """The record that stands for the point; there may be none yet."""
         return self.directory / "timing.json"
 
     @staticmethod
@@ -59,10 +63,10 @@ class Point:
         Raises:
             UserError: there is none in that folder.
         """
-        said = read_json(directory / "point.json")
-        if said is None:
+        values = read_json(directory / "point.json")
+        if values is None:
             raise UserError(f"{directory} holds no point: no whole point.json in it")
-        return Point(Job.from_dict(said["config"]), directory, tuple(said["overrides"]))
+        return Point(Job.from_dict(values["config"]), directory, tuple(values["overrides"]))
 
     def freeze(self) -> None:
         """Write what the ranks will read: editing YAML afterwards changes nothing.
@@ -70,10 +74,10 @@ class Point:
         Raises:
             UserError: the folder cannot be written.
         """
-        said = {"overrides": self.overrides, "config": self.job.to_dict()}
+        values = {"overrides": self.overrides, "config": self.job.to_dict()}
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.frozen, json.dumps(said, indent=2))
+            write_atomic(self.frozen, json.dumps(values, indent=2))
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -112,15 +116,19 @@ class Attempt:
 
     @property
     def timing(self) -> Path:
+        """The attempt's own record, written by node 0 when it ends."""
         return self.directory / "timing.json"
 
     def agent_log(self, node: int) -> Path:
+        """The traceback of a node's agent; it is there only if the agent itself failed."""
         return self.directory / f"agent{node}.log"
 
     def rank_log(self, rank: int) -> Path:
+        """Output and errors of a global rank, those of C libraries too."""
         return self.directory / f"rank{rank}.log"
 
     def rank_report(self, rank: int) -> Path:
+        """What a global rank measured; see `refit.record.report.RankReport`."""
         return self.directory / f"rank{rank}.json"
 
 

@@ -18,22 +18,22 @@ def typed(hint: Any, value: Any, where: str = "") -> Any:
     Raises:
         TypeError: it is of another type; a field is unknown or missing.
     """
-    kind, inner = get_origin(hint), get_args(hint)
+    origin, args = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return _dataclass(hint, value, where)
-    if kind in (Union, UnionType):
-        if value is None and NoneType in inner:
+    if origin in (Union, UnionType):
+        if value is None and NoneType in args:
             return None
-        (first, *others) = (one for one in inner if one is not NoneType)
+        (first, *others) = (arg for arg in args if arg is not NoneType)
         if others and type(value) in others:
             return value
         return typed(first, value, where)
-    if kind is list and isinstance(value, list):
-        return [typed(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value)]
-    if kind is dict and isinstance(value, Mapping):
+    if origin is list and isinstance(value, list):
+        return [typed(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
         # JSON has text for every key
-        return {inner[0](key): typed(inner[1], one, f"{where}.{key}") for key, one in value.items()}
-    if kind is Literal and value in inner:
+        return {args[0](key): typed(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is Literal and value in args:
         return value
     if hint is float and type(value) is int:
         return float(value)
@@ -46,14 +46,14 @@ def typed(hint: Any, value: Any, where: str = "") -> Any:
 def _dataclass(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise TypeError(f"{where or 'it'} is {str(value)[:40]!r}, which is no {cls.__name__}")
-    hints, known = get_type_hints(cls), {field.name: field for field in fields(cls)}
-    if unknown := sorted(set(value) - set(known)):
+    hints = get_type_hints(cls)
+    if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
         raise TypeError(f"{where or cls.__name__} has no {', '.join(unknown)}")
-    built = {}
-    for name, field in known.items():
-        path = f"{where}.{name}" if where else name
-        if name in value:
-            built[name] = typed(hints[name], value[name], path)
+    arguments = {}
+    for field in fields(cls):
+        path = f"{where}.{field.name}" if where else field.name
+        if field.name in value:
+            arguments[field.name] = typed(hints[field.name], value[field.name], path)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise TypeError(f"{path} is missing")
-    return cls(**built)
+    return cls(**arguments)

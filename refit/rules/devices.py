@@ -51,17 +51,18 @@ def no_cuda() -> str | None:
 def gpus() -> int:
     """NVIDIA GPUs that processes of this node may use, by its device files."""
     try:
-        there = sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
+        count = sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
     except OSError:
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return there
+        return count
     # as CUDA reads it: what stands behind an invalid entry is not seen either. A UUID is believed.
-    named = 0
+    valid = 0
     for entry in (entry.strip() for entry in visible.split(",")):
         is_uuid = entry.startswith(("GPU-", "MIG-"))
-        if not is_uuid and not (entry.isdecimal() and int(entry) < there):
+        is_index = entry.isdecimal() and int(entry) < count
+        if not is_uuid and not is_index:
             break
-        named += 1
-    return min(there, named)
+        valid += 1
+    return min(count, valid)

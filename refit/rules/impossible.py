@@ -19,30 +19,30 @@ from refit.rules.values import VALUES
 
 def impossible(job: Job) -> str | None:
     """The first reason why this job cannot run, or None."""
-    found = reasons(job)
-    return found[0] if found else None
+    return next(iter(reasons(job)), None)
 
 
 def reasons(job: Job) -> list[str]:
     """Every reason why this job cannot run; a value out of range hides the reasons behind it."""
-    if found := _collect(partial(rule, job) for rule in VALUES):
-        return found
-    found = _collect(partial(rule, job) for rule in MODEL)
+    if of_values := _collect(partial(rule, job) for rule in VALUES):
+        return of_values
+    of_model = _collect(partial(rule, job) for rule in MODEL)
     try:
         placement = place(job)
     except UserError as error:
-        return [*found, str(error)]
-    found += _collect(partial(rule, job, placement) for rule in LAYOUT)
-    return list(dict.fromkeys(found))
+        return [*of_model, str(error)]
+    of_layout = _collect(partial(rule, job, placement) for rule in LAYOUT)
+    return list(dict.fromkeys([*of_model, *of_layout]))
 
 
-def _collect(questions: Iterable[Callable[[], str | None]]) -> list[str]:
-    found = []
-    for ask in questions:
+def _collect(rules: Iterable[Callable[[], str | None]]) -> list[str]:
+    """What each rule says; a rule that raises UserError says its text."""
+    texts = []
+    for rule in rules:
         try:
-            reason = ask()
+            reason = rule()
         except UserError as error:
             reason = str(error)
         if reason:
-            found.append(reason)
-    return found
+            texts.append(reason)
+    return texts

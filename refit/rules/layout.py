@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from refit.job import Job, UserError
-from refit.layout.layout import Layout, Placement
+from refit.layout.layout import Layout, Placement, Side
 from refit.model.architecture import (
     catalogue,
     expert_ffn_size,
@@ -14,6 +14,7 @@ from refit.model.architecture import (
     padded_vocab,
     query_groups,
 )
+from refit.model.convention import build_of
 from refit.model.moe_layers import moe_layers
 
 Rule = Callable[[Job, Placement], str | None]
@@ -31,7 +32,7 @@ def pair_of_another_model(job: Job, placement: Placement) -> str | None:
 
 
 def too_many_gpus(job: Job, placement: Placement) -> str | None:
-    """The seed's formulas: source + destination GPUs, or the larger of both when collocated."""
+    """A pair needs source + destination GPUs, or the larger of both when collocated."""
     source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
     has = cluster.nodes * cluster.ranks_per_node
     if placement.used <= has or job.mode == "plan":  # a planned cluster is as large as it needs
@@ -49,8 +50,7 @@ def too_many_gpus(job: Job, placement: Placement) -> str | None:
 def ep_needs_experts(job: Job, placement: Placement) -> str | None:
     """Megatron: expert parallelism needs num_moe_experts; so does expert tensor parallelism."""
     for name, side in _sides(placement):
-        for degree in ("ep", "etp"):
-            size = getattr(side, degree)
+        for degree, size in (("ep", side.ep), ("etp", side.etp)):
             if size > 1 and not job.model.is_moe:
                 return (
                     f"parallel.{name}.{degree}={size} needs experts, and model '{job.model.name}'"
@@ -129,8 +129,6 @@ def widths_divide(job: Job, placement: Placement) -> str | None:
 
 def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
     """MLA's down-projections, in builds that cut them over TP (without Transformer Engine)."""
-    from refit.model.convention import build_of
-
     m = job.model
     if not m.multi_latent_attention or not build_of(job).convention.mla_down_sharded:
         return None
@@ -171,8 +169,6 @@ def layers_divide(job: Job, placement: Placement) -> str | None:
 
 def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     """Every cut axis of every tensor divides on both sides: the net below the rules before it."""
-    from refit.model.convention import build_of
-
     for family in catalogue(job.model, placement.source.tp, build_of(job).convention).families:
         for name, side in _sides(placement):
             try:
@@ -199,7 +195,7 @@ LAYOUT: tuple[Rule, ...] = (
 )
 
 
-def _sides(placement: Placement) -> tuple[tuple[str, Layout], tuple[str, Layout]]:
+def _sides(placement: Placement) -> tuple[tuple[Side, Layout], tuple[Side, Layout]]:
     return ("source", placement.source), ("destination", placement.destination)
 
 

@@ -130,16 +130,16 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
         if placement.nodes > 1:
             return "gloo", f"auto: the ranks are on {placement.nodes} nodes"
         return "ipc", "auto: all ranks are on one node"
-    first, *_ = order = ON_GPUS[job.placement_mode]
+    order = ON_GPUS[job.placement_mode]
     why = f"auto: {job.placement_mode} on GPUs"
-    if planned:  # what is installed there is not known
-        return first, why
+    if planned:  # nobody can ask what is installed there
+        return order[0], why
     for method in order:
         reason = METHODS[method].cannot(job, placement)
         if reason is None:
             return method, why
         why += f"; not {method}: {reason}"
-    return first, why
+    return order[0], why
 
 
 def unsupported(method: str, job: Job, placement: Placement) -> str | None:

@@ -145,15 +145,15 @@ def shared_expert_without_bias(job: Job) -> str | None:
 
 def shared_overlap_needs_its_dispatchers(job: Job) -> str | None:
     """Megatron: moe_shared_expert_overlap only works with some token dispatchers, by version."""
-    m, known = job.model, megatron_versions.OVERLAP_DISPATCHERS
+    m, dispatchers = job.model, megatron_versions.OVERLAP_DISPATCHERS
     if (
         m.moe_shared_expert_overlap
         and m.moe_shared_expert_intermediate_size is not None
-        and m.moe_token_dispatcher_type not in known
+        and m.moe_token_dispatcher_type not in dispatchers
     ):
         return (
             "model.moe_shared_expert_overlap=true only works with model.moe_token_dispatcher_type="
-            f"{' or '.join(known)} in megatron-core {megatron_versions.VERSION}; it is"
+            f"{' or '.join(dispatchers)} in megatron-core {megatron_versions.VERSION}; it is"
             f" {m.moe_token_dispatcher_type}"
         )
     return None
@@ -185,8 +185,11 @@ def padding_needs_capacity(job: Job) -> str | None:
 def deepep_does_not_pad(job: Job) -> str | None:
     """Megatron: the flex dispatcher on deepep does not support padding to capacity."""
     m = job.model
-    flex = (m.moe_token_dispatcher_type, m.moe_flex_dispatcher_backend) == ("flex", "deepep")
-    if flex and m.moe_pad_expert_input_to_capacity:
+    if (
+        m.moe_token_dispatcher_type == "flex"
+        and m.moe_flex_dispatcher_backend == "deepep"
+        and m.moe_pad_expert_input_to_capacity
+    ):
         return (
             "model.moe_pad_expert_input_to_capacity=true does not work with the flex dispatcher on"
             " deepep; use model.moe_flex_dispatcher_backend=hybridep or another dispatcher"

@@ -35,13 +35,17 @@ class Setup:
 
     @staticmethod
     def of(job: Job) -> Setup:
-        """The setup of a possible job (`refit.rules.impossible`)."""
+        """The setup of a possible job (`refit.rules.impossible`).
+
+        Raises:
+            UserError: the job is not possible.
+        """
         placement, build = place(job), build_of(job)
         tensors = catalogue(job.model, placement.source.tp, build.convention)
         return Setup(job, placement, tensors, build, *methods.choose(job, placement))
 
     def chosen(self) -> dict[str, Any]:
-        """What hangs on the machine, as JSON has it, for `as_chosen` on another node."""
+        """What depends on the machine, as JSON, for `as_chosen` on another node."""
         return {"method": self.method, "why": self.why, "build": asdict(self.build)}
 
     def as_chosen(self, chosen: dict[str, Any]) -> Setup:

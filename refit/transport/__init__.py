@@ -25,7 +25,8 @@ class Unsupported(Exception):
 class Transport(ABC):
     """Moves one rank's part of some copies. All ranks, idle ones too, call each method in order.
 
-    A subclass has no other public members than these, so that a misspelt one is an error.
+    A subclass has no other public members than these, so that a misspelt one is an error: a
+    TypeError when the class is defined.
 
     Attributes:
         plans_itself: it carries out a plan of its own, made in `prepare`, and not the copies that
@@ -38,12 +39,12 @@ class Transport(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        known = sorted(name for name in vars(Transport) if not name.startswith("_"))
-        unknown = sorted(name for name in vars(cls) if not name.startswith("_"))
-        if unknown := [name for name in unknown if name not in known]:
+        members = sorted(name for name in vars(Transport) if not name.startswith("_"))
+        public = {name for name in vars(cls) if not name.startswith("_")}
+        if unknown := sorted(public - set(members)):
             raise TypeError(
                 f"{cls.__qualname__}: {', '.join(unknown)} is no member of a Transport, which has"
-                f" {', '.join(known)}; begin the name of a member of its own with _"
+                f" {', '.join(members)}; begin the name of a member of its own with _"
             )
 
     @abstractmethod

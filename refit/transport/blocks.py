@@ -12,8 +12,8 @@ Tensors = dict[int, torch.Tensor]
 
 
 def part(copies: Copies, tensor: int, tensors: Tensors, start: int, length: int) -> torch.Tensor:
-    """`length` indices from `start` of a shard's cut axis."""
-    return tensors[tensor].narrow(copies.catalogue.family_of(tensor).axis or 0, start, length)
+    """`length` indices from `start` of a shard's `Family.block_axis`."""
+    return tensors[tensor].narrow(copies.catalogue.family_of(tensor).block_axis, start, length)
 
 
 def pairs(

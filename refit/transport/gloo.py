@@ -16,7 +16,9 @@ class GlooWire:
     """The default process group, which is gloo's."""
 
     def open(self, device: torch.device) -> None:
-        assert device.type == "cpu", "gloo moves host memory; refit.methods refuses it on CUDA"
+        assert device.type == "cpu", (
+            "gloo moves host memory; refit.rules.methods refuses it on CUDA"
+        )
 
     def gather(self, item: Any) -> list[Any]:
         items = [None] * dist.get_world_size()

@@ -1,7 +1,8 @@
-"""A symmetric heap of NVSHMEM, by nvshmem4py's host calls on streams. Not yet run on a GPU.
+"""A symmetric heap of NVSHMEM, by nvshmem4py's host calls on streams.
 
-Written against nvshmem4py 0.4.1. Processes that share one GPU need CUDA MPS for NVSHMEM's full
-support (its 2.4.1 release notes); `benchmarks/gpu.sh` starts it.
+What has run on a GPU is in docs/gpu.md. Written against nvshmem4py 0.4.1. Processes that share one
+GPU need CUDA MPS for NVSHMEM's full support (its 2.4.1 release notes); `benchmarks/gpu.sh` starts
+it.
 """
 
 from __future__ import annotations
@@ -98,14 +99,14 @@ class NvshmemHeap:
 
 def _start(rank: int) -> None:
     """Start NVSHMEM on this rank's current device; all ranks together."""
-    mine = Device(torch.cuda.current_device())
-    mine.set_current()
+    device = Device(torch.cuda.current_device())
+    device.set_current()
     uid = nvshmem.get_unique_id(empty=rank != 0)
-    said = [uid._data.tobytes()]
-    dist.broadcast_object_list(said, src=0)
-    uid._data.view(np.uint8)[:] = np.frombuffer(said[0], dtype=np.uint8)
+    of_rank_0 = [uid._data.tobytes()]
+    dist.broadcast_object_list(of_rank_0, src=0)
+    uid._data.view(np.uint8)[:] = np.frombuffer(of_rank_0[0], dtype=np.uint8)
     nvshmem.init(
-        device=mine, uid=uid, rank=rank, nranks=dist.get_world_size(), initializer_method="uid"
+        device=device, uid=uid, rank=rank, nranks=dist.get_world_size(), initializer_method="uid"
     )
 
 

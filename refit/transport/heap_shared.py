@@ -29,7 +29,7 @@ class SharedHeap:
     def __init__(
         self, rank: int, nbytes: int, num_counters: int, peers: Iterable[int], device: torch.device
     ) -> None:
-        assert device.type == "cpu", "refit.methods refuses it on CUDA"
+        assert device.type == "cpu", "refit.rules.methods refuses it on CUDA"
         # after the counters comes one more, which counts any change of them: what pause waits for
         counters = _COUNTER_BYTES * (num_counters + 1)
         self._bell = num_counters

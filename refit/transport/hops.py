@@ -62,8 +62,10 @@ class Hops:
     def details(self) -> dict[str, int | str]:
         """What the transports say of themselves, and the number of hops where there are several."""
         first, *later = [dict(transport.details) for transport in self._hops]
-        forward = {f"forward {name}": said for hop in later for name, said in hop.items()}
-        return {**({"hops": len(self._hops)} if later else {}), **first, **forward}
+        if not later:
+            return first
+        forward = {f"forward {name}": value for hop in later for name, value in hop.items()}
+        return {"hops": len(self._hops), **first, **forward}
 
     def close(self) -> None:
         """Give everything back."""

@@ -1,7 +1,7 @@
 """One-sided reads: each destination rank copies straight out of its peers' source shards.
 
 Shared memory on the CPU, CUDA IPC on devices, by the same calls; several ranks may share a device.
-What concerns CUDA has not run yet: the project had no GPU.
+What has run on a GPU is in docs/gpu.md.
 """
 
 from __future__ import annotations

@@ -33,10 +33,14 @@ class Lanes(Protocol):
         """A piece of work of a phase; `after` says which earlier ones must be done before it."""
 
     def wait(self, works: Sequence[dist.Work], posted: Mark) -> None:
-        """What is packed or unpacked from now on comes after these."""
+        """Let all packing and unpacking that starts from now on wait for these messages.
+
+        Args:
+            posted: of the wire's work in which they were posted; their time begins with it.
+        """
 
     def finish(self) -> dict[str, float]:
-        """Wait for everything; seconds per phase. Streams overlap, so they need not add up."""
+        """Wait for everything; returns seconds per phase, which overlap where streams do."""
 
 
 def lanes(device: torch.device, streams: int) -> Lanes:
@@ -52,6 +56,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
+        """Add the time since the last call, of this or of another phase."""
         now = time.perf_counter()
         self.seconds[phase] += now - self._last
         self._last = now

@@ -40,7 +40,8 @@ KERNEL = Path("nvshmem_copy_service", "kernels", "chunked_kernel.cu")  # below r
 class MegatronTransport(Transport):
     """Megatron's own refit, from its plan to its service.
 
-    `prepare` is its planning and the start of its service, `execute` a refit with its cached plan.
+    `prepare` is its planning and the start of its service, `execute` a refit with its cached plan;
+    both raise Unsupported with Megatron's own words where it cannot.
     `pack` is the time before its service runs, `wire` its service's run, and `unpack` what
     follows, its barrier included.
     """
@@ -142,9 +143,10 @@ def _service(backend: str, sides: list[Weights]) -> Any:
         on_cuda = [False] * dist.get_world_size()
         dist.all_gather_object(on_cuda, any(side.arena.is_cuda for side in sides))
         backend = "nccl" if any(on_cuda) else "gloo"
-    known = get_args(core.RefitBackendName)
-    if backend not in known:
-        raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {', '.join(known)}")
+    backends = get_args(core.RefitBackendName)
+    if backend not in backends:
+        has = ", ".join(backends)
+        raise Unsupported(f"megatron-core {VERSION} has no {backend}; it has {has}")
     if backend == "nvshmem" and not (Path(core.__file__).parent / KERNEL).exists():
         raise Unsupported(
             f"megatron-core {VERSION} cannot start its nvshmem service: its wheel lacks the"

@@ -1,6 +1,7 @@
-"""Two-sided messages over NCCL, from device to device. Not yet run: the project had no GPU.
+"""Two-sided messages over NCCL, from device to device.
 
-One rank per device: NCCL refuses two ranks of a communicator on one device.
+One rank per device: NCCL refuses two ranks of a communicator on one device. What has run on a GPU
+is in docs/gpu.md.
 """
 
 from __future__ import annotations

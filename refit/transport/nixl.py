@@ -1,6 +1,6 @@
 """One-sided reads between registered buffers, by NIXL over UCX: within a node and across nodes.
 
-Host memory has been run; device memory not yet: the project had no GPU.
+What has run on a GPU is in docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nixl
@@ -61,35 +61,43 @@ class NixlTransport(Transport):
         size = aligned(max((b.staged for b in batches), default=0))
         count = min(self._in_flight, len(batches))
         self._staging = torch.empty(count * size, dtype=torch.uint8, device=device)
-        reads = {b.peer for b in batches}
+        peers = sorted({b.peer for b in batches})
         lends = source is not None and bool(copies.remote[copies.from_rank(rank)].any())
-        if reads or lends:
+        if peers or lends:
             self._agent = nixl.nixl_agent(f"rank{rank}", nixl.nixl_agent_config())
             arenas = [w.arena for w in (source, destination) if w is not None]
             for memory in (*arenas, self._staging):
                 if memory.numel():
                     self._registered.append(self._agent.register_memory(memory))
-        said: list[Any] = [None] * copies.placement.world
-        mine = None
-        if lends:
-            assert source is not None
-            base = source.arena.data_ptr()
-            mine = (self._agent.get_agent_metadata(), base, max(source.arena.get_device(), 0))
-        dist.all_gather_object(said, mine)
-        names = {peer: self._agent.add_remote_agent(said[peer][0]) for peer in sorted(reads)}
-        memory_type = "VRAM" if self._on_cuda else "DRAM"
+        lent: list[_Lent | None] = [None] * copies.placement.world
+        dist.all_gather_object(lent, self._lend(source.arena) if source and lends else None)
+        names = {}
+        for peer in peers:
+            theirs = lent[peer]
+            assert theirs is not None
+            names[peer] = self._agent.add_remote_agent(theirs.metadata)
         for number, batch in enumerate(batches):
-            assert destination is not None
+            theirs = lent[batch.peer]
+            assert destination is not None and theirs is not None
             start = number % self._in_flight * size
-            slot = self._staging[start : start + size]
-            batch.bind(copies, slot, destination.tensors)
-            _, base, index = said[batch.peer]
-            own = max(destination.arena.get_device(), 0)
-            local = self._agent.get_xfer_descs(batch.local(own), memory_type)
-            remote = self._agent.get_xfer_descs(batch.remote(base, index), memory_type)
-            name = names[batch.peer]
-            self._handles.append(self._agent.initialize_xfer("READ", local, remote, name))
+            batch.bind(copies, self._staging[start : start + size], destination.tensors)
+            local = batch.local(_device_index(destination.arena))
+            remote = batch.remote(theirs.base, theirs.device)
+            self._handles.append(self._read(local, remote, names[batch.peer]))
         self._batches = batches
+
+    def _lend(self, arena: torch.Tensor) -> _Lent:
+        """What peers are to know to read this rank's source."""
+        metadata = self._agent.get_agent_metadata()
+        return _Lent(metadata, arena.data_ptr(), _device_index(arena))
+
+    def _read(
+        self, local: np.ndarray[Any, Any], remote: np.ndarray[Any, Any], agent_name: str
+    ) -> Any:
+        """NIXL's handle of one read, of as many descriptors here as at the peer."""
+        memory_type = "VRAM" if self._on_cuda else "DRAM"
+        here, there = (self._agent.get_xfer_descs(d, memory_type) for d in (local, remote))
+        return self._agent.initialize_xfer("READ", here, there, agent_name)
 
     def execute(self) -> dict[str, float]:
         clock = Clock({"local": 0.0, "wire": 0.0, "unpack": 0.0})
@@ -146,6 +154,15 @@ class NixlTransport(Transport):
 
 
 @dataclass(frozen=True)
+class _Lent:
+    """What a rank tells its readers: its agent's metadata, its source's address and device."""
+
+    metadata: bytes
+    base: int
+    device: int
+
+
+@dataclass(frozen=True)
 class _Piece:
     """Consecutive rows of one block, as it is read: `count` runs, or one where they are joined.
 
@@ -184,7 +201,7 @@ class _Batch:
     def bind(self, copies: Copies, slot: torch.Tensor, tensors: blocks.Tensors) -> None:
         """Find the addresses in this rank's shards and in the staging slot."""
         for p in self.pieces:
-            into = _block(copies, p.row, tensors, is_source=False)
+            into = _view(copies, p.row, tensors, is_source=False)
             if into.dim() == 2:
                 into = into[p.first : p.first + p.rows]
             if not p.pitch:
@@ -212,35 +229,39 @@ def _batches(copies: Copies, rank: int, limit: int) -> list[_Batch]:
     """A rank's reads, per peer, of at most `limit` bytes each but for a single longer row."""
     rows = copies.to_rank(rank)
     rows = rows[copies.remote[rows]]
-    mine = _shapes(copies, rank, source=False)
-    found = []
+    mine = _meta_shards(copies, rank, source=False)
+    batches = []
     # nearest peers upwards first, so that not all readers begin at one
     world = copies.placement.world
     peers = sorted(set(copies.source[rows].tolist()), key=lambda peer: (peer - rank) % world)
     for peer in peers:
-        theirs = _shapes(copies, peer, source=True)
+        theirs = _meta_shards(copies, peer, source=True)
         batch = _Batch(peer)
         for row in rows[copies.source[rows] == peer].tolist():
             for piece in _pieces(copies, row, mine, theirs, limit):
                 nbytes = piece.rows * piece.pitch or piece.run
                 if batch.pieces and aligned(batch.nbytes) + nbytes > limit:
-                    found.append(batch)
+                    batches.append(batch)
                     batch = _Batch(peer)
                 batch.nbytes = aligned(batch.nbytes) + nbytes
                 if piece.pitch:
-                    offset = aligned(batch.staged)
-                    piece = _Piece(**{**vars(piece), "offset": offset})
-                    batch.staged = offset + nbytes
+                    piece = replace(piece, offset=aligned(batch.staged))
+                    batch.staged = piece.offset + nbytes
                 batch.pieces.append(piece)
-        found.append(batch)
-    return found
+        batches.append(batch)
+    return batches
 
 
 def _pieces(
     copies: Copies, row: int, mine: blocks.Tensors, theirs: blocks.Tensors, limit: int
 ) -> Iterator[_Piece]:
-    into = _block(copies, row, mine, is_source=False)
-    out_of = _block(copies, row, theirs, is_source=True)
+    """The pieces of one block, of at most `limit` bytes each but for a single longer row.
+
+    Args:
+        mine, theirs: shards at both ends, without memory.
+    """
+    into = _view(copies, row, mine, is_source=False)
+    out_of = _view(copies, row, theirs, is_source=True)
     item = out_of.element_size()
     at = int(out_of.storage_offset()) * item
     in_place = into.is_contiguous() and out_of.is_contiguous()
@@ -262,19 +283,30 @@ def _pieces(
             yield _Piece(row, first, rows, begin, run, rows, stride, run, 0)
 
 
-def _block(copies: Copies, row: int, tensors: blocks.Tensors, is_source: bool) -> torch.Tensor:
+def _view(copies: Copies, row: int, tensors: blocks.Tensors, is_source: bool) -> torch.Tensor:
+    """A row's block in the shard at one of its ends."""
     starts = copies.source_start if is_source else copies.destination_start
     tensor, start, length = (int(c[row]) for c in (copies.tensor, starts, copies.length))
     return blocks.part(copies, tensor, tensors, start, length)
 
 
-def _shapes(copies: Copies, rank: int, source: bool) -> blocks.Tensors:
+def _meta_shards(copies: Copies, rank: int, source: bool) -> blocks.Tensors:
     """A rank's shards on the meta device: shapes, strides and offsets without memory."""
     side = copies.giving if source else copies.receiving
     return Weights.allocate(copies.catalogue.held_by(side, rank), device="meta").tensors
 
 
+def _device_index(tensor: torch.Tensor) -> int:
+    """As NIXL counts: 0 for host memory too."""
+    return max(tensor.get_device(), 0)
+
+
 def _check(state: str) -> str:
+    """The state of a transfer.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     if state == "ERR":
         raise RuntimeError("a NIXL read failed; UCX_LOG_LEVEL=info says more")
     return state

@@ -1,6 +1,7 @@
-"""Puts into NVSHMEM's symmetric heap. Not yet run: the project had no GPU.
+"""Puts into NVSHMEM's symmetric heap.
 
-The schedule is `refit.transport.symmetric`'s, which CPU ranks run over another heap.
+The schedule is `refit.transport.symmetric`'s, which CPU ranks run over another heap. What has run
+on a GPU is in docs/gpu.md.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def messages(
         in_place_bytes: contiguous blocks of at least so many bytes go as messages of their own;
             None: all blocks are packed.
     """
-    found = []
+    both_ways = []
     for is_send, rows in ((False, copies.to_rank(rank)), (True, copies.from_rank(rank))):
         peers = copies.destination if is_send else copies.source
         starts = (copies.source_start if is_send else copies.destination_start).tolist()
@@ -72,8 +72,8 @@ def messages(
             for number, (blocks, in_place) in enumerate(buckets):
                 size = blocks[-1].offset + blocks[-1].nbytes
                 order = (shift, number)
-                found.append(Message(order, peer, is_send, tuple(blocks), size, in_place))
-    return sorted(found, key=lambda m: (m.order, m.is_send))
+                both_ways.append(Message(order, peer, is_send, tuple(blocks), size, in_place))
+    return sorted(both_ways, key=lambda m: (m.order, m.is_send))
 
 
 def group_numbers(
@@ -110,10 +110,9 @@ def aligned(nbytes: int) -> int:
 
 
 def _goes_in_place(copies: Copies, row: int, in_place_bytes: int | None) -> bool:
-    # Cut along the first axis, a block is contiguous in every shard, at both ends.
     if in_place_bytes is None or copies.nbytes[row] < in_place_bytes:
         return False
-    return not copies.catalogue.family_of(int(copies.tensor[row])).axis
+    return copies.catalogue.family_of(int(copies.tensor[row])).has_contiguous_blocks
 
 
 def _buckets(copies: Copies, rows: list[int], starts: list[int], limit: int) -> list[list[Block]]:

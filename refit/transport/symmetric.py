@@ -62,39 +62,58 @@ class SymmetricTransport(Transport):
         sends = [m for m in todo if m.is_send]
         receives = [m for m in todo if not m.is_send]
         world = copies.placement.world
-        # each receiver tells its senders which slots their messages go into, in order
-        slots: dict[int, list[int]] = {}
-        for number, message in enumerate(receives):
-            slots.setdefault(message.peer, []).append(number % self._in_flight)
         largest = max((m.nbytes for m in todo), default=0)
-        said: list[tuple[int, dict[int, list[int]]]] = [(0, {}) for _ in range(world)]
-        dist.all_gather_object(said, (largest, slots))
-        size = aligned(max(nbytes for nbytes, _ in said))
-        given = {peer: deque(of[rank]) for peer, (_, of) in enumerate(said) if rank in of}
+        self._slot_bytes, slots_at = self._agree(largest, receives, rank, world)
 
         # Counters: arrivals in each receiving slot, then grants of each slot of each rank. A count
         # alone does not say which slot it frees, and streams may free two in either order.
-        self._heap_bytes = 2 * self._in_flight * size
+        self._heap_bytes = 2 * self._in_flight * self._slot_bytes
         self._heap = heap = self._open_heap(
             rank, self._heap_bytes, self._in_flight * (1 + world), {m.peer for m in todo}, device
         )
-        mine = heap.local[self._in_flight * size :]
+        half = self._in_flight * self._slot_bytes
+        receiving, sending = heap.local[:half], heap.local[half:]
         for number, message in enumerate(sends):
             assert source is not None
-            slot = number % self._in_flight
-            step = _Step.of(
-                copies, message, mine[slot * size :], source.tensors, given[message.peer].popleft()
-            )
-            self._steps[True].append(step)
+            slot = slots_at[message.peer].popleft()
+            bucket = self._bucket(sending, number, message)
+            self._steps[True].append(_Step.of(copies, message, bucket, source.tensors, slot))
         for number, message in enumerate(receives):
             assert destination is not None
             slot = number % self._in_flight
-            self._steps[False].append(
-                _Step.of(copies, message, heap.local[slot * size :], destination.tensors, slot)
-            )
-        self._slot_bytes, self._rank = size, rank
+            bucket = self._bucket(receiving, number, message)
+            self._steps[False].append(_Step.of(copies, message, bucket, destination.tensors, slot))
+        self._rank = rank
         for step in self._steps[False][: self._in_flight]:
             self._grant(step)
+
+    def _agree(
+        self, largest: int, receives: list[Message], rank: int, world: int
+    ) -> tuple[int, dict[int, deque[int]]]:
+        """What all ranks agree on: each receiver tells its senders their messages' slots, in order.
+
+        Args:
+            largest: bytes of this rank's largest message.
+
+        Returns:
+            bytes of every slot, and by receiver the slots of this rank's messages there.
+        """
+        slots: dict[int, list[int]] = {}
+        for number, message in enumerate(receives):
+            slots.setdefault(message.peer, []).append(number % self._in_flight)
+        gathered: list[tuple[int, dict[int, list[int]]]] = [(0, {}) for _ in range(world)]
+        dist.all_gather_object(gathered, (largest, slots))
+        slots_at = {
+            receiver: deque(by_sender[rank])
+            for receiver, (_, by_sender) in enumerate(gathered)
+            if rank in by_sender
+        }
+        return aligned(max(nbytes for nbytes, _ in gathered)), slots_at
+
+    def _bucket(self, slots: torch.Tensor, number: int, message: Message) -> torch.Tensor:
+        """The bytes of this rank's message of that number: slots go round."""
+        start = number % self._in_flight * self._slot_bytes
+        return slots[start : start + message.nbytes]
 
     def execute(self) -> dict[str, float]:
         assert self._heap is not None
@@ -127,10 +146,10 @@ class SymmetricTransport(Transport):
 
     def _send(self, step: _Step, number: int, put: list[Mark]) -> None:
         assert self._heap is not None
-        own = number % self._in_flight
-        with self._lanes.on("pack", number, after=[put[own]]) as packed:
+        slot = number % self._in_flight  # of this rank's own
+        with self._lanes.on("pack", number, after=[put[slot]]) as packed:
             blocks.copy(step.staged, step.weights)
-        with self._lanes.on("wire", after=[packed]) as put[own]:
+        with self._lanes.on("wire", after=[packed]) as put[slot]:
             self._heap.wait(self._counter(step))
             start = step.slot * self._slot_bytes
             self._heap.put_signal(step.message.peer, start, step.bucket, step.slot)
@@ -185,9 +204,8 @@ class _Step:
 
     @staticmethod
     def of(
-        copies: Copies, message: Message, heap: torch.Tensor, tensors: blocks.Tensors, slot: int
+        copies: Copies, message: Message, bucket: torch.Tensor, tensors: blocks.Tensors, slot: int
     ) -> _Step:
-        bucket = heap[: message.nbytes]
         staged, weights = blocks.staged_pairs(copies, message, bucket, tensors)
         return _Step(message, bucket, staged, weights, slot)
 

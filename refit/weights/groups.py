@@ -20,13 +20,13 @@ def make_groups(layout: Layout, rank: int) -> dict[str, dist.ProcessGroup]:
     Returns:
         Nothing for a rank outside the layout.
     """
-    found = {}
+    mine = {}
     for role, parts in members(layout).items():
         for ranks in parts:
             group = _new_group(dist.group.WORLD, ranks)
             if rank in ranks:
-                found[role] = group
-    return found
+                mine[role] = group
+    return mine
 
 
 @cache

@@ -47,33 +47,52 @@ def compare_logits(
     """
     from refit.weights import megatron_build
 
-    length = min(job.model.seq_length, job.model.max_position_embeddings, MAX_TOKENS)
-    tokens = torch.randint(
-        job.model.vocab_size, (1, length), generator=torch.Generator().manual_seed(job.seed)
-    ).to(device)
-    expected = _logits(job, placement, "source", rank, source, tokens) if source else None
+    tokens = _tokens(job).to(device)
+    trained = _logits(job, placement, "source", rank, source, tokens) if source else None
     got = _logits(job, placement, "destination", rank, destination, tokens) if destination else None
-    root = int(placement.source.dense[-1, 0, 0, 0])
-    if rank != root:
-        expected = torch.empty(
-            (1, length, job.model.vocab_size), dtype=torch.float64, device=device
-        )
-    assert expected is not None
-    dist.broadcast(expected, src=root)
-    diff = expected.new_zeros(()) if got is None else (got - expected).abs().max()
-    # NaN is the largest difference there is; a reduction must not lose it, nor JSON refuse it
-    largest = torch.nan_to_num(torch.stack([diff, expected.abs().max()]), nan=float("inf"))
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    max_diff, max_logit = torch.nan_to_num(largest).tolist()
+    expected = _broadcast(trained, job, placement, rank, tokens)
+    max_diff, max_logit = _largest(got, expected)
     return {
         "max_abs_diff": max_diff,
         "max_abs_logit": max_logit,
         "tolerance": TOLERANCE,
         "ok": max_diff <= TOLERANCE * max_logit and 0 < max_logit < torch.finfo(torch.float64).max,
-        "tokens": length,
+        "tokens": tokens.shape[1],
         "dtype": "float64",
         "dispatcher": megatron_build.dispatcher(job) if job.model.is_moe else None,
     }
+
+
+def _tokens(job: Job) -> torch.Tensor:
+    """[1, tokens]: the same on every rank, by the job's seed."""
+    length = min(job.model.seq_length, job.model.max_position_embeddings, MAX_TOKENS)
+    generator = torch.Generator().manual_seed(job.seed)
+    return torch.randint(job.model.vocab_size, (1, length), generator=generator)
+
+
+def _broadcast(
+    logits: torch.Tensor | None, job: Job, placement: Placement, rank: int, tokens: torch.Tensor
+) -> torch.Tensor:
+    """[1, tokens, vocab_size], on every rank those of the source's first replica."""
+    root = int(placement.source.dense[-1, 0, 0, 0])  # its first rank on the last stage
+    if rank != root:
+        shape = (*tokens.shape, job.model.vocab_size)
+        logits = torch.empty(shape, dtype=torch.float64, device=tokens.device)
+    assert logits is not None
+    dist.broadcast(logits, src=root)
+    return logits
+
+
+def _largest(got: torch.Tensor | None, expected: torch.Tensor) -> tuple[float, float]:
+    """The largest difference on any rank, and the largest expected logit, both absolute.
+
+    NaN is the largest difference there is; a reduction must not lose it, nor JSON refuse it.
+    """
+    diff = expected.new_zeros(()) if got is None else (got - expected).abs().max()
+    largest = torch.nan_to_num(torch.stack([diff, expected.abs().max()]), nan=float("inf"))
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    max_diff, max_logit = torch.nan_to_num(largest).tolist()
+    return max_diff, max_logit
 
 
 @torch.no_grad()
@@ -94,9 +113,8 @@ def _logits(
     twin.eval()
     length = tokens.shape[1]
     positions = torch.arange(length, device=tokens.device)[None]
-    mask = torch.ones((1, 1, length, length), dtype=torch.bool, device=tokens.device).triu(
-        1
-    )  # true: hidden
+    # true: hidden
+    mask = torch.ones((1, 1, length, length), dtype=torch.bool, device=tokens.device).triu(1)
     stage, stride = groups.pp.rank(), layout.gpus // layout.pp
     with megatron_build.megatron_runs(groups):
         if stage > 0:

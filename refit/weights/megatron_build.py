@@ -166,8 +166,7 @@ def gpt_model(
     Raises:
         UserError: megatron-core refuses the configuration.
     """
-    engine = has_transformer_engine()
-    if engine and not HAVE_TE:
+    if has_transformer_engine() and not HAVE_TE:
         raise UserError(
             "transformer_engine is installed, but megatron-core cannot import it here; repair or"
             " remove it (python -c 'import transformer_engine.pytorch' says why)"
@@ -178,17 +177,9 @@ def gpt_model(
     try:
         with megatron_runs(groups):
             config = _config(job, layout, dtype)
-            spec = get_gpt_decoder_block_spec(
-                config, engine, normalization=model.normalization, pp_rank=stage
-            )
-            if model.multi_latent_attention and not engine:
-                for layer in spec.layer_specs:
-                    layer.submodules.self_attention.submodules.core_attention = (
-                        LatentDotProductAttention
-                    )
             gpt = GPTModel(
                 config,
-                spec,
+                _layer_spec(job, config, stage),
                 vocab_size=padded_vocab(model, placement.source.tp),
                 max_sequence_length=model.max_position_embeddings,
                 pre_process=stage == 0,
@@ -203,11 +194,26 @@ def gpt_model(
             )
     except (AssertionError, ValueError) as error:
         raise UserError(f"megatron-core refuses the {side} model: {error}") from error
+    _cast_position_embeddings(gpt, dtype)
+    return gpt
+
+
+def _layer_spec(job: Job, config: TransformerConfig, stage: int) -> Any:
+    """The modules of a pipeline stage's layers: Transformer Engine's where it is installed."""
+    engine, normalization = has_transformer_engine(), job.model.normalization
+    spec = get_gpt_decoder_block_spec(config, engine, normalization=normalization, pp_rank=stage)
+    if job.model.multi_latent_attention and not engine:
+        for layer in spec.layer_specs:
+            attention = layer.submodules.self_attention.submodules
+            attention.core_attention = LatentDotProductAttention
+    return spec
+
+
+def _cast_position_embeddings(gpt: GPTModel, dtype: torch.dtype) -> None:
+    """Megatron's are float32, a plain nn.Embedding, until training's Float16Module casts them."""
     positions = getattr(getattr(gpt, "embedding", None), "position_embeddings", None)
     if positions is not None:
-        # a plain torch.nn.Embedding, float32 until the training loop's Float16Module casts it
         positions.weight.data = torch.empty_like(positions.weight, dtype=dtype)
-    return gpt
 
 
 def dispatcher(job: Job) -> str:
@@ -215,26 +221,16 @@ def dispatcher(job: Job) -> str:
 
     alltoall wants CUDA streams, flex wants DeepEP or HybridEP. It has no weights.
     """
-    asked = job.model.moe_token_dispatcher_type
-    return asked if torch.cuda.is_available() and asked == "alltoall" else "allgather"
+    wanted = job.model.moe_token_dispatcher_type
+    return wanted if torch.cuda.is_available() and wanted == "alltoall" else "allgather"
 
 
 def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
+    """Megatron's config: the model's fields that it has by the same name, and the layout's."""
     model = job.model
-    kind = MLATransformerConfig if model.multi_latent_attention else TransformerConfig
-    known = {f.name for f in fields(kind)}
-    values = {f.name: getattr(model, f.name) for f in fields(model) if f.name in known}
-    values["activation_func"] = ACTIVATIONS[model.activation_func]
-    values["window_size"] = tuple(model.window_size) if model.window_size else None
-    values["moe_layer_freq"] = [int(x) for x in moe_layers(model)]
-    values["moe_token_dispatcher_type"] = dispatcher(job)
-    # the overlap is the alltoall dispatcher's, and goes where that goes
-    overlap = model.moe_shared_expert_overlap and dispatcher(job) == "alltoall"
-    values["moe_shared_expert_overlap"] = overlap
-    # without Transformer Engine it would be the legacy GroupedMLP: one tensor for all experts
-    values["moe_grouped_gemm"] = model.moe_grouped_gemm and has_transformer_engine()
-    config = kind(
-        **values,
+    config_class = MLATransformerConfig if model.multi_latent_attention else TransformerConfig
+    config = config_class(
+        **_model_values(job, {f.name for f in fields(config_class)}),
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         expert_model_parallel_size=layout.ep,
@@ -260,6 +256,22 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         config.yarn_mscale = config.yarn_mscale_all_dim = None
         config.yarn_correction_range_round_to_int = False
     return config
+
+
+def _model_values(job: Job, names: set[str]) -> dict[str, Any]:
+    """What the job's model says of the fields with these names, as Megatron's config takes it."""
+    model = job.model
+    values = {f.name: getattr(model, f.name) for f in fields(model) if f.name in names}
+    values["activation_func"] = ACTIVATIONS[model.activation_func]
+    values["window_size"] = tuple(model.window_size) if model.window_size else None
+    values["moe_layer_freq"] = [int(x) for x in moe_layers(model)]
+    values["moe_token_dispatcher_type"] = dispatcher(job)
+    # the overlap is the alltoall dispatcher's, and goes where that goes
+    overlap = model.moe_shared_expert_overlap and dispatcher(job) == "alltoall"
+    values["moe_shared_expert_overlap"] = overlap
+    # without Transformer Engine it would be the legacy GroupedMLP: one tensor for all experts
+    values["moe_grouped_gemm"] = model.moe_grouped_gemm and has_transformer_engine()
+    return values
 
 
 def _set_attributes(

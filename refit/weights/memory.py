@@ -24,18 +24,19 @@ def shortage(
         ranks: the node's.
         slabs: memory that earlier points left, by rank; it is used again.
     """
-    needs, reused = {"source": 0, "destination": 0}, 0
-    for rank in ranks:
-        own = {s: weight_bytes(catalogue, getattr(placement, s), rank) for s in needs}
-        needs = {side: nbytes + own[side] for side, nbytes in needs.items()}
-        if slabs and rank in slabs:
-            reused += min(sum(own.values()), slabs[rank].nbytes)
-    free, total = available(), sum(needs.values())
-    if free is None or total - reused <= free:
+    source_bytes = [weight_bytes(catalogue, placement.source, rank) for rank in ranks]
+    destination_bytes = [weight_bytes(catalogue, placement.destination, rank) for rank in ranks]
+    reused = sum(
+        min(source + destination, slabs[rank].nbytes)
+        for rank, source, destination in zip(ranks, source_bytes, destination_bytes, strict=True)
+        if slabs and rank in slabs
+    )
+    source, destination, free = sum(source_bytes), sum(destination_bytes), available()
+    if free is None or source + destination - reused <= free:
         return None
     return (
-        f"needs {total / 1e9:.2f} GB of memory (source {needs['source'] / 1e9:.2f} + destination"
-        f" {needs['destination'] / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available; use a"
+        f"needs {(source + destination) / 1e9:.2f} GB of memory (source {source / 1e9:.2f} +"
+        f" destination {destination / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available; use a"
         " smaller model (model.num_layers=...) or a machine with more"
     )
 
@@ -49,8 +50,8 @@ def available(root: Path = Path("/")) -> int | None:
         root: where /proc and /sys are.
     """
     kilobytes = _field(root / "proc/meminfo", "MemAvailable:")
-    left = [] if kilobytes is None else [kilobytes * 1024]
-    return min([*left, *_left_in_groups(root)], default=None)
+    of_machine = [] if kilobytes is None else [kilobytes * 1024]
+    return min([*of_machine, *_available_in_groups(root)], default=None)
 
 
 # Of cgroup v2 and v1: where they are, the limit, what is used, what of it can be had back.
@@ -65,20 +66,20 @@ _GROUPS = (
 )
 
 
-def _left_in_groups(root: Path) -> Iterator[int]:
-    """Bytes left below each limit that this process's control groups have."""
+def _available_in_groups(root: Path) -> Iterator[int]:
+    """Bytes available below each limit that this process's control groups have."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
-        number, kinds, path = line.split(":", 2)
-        if number != "0" and "memory" not in kinds.split(","):
+        number, controllers, path = line.split(":", 2)
+        if number != "0" and "memory" not in controllers.split(","):
             continue
         top, *names = _GROUPS[0 if number == "0" else 1]
-        group = Path(path)
-        for each in (group, *group.parents):  # in a container the last is the only one seen
-            folder = root / top / each.relative_to("/")
+        leaf = Path(path)
+        for group in (leaf, *leaf.parents):  # in a container the last is the only one seen
+            folder = root / top / group.relative_to("/")
             try:
                 limit, used = (int((folder / name).read_text()) for name in names[:2])
             except (OSError, ValueError):  # not there, or "max"
@@ -100,10 +101,10 @@ class Resident:
 
 
 def forget_peak() -> Resident | None:
-    """Let the kernel's peak of this process begin anew; what is resident now.
+    """Let the kernel's peak of this process begin anew.
 
     Returns:
-        None where the system keeps no such peak.
+        What is resident now; None where the system keeps no such peak.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5")  # proc_pid_clear_refs(5): resets VmHWM
@@ -125,13 +126,15 @@ def peak_since(before: Resident | None) -> int | None:
 
 
 def _resident(total: str) -> Resident | None:
-    found = [_field(Path("/proc/self/status"), name) for name in (total, "RssShmem:")]
-    if found[0] is None or found[1] is None:
+    """This process's memory, its total under that name in /proc/self/status, which is in KiB."""
+    resident, shared = (_field(Path("/proc/self/status"), name) for name in (total, "RssShmem:"))
+    if resident is None or shared is None:
         return None
-    return Resident(found[0] * 1024, found[1] * 1024)
+    return Resident(resident * 1024, shared * 1024)
 
 
 def _field(file: Path, name: str) -> int | None:
+    """The number that follows a name at the beginning of a line; None where there is none."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

@@ -41,7 +41,7 @@ def build(
 
     Raises:
         UserError: megatron-core refuses the model or layout.
-        RuntimeError: its weights are not those that `refit.layout.tensors` says.
+        RuntimeError: its weights are not those that `refit.model.architecture` says.
     """
     layout = placement.side(side)
     if job.build == "megatron":
@@ -74,19 +74,21 @@ def bind(model: Any, weights: Weights, tied: bool) -> None:
     unbound = {shard.name: shard for shard in weights.shards}
     layers = model.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
+    # the same in all of the rank's layers that have experts
     experts = [x.mlp.local_expert_indices for x in layers if hasattr(x.mlp, "local_expert_indices")]
+    first_expert = experts[0][0] if experts else 0
     for module, path, leaf, is_buffer in places(model):
         held = getattr(module, leaf)
         name = f"{path}.{leaf}" if path else leaf
-        logical = logical_name(name, first_layer, experts[0][0] if experts else 0, tied)
+        logical = logical_name(name, first_layer, first_expert, tied)
         shard = unbound.pop(logical, None)
         if shard is None:
             raise RuntimeError(
-                f"megatron-core's {name}, {_kind(held, is_buffer)}, would be {logical}: not among"
-                " the tensors that refit.model.architecture gives this rank, or bound twice"
+                f"megatron-core's {name}, {_described(held, is_buffer)}, would be {logical}: not"
+                " among the tensors that refit.model.architecture gives this rank, or bound twice"
             )
         view = weights.tensors[shard.tensor]
-        ours, theirs = _kind(view, shard.family.is_buffer), _kind(held, is_buffer)
+        ours, theirs = _described(view, shard.family.is_buffer), _described(held, is_buffer)
         if ours != theirs:
             raise RuntimeError(
                 f"{logical}: {ours} by refit.model.architecture, {theirs} in megatron-core's {name}"
@@ -113,6 +115,7 @@ def places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, 
                 yield module, path, leaf, True
 
 
-def _kind(tensor: torch.Tensor, is_buffer: bool) -> str:
-    what = "buffer" if is_buffer else "parameter"
-    return f"{what} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _described(tensor: torch.Tensor, is_buffer: bool) -> str:
+    """`parameter (64, 32) bfloat16`; equal for tensors that can stand for each other."""
+    role = "buffer" if is_buffer else "parameter"
+    return f"{role} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -58,13 +58,13 @@ class Pattern:
     def fill(self, weights: Weights) -> None:
         """Write every shard's expected values."""
         for shard in weights.shards:
-            view, rows, columns = self._parts(shard, weights.tensors[shard.tensor])
+            view, rows, columns = self._hashed(shard, weights.tensors[shard.tensor])
             torch.bitwise_xor(rows[:, None], columns, out=view)
 
     def poison(self, weights: Weights) -> None:
         """Write the complement of every expected value, so a dropped element is always wrong."""
         for shard in weights.shards:
-            view, rows, columns = self._parts(shard, weights.tensors[shard.tensor])
+            view, rows, columns = self._hashed(shard, weights.tensors[shard.tensor])
             torch.bitwise_xor(~rows[:, None], columns, out=view)
 
     def check(self, weights: Weights) -> Check:
@@ -72,7 +72,7 @@ class Pattern:
         return sum((self._check(s, weights.tensors[s.tensor]) for s in weights.shards), Check(0, 0))
 
     def _check(self, shard: Shard, tensor: torch.Tensor) -> Check:
-        view, rows, columns = self._parts(shard, tensor)
+        view, rows, columns = self._hashed(shard, tensor)
         step = max(1, _CHUNK_BYTES[view.device.type] // (len(columns) * view.element_size()))
         expected = torch.empty(
             (min(step, len(rows)), len(columns)), dtype=view.dtype, device=view.device
@@ -86,10 +86,13 @@ class Pattern:
                 wrong += int(torch.count_nonzero(want != actual))
         return Check(view.numel(), wrong, shard.name if wrong else "")
 
-    def _parts(
+    def _hashed(
         self, shard: Shard, tensor: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The shard as a [rows, columns] view of integers, and the hash of each row and column."""
+        """A [rows, columns] view of the shard's bits, the hash of each row and of each column.
+
+        Both are numbered in the whole tensor; a vector is a single row.
+        """
         dtype = shard.family.dtype
         indices: list[IntArray] = [np.arange(n) for n in shard.family.shape]
         if shard.family.axis is not None:

@@ -46,6 +46,7 @@ class Slab:
         os.ftruncate(self.descriptor, 0)
 
     def close(self) -> None:
+        """Let go of it; the memory goes with the last process that has it."""
         os.close(self.descriptor)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,6 +87,7 @@ class SlabSource:
         return anonymous()
 
     def close(self) -> None:
+        """Let the mount go; slabs that were made stay."""
         if self._folder is not None:
             os.close(self._folder)
 
@@ -102,8 +104,8 @@ def _huge_folder() -> int | None:
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as holder,
     ):
         assert holder.stdout is not None
-        said, _, _ = select.select([holder.stdout], [], [], MOUNT_S)
-        if said and holder.stdout.readline() == b"there\n":
+        readable, _, _ = select.select([holder.stdout], [], [], MOUNT_S)
+        if readable and holder.stdout.readline() == b"there\n":
             return os.open(f"/proc/{holder.pid}/root/tmp", os.O_RDONLY | os.O_DIRECTORY)
         holder.kill()
     return None

@@ -63,7 +63,7 @@ def test_an_interrupt_is_no_record(
 ) -> None:
     broken(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        agent.run(Point.of(job(), tmp_path))
+        agent.measure_point(Point.of(job(), tmp_path))
     assert not list(tmp_path.rglob("timing.json"))
 
 
@@ -91,7 +91,7 @@ def test_a_record_that_does_not_come_is_not_a_full_disk(
 ) -> None:
     monkeypatch.setattr(agents, "RECORD_S", 0.3)
     point, _ = on_node_1(tmp_path)
-    record = agent.run(point, attempt="0", node=1, nodes=2)
+    record = agent.measure_point(point, attempt="0", node=1, nodes=2)
     assert record.status == "failed"
     assert record.reason == "node 0 has not written its record in 0.3 s"
     assert not point.timing.exists()  # which is node 0's to write
@@ -107,7 +107,7 @@ def test_the_other_nodes_are_told_of_an_agent_that_fails(
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr(methods, "unsupported", breaks)
-    agent.run(point, attempt="0", node=1, nodes=2)
+    agent.measure_point(point, attempt="0", node=1, nodes=2)
     assert first.another_failed()
     verdict, reports = first.verdict(Ended("ok"), [])
     assert verdict.status == "failed" and reports == []
@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_is_a_failed_record_without_times(agent: Agent, tmp_
                 return original(*arguments)
 
             patch.setattr(agents, "measured", fill_up)
-            record = agent.run(point)
+            record = agent.measure_point(point)
         assert (record.status, record.seconds, record.throughput) == ("failed", None, None)
         assert "timing.json: No space left on device" in record.reason
         assert json.loads(point.timing.read_text()) == earlier

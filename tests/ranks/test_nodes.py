@@ -24,7 +24,7 @@ from refit.record.point import Point
 if __name__ == "__main__":
     point = Point.load(Path(sys.argv[1]))
     with Agent([point.job]) as agent:
-        print(agent.run(point, attempt="0", node=int(sys.argv[2]), nodes=2).status)
+        print(agent.measure_point(point, attempt="0", node=int(sys.argv[2]), nodes=2).status)
 """
 
 

@@ -182,7 +182,7 @@ def test_a_rank_that_does_not_finish(
 
 def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
     point = Point.of(job(), tmp_path)
-    first, second = asdict(agent.run(point)), asdict(agent.run(point))
+    first, second = asdict(agent.measure_point(point)), asdict(agent.measure_point(point))
     kept = point.directory / "attempts" / "0" / "timing.json"
     assert json.loads(kept.read_text()) == first
     assert json.loads(point.timing.read_text()) == second
@@ -227,7 +227,7 @@ def test_more_memory_than_there_is(agent: Agent, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(agent: Agent, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"hydra\.sweep\.dir"):
-        agent.run(Point.of(job(), tmp_path / "file"))
+        agent.measure_point(Point.of(job(), tmp_path / "file"))
 
 
 def test_schema_and_record_have_the_same_fields() -> None:

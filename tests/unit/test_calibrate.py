@@ -111,7 +111,7 @@ def test_records_of_the_agent_become_an_option(
     ]
     with Agent(jobs) as agent:
         for made in jobs:
-            assert agent.run(Point.of(made, results)).status == "ok"
+            assert agent.measure_point(Point.of(made, results)).status == "ok"
     predict.predict_point(
         Point.of(replace(jobs[0], mode="plan"), results)
     )  # is not measured: ignored

@@ -35,4 +35,4 @@ def test_bytes_of_a_row_by_hand() -> None:
     attention = 2048 * 128 * (32 + 2 * 4) + 32 * 128 * 2048
     cut = 28_991_029_248 + 2 * 151936 * 2048 + 48 * attention
     whole = 48 * (128 * 2048 + 2 * 2048 + 2 * 128) + 2048  # router, norms
-    assert row.found.traffic.received[16:].tolist() == [2 * (cut // 8 + whole)] * 16
+    assert row.found.traffic.received_bytes[16:].tolist() == [2 * (cut // 8 + whole)] * 16

@@ -44,8 +44,8 @@ def small(method: str, ranks_per_node: int, hardware: Hardware = SLOW) -> Job:
 def test_one_node_by_hand() -> None:
     found = predict(Setup.of(small("ipc", 3)))
     # the senders have 704 bytes each of what is cut, and share three norms of 16 bytes
-    assert sorted(found.traffic.sent) == [0, 720, 736]
-    assert found.traffic.received.tolist() == [0, 0, 1456]
+    assert sorted(found.traffic.sent_bytes) == [0, 720, 736]
+    assert found.traffic.received_bytes.tolist() == [0, 0, 1456]
     assert found.floor is not None and found.estimate is not None
     assert asdict(found.floor) == pytest.approx(
         {"receive_s": 1.456, "send_s": 0.728, "memory_s": 0.728}
@@ -162,7 +162,7 @@ def test_the_floor_is_below_any_plan(job: Job) -> None:
     assert other.floor.seconds == pytest.approx(found.floor.seconds)
     assert other.floor.seconds <= other.estimate.seconds * (1 + 1e-12)
     held = found.destination_bytes
-    assert (found.traffic.received + found.traffic.local).tolist() == held.tolist()
+    assert (found.traffic.received_bytes + found.traffic.local_bytes).tolist() == held.tolist()
     if METHODS[found.setup.method].one_sided:
         assert not found.staging_bytes.any()
 

@@ -29,7 +29,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("real")
     ran = Point.of(job(), root, ("refit=ipc", "model=glob(a b)"))
     with Agent([ran.job]) as agent:
-        assert agent.run(ran).status == "ok"
+        assert agent.measure_point(ran).status == "ok"
     failed = Point.of(job(seed=1), root)
     failed.freeze()
     around = json.loads(ran.timing.read_text())["environment"]
