@@ -49,7 +49,7 @@ class Display:
         self._console.print(text, markup=False)
 
     def begin(self, job: Job, count: str = "") -> None:
-        """The point's header, as the seed's benchmark prints it."""
+        """The point's header, as the reference documents show it."""
         self.line(
             f"{count}{job.parallel.name}"
             + (f": {job.parallel.use_case}" if job.parallel.use_case else "")

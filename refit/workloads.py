@@ -74,7 +74,7 @@ def row(workload: Workload, dense: bool = False) -> dict[str, Any]:
 
 
 def summary(every: Sequence[Workload]) -> list[str]:
-    """The seed's table, how many of it Megatron can run, and the others with the reason."""
+    """Workloads by EP, how many of them Megatron can run, and the others with the reason."""
     reasons = {workload.name: impossible(workload.job) for workload in every}
     total = Counter(workload.ep for workload in every)
     can = Counter(workload.ep for workload in every if not reasons[workload.name])

@@ -161,7 +161,7 @@ class Placement:
         return rank // self.ranks_per_node
 
     def header(self) -> list[str]:
-        """What the seed's benchmark prints before it starts."""
+        """World and ranks of each side, in the reference documents' words."""
         lines = [
             f"World size: {self.world} (using {self.used} GPUs)",
             f"Source ranks: {span(self.source.ranks)} ({self.source.describe()})",

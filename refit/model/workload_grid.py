@@ -147,7 +147,7 @@ def shape(size: str) -> Model:
 
 
 def workloads() -> list[Workload]:
-    """All 123, by size, world, TP, PP and EP; one is in the seed's files twice, and so here."""
+    """All 123, by size, world, TP, PP and EP; one is published twice, and so it is here twice."""
     found = {workload.name: workload for workload in (*_grid(), *_SINGLE)}
     sizes = list(SHAPES)
     every = [*found.values(), _TWICE]

@@ -31,7 +31,7 @@ def pair_of_another_model(job: Job, placement: Placement) -> str | None:
 
 
 def too_many_gpus(job: Job, placement: Placement) -> str | None:
-    """The seed's formulas: source + destination GPUs, or the larger of both when collocated."""
+    """As documented: source + destination GPUs, or the larger of both when collocated."""
     source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
     has = cluster.nodes * cluster.ranks_per_node
     if placement.used <= has or job.mode == "plan":  # a planned cluster is as large as it needs
