@@ -1,4 +1,4 @@
-# Two commands for a fresh machine: `make table` (the eight-GPU table, end to end), `make test`.
+# Two commands for a fresh machine: `make table` (the reference table, end to end), `make test`.
 # Everything is installed into .venv here; nothing needs root, a GPU or Slurm.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ INPUTS := pyproject.toml constraints-cpu.txt
 .PHONY: help asked setup table test test-versions lint bench clean
 
 help:
-	@echo "make table   the ten rows of the eight-GPU table, verified, on this machine's CPUs"
+	@echo "make table   the ten rows of the reference table, verified, on this machine's CPUs"
 	@echo "make test    lint and all tests"
 	@echo "make test-versions   the tests that meet megatron-core, under 0.17, 0.18 and 0.19"
 	@echo "make lint    ruff, ruff format --check, mypy, the directions between rooms"

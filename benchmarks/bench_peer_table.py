@@ -1,4 +1,4 @@
-"""What megatron-core's own refit gets right: the ten rows of the eight-GPU table, by version.
+"""What megatron-core's own refit gets right: the ten rows of the reference table, by version.
 
 Each row is refitted by ipc and by the peer over gloo, which is given experts as production names
 them, as the models built here do, and, in the dense twin, none; below the ten, two pairs that no

@@ -29,7 +29,7 @@ from refit.model.weight_bytes import per_rank_bytes
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 
-ALLGATHER_MAX_EP = 4  # the seed: allgather up to EP 4, all-to-all above
+ALLGATHER_MAX_EP = 4  # the reference documents: allgather up to EP 4, all-to-all above
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ ON_GPUS = {
     "non-collocated": ("nvshmem", "ipc", "nccl", "nixl"),
     "collocated": ("nccl", "ipc", "nvshmem", "nixl"),
 }
-"""What `auto` tries: the eight-GPU table's NVSHMEM and NCCL first, then what comes closest."""
+"""What `auto` tries: the reference table's NVSHMEM and NCCL first, then what comes closest."""
 
 
 def choose(job: Job, placement: Placement) -> tuple[str, str]:

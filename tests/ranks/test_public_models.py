@@ -72,7 +72,7 @@ OTHERS = {
     # biases on queries, keys and values, norms on queries and keys, half of rotary dimensions
     "glm45_355b": real("glm45_355b", *SWAP, "non-collocated", "gloo"),
     "qwen3_30b_a3b": real("qwen3_30b_a3b", *SWAP, "non-collocated", "ipc"),
-    # the seed's script: ETP is TP; served with whole experts
+    # as the published training script: ETP is TP; served with whole experts
     "mixtral_8x7b": real(
         "mixtral_8x7b", Degrees(tp=4, ep=1), Degrees(tp=2, ep=4, etp=1, gpus=4), "collocated", "ipc"
     ),

@@ -1,4 +1,4 @@
-"""The ten rows of the eight-GPU table: real GPTModels with logits compared; every CPU transport."""
+"""The ten rows of the reference table: real GPTModels with logits compared; every CPU transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Worked out by hand from the seed's table: bytes are not, so they are not here.
+# Worked out by hand from the table's degrees: bytes are not, so they are not here.
 ROWS = {
     # name: mode, source ranks, destination ranks, idle ranks
     "noncollocated_1_tp2ep2_to_tp2ep1": ("non-collocated", range(4), range(4, 6), range(6, 8)),

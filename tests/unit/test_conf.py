@@ -1,4 +1,4 @@
-"""Every option of every group composes against the schema; the table's rows are the seed's."""
+"""Every option of every group composes against the schema; the rows are the reference table's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPTIONS = sorted(CONF.glob("*/**/*.yaml"))
 EXPERIMENT = "experiment"  # sweeps in files: about the whole config, so no part of a Job
 GROUPS = ("cluster", EXPERIMENT, "hardware", "model", "parallel", "refit")
 
-# 8gpu_configs.txt, both tables: source (TP, EP), destination (TP, EP), GPUs, idle GPUs, use case
+# The reference table: source (TP, EP), destination (TP, EP), GPUs, idle GPUs, use case
 ROWS: dict[str, tuple[tuple[int, int], tuple[int, int], int, int, str]] = {
     "noncollocated_1": ((2, 2), (2, 1), 6, 2, "Test EP refit"),
     "noncollocated_2": ((2, 2), (2, 2), 8, 0, "Full utilization"),
@@ -122,7 +122,7 @@ def test_every_field_has_a_value_by_default() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row_is_the_seeds(row: str) -> None:
+def test_row_is_the_reference_tables(row: str) -> None:
     (tp, ep), (to_tp, to_ep), gpus, idle, use_case = ROWS[row]
     name = f"{row}_tp{tp}ep{ep}_to_tp{to_tp}ep{to_ep}"
     job = job_of(f"parallel={name}")

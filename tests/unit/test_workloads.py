@@ -40,9 +40,9 @@ def test_rows_are_the_published_to_the_byte() -> None:
     assert ours == theirs and ours.total() == 123 and len(ours) == 122
 
 
-def test_table_is_the_seeds() -> None:
+def test_counts_by_ep_are_the_published() -> None:
     lines = summary(EVERY)
-    # moe_workload_summary.txt, and which of them Megatron can run
+    # as published, and which of them Megatron can run
     assert [line.split() for line in lines[4:9]] == [
         ["2", "8", "5", "16", "/", "2", "=", "8", "3"],
         ["4", "4", "16", "16", "/", "4", "=", "4", "11"],
@@ -66,12 +66,12 @@ def test_worlds_are_products() -> None:
         assert w.experts_per_rank * w.ep == 16
 
 
-# moe_workload_summary.txt, "how experts are distributed": world, tp, pp, ep -> DP, experts per rank
+# published examples of how experts are distributed: world, tp, pp, ep -> DP, experts per rank
 @pytest.mark.parametrize(
     ("world", "tp", "pp", "ep", "dp", "experts"),
     [(1024, 16, 2, 16, 2, 1), (512, 8, 8, 8, 1, 2), (1024, 4, 8, 4, 8, 4)],
 )
-def test_examples_of_the_seed(world: int, tp: int, pp: int, ep: int, dp: int, experts: int) -> None:
+def test_published_examples(world: int, tp: int, pp: int, ep: int, dp: int, experts: int) -> None:
     found = [w for w in EVERY if (w.world, w.tp, w.pp, w.ep) == (world, tp, pp, ep)]
     assert found
     assert all((w.dp, w.experts_per_rank) == (dp, experts) for w in found)

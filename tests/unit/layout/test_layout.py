@@ -147,7 +147,7 @@ def test_kimi_k2_runs_on_256_gpus_with_last_stage_5() -> None:
     stages = layout.stage_layers(61)
     assert [len(s) for s in stages] == [8] * 7 + [5]
     assert stages[-1] == range(56, 61)
-    assert Layout(tp=8, cp=4, pp=8, ep=32).gpus == 8192  # the seed's tp*cp*pp*ep
+    assert Layout(tp=8, cp=4, pp=8, ep=32).gpus == 8192  # tp*cp*pp*ep
 
 
 def accepted(gpus: int, **degrees: int) -> bool:
@@ -267,9 +267,9 @@ def test_layers_that_do_not_divide_name_the_way_out() -> None:
         Layout(pp=8, first_stage_layers=3).stage_layers(61)
 
 
-# ---- placement: the seed's table for one 8-GPU node
+# ---- placement: the ten rows of the reference table
 
-SEED_ROWS = [
+REFERENCE_ROWS = [
     # mode, source (tp, ep), destination (tp, ep), GPUs used, idle
     ("non-collocated", (2, 2), (2, 1), 6, 2),
     ("non-collocated", (2, 2), (2, 2), 8, 0),
@@ -284,8 +284,8 @@ SEED_ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "source", "destination", "used", "idle"), SEED_ROWS)
-def test_seed_table(
+@pytest.mark.parametrize(("mode", "source", "destination", "used", "idle"), REFERENCE_ROWS)
+def test_reference_table(
     mode: str, source: tuple[int, int], destination: tuple[int, int], used: int, idle: int
 ) -> None:
     placement = placed(
@@ -307,7 +307,7 @@ def test_seed_table(
     assert placement.header()[0] == f"World size: 8 (using {used} GPUs)"
 
 
-def test_header_with_idle_ranks_as_the_seed_prints_it() -> None:
+def test_header_with_idle_ranks_as_documented() -> None:
     placement = placed(Degrees(tp=2, ep=2, etp=1), Degrees(tp=2), "non-collocated")
     assert placement.header() == [
         "World size: 8 (using 6 GPUs)",
@@ -317,7 +317,7 @@ def test_header_with_idle_ranks_as_the_seed_prints_it() -> None:
     ]
 
 
-def test_header_at_full_utilisation_as_the_seed_prints_it() -> None:
+def test_header_at_full_utilisation_as_documented() -> None:
     placement = placed(Degrees(tp=2, ep=2, etp=1), Degrees(tp=2, ep=2), "non-collocated")
     assert placement.header() == [
         "World size: 8 (using 8 GPUs)",
@@ -343,7 +343,7 @@ def test_worlds_are_whole_nodes(per_node: int, world: int, nodes: int, idle: int
     assert [len(n) for n in by_node] == [per_node] * nodes
 
 
-def test_too_many_gpus_of_the_seed_is_twelve() -> None:
+def test_documented_pitfall_needs_twelve_gpus() -> None:
     placement = placed(Degrees(tp=8, etp=1), Degrees(tp=4), "non-collocated")
     assert (placement.used, placement.world) == (12, 16)
 

@@ -28,7 +28,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, *libraries: str) -> None
 @pytest.mark.parametrize(
     ("mode", "gpus", "libraries", "method", "words"),
     [
-        # the eight-GPU table: NVSHMEM for non-collocated, NCCL for collocated
+        # the reference table: NVSHMEM for non-collocated, NCCL for collocated
         ("non-collocated", 8, ["nvshmem"], "nvshmem", "non-collocated on GPUs"),
         ("collocated", 8, ["nvshmem"], "nccl", "collocated on GPUs"),
         ("non-collocated", 8, [], "ipc", "not nvshmem: nvshmem4py is not installed"),

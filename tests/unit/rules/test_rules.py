@@ -1,4 +1,4 @@
-"""Each rule fires with its numbers, and only then; the seed's examples, row by row."""
+"""Each rule fires with its numbers, and only then; the reference documents' examples."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_what_a_point_cannot_be_is_no_mistake() -> None:
 
 def test_every_rule_has_a_case() -> None:
     fired = set()
-    for changes, _ in BAD + SEED_BAD:
+    for changes, _ in BAD + REFERENCE_BAD:
         job = make_job(**changes)
         for rule in (*VALUES, *MODEL):
             fired |= {rule.__name__} if _answer(rule, job) else set()
@@ -321,7 +321,7 @@ def _answer(rule: Any, *args: Any) -> str | None:
         return str(error)
 
 
-# moe_etp_requirements.txt -------------------------------------------------------------------
+# reference documents, expert tensor parallelism ---------------------------------------------
 
 NO_SHARED = {"model__moe_shared_expert_intermediate_size": None}
 BIASED = {**NO_SHARED, "model__add_bias_linear": True}
@@ -335,14 +335,14 @@ DENSE = {
 ASSERTION = "Bias in Moe is only supported when ETP==1"
 # "This Fails": TP=2, EP=2, 16 experts, no ETP, no --disable-bias-linear
 FAILS = {**BIASED, **NO_ETP}
-SEED_BAD: list[tuple[dict[str, Any], str]] = [
+REFERENCE_BAD: list[tuple[dict[str, Any], str]] = [
     (FAILS, ASSERTION),
     ({**DENSE, "parallel__source__ep": 2}, "needs experts"),
     ({"parallel__source__tp": 8, "parallel__source__ep": 1, "parallel__destination__tp": 4}, "12"),
 ]
 
 
-def test_seed_failing_example() -> None:
+def test_documented_failing_example() -> None:
     assert impossible(make_job(**FAILS)) == (
         f"{ASSERTION}: parallel.source.etp=2, by default tp=2, with"
         " model.add_bias_linear=true; set parallel.source.etp=1 (experts stay whole), or"
@@ -350,12 +350,12 @@ def test_seed_failing_example() -> None:
     )
 
 
-def test_seed_working_example() -> None:
+def test_documented_working_example() -> None:
     # "This Works": TP=2, EP=2, ETP=1, 16 experts, bias disabled
     assert impossible(make_job(parallel__source__etp=1, model__add_bias_linear=False)) is None
 
 
-def test_seed_alternative_without_moe() -> None:
+def test_documented_alternative_without_moe() -> None:
     assert impossible(make_job(**DENSE, **NO_ETP, model__add_bias_linear=True)) is None
 
 
@@ -372,7 +372,7 @@ def test_seed_alternative_without_moe() -> None:
         ("Kimi K2, no flags", {**FAILS, "model__num_moe_experts": 384}, False),
     ],
 )
-def test_seed_quick_reference(scenario: str, changes: dict[str, Any], possible: bool) -> None:
+def test_documented_quick_reference(scenario: str, changes: dict[str, Any], possible: bool) -> None:
     reason = impossible(make_job(**changes))
     assert (reason is None) is possible, (scenario, reason)
     assert reason is None or ASSERTION in reason
@@ -381,7 +381,7 @@ def test_seed_quick_reference(scenario: str, changes: dict[str, Any], possible: 
 @pytest.mark.parametrize("source_etp", [None, 1, 2])
 @pytest.mark.parametrize("destination_etp", [None, 1, 2])
 @pytest.mark.parametrize("bias", [True, False])
-def test_seed_verification_formula(
+def test_documented_verification_formula(
     source_etp: int | None, destination_etp: int | None, bias: bool
 ) -> None:
     """`ETP == 1 OR bias_disabled`, on both sides; ETP defaults to TP, at the destination to the
@@ -402,7 +402,7 @@ def test_seed_verification_formula(
         assert "parallel.destination.etp=2" in reason
 
 
-# 8gpu_configs.txt ---------------------------------------------------------------------------
+# reference documents, GPUs needed -----------------------------------------------------------
 
 TP8_TO_TP4 = {
     "parallel__source__tp": 8,
@@ -412,14 +412,14 @@ TP8_TO_TP4 = {
 }
 
 
-def test_seed_pitfall() -> None:
+def test_documented_pitfall() -> None:
     assert impossible(make_job(**TP8_TO_TP4)) == (
         "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8;"
         " use collocated mode (needs 8) or smaller degrees"
     )
 
 
-def test_seed_pitfall_ways_out() -> None:
+def test_documented_pitfall_ways_out() -> None:
     fixed = {**TP8_TO_TP4, "parallel__source__tp": 4, "parallel__destination__tp": 2}
     assert impossible(make_job(**fixed)) is None
     assert impossible(make_job(**TP8_TO_TP4, refit__mode="collocated")) is None
