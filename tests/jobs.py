@@ -57,9 +57,11 @@ def job(
     method: str = "ipc",
     model: Model = TINY,
     ranks_per_node: int = 4,
+    device: str = "cpu",
     **rest: Any,
 ) -> Job:
-    """A job on `build=shards`; by default TP 2 -> TP 1 on three ranks and one idle."""
+    """A job on `build=shards`; by default TP 2 -> TP 1 on three ranks of which
+    rank 2 is the destination, and one idle."""
     bench = replace(Bench(iterations=2, deadline_s=60.0), **rest.pop("bench", {}))
     refit = replace(Refit(name=method, method=method), **rest.pop("refit", {}))
     return Job(
@@ -71,7 +73,7 @@ def job(
             destination=destination or Degrees(tp=1, etp=1),
         ),
         refit=refit,
-        cluster=Cluster(name="local", ranks_per_node=ranks_per_node),
+        cluster=Cluster(name="local", ranks_per_node=ranks_per_node, device=device),
         bench=bench,
         build=rest.pop("build", "shards"),
         **rest,

@@ -12,7 +12,7 @@ import pytest
 from refit.job import Cluster, Degrees
 from refit.ranks.agent import Agent
 from tests.jobs import job
-from tests.ran import ran
+from tests.ran import check_verified, ran
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
     agent: Agent, tmp_path: Path, method: str
 ) -> None:
     direct, staged = (run(agent, tmp_path / f, f, method) for f in ("direct", "hierarchical"))
-    assert [(r["status"], r["reason"]) for r in (direct, staged)] == [("ok", "")] * 2
+    for record in (direct, staged):
+        check_verified(record)
     assert direct["plan"]["bytes"] == staged["plan"]["bytes"]
-    assert direct["verification"]["elements"] == staged["verification"]["elements"] > 0
     # each node of four holds two replicas, cut over TP 2: half of what crossed need not
     crossed = [r["plan"]["cross_node_bytes"] for r in (direct, staged)]
     assert crossed[1] == staged["plan"]["lower_bounds"]["cross_node"] < crossed[0]

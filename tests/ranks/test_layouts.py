@@ -18,8 +18,7 @@ from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
 from tests.jobs import TINY, job
-from tests.ran import ran
-from tests.unit import oracle
+from tests.ran import ran, verified
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50)
 DENSE = replace(
@@ -109,16 +108,6 @@ def agent() -> Iterator[Agent]:
         yield one
 
 
-def elements(what: Job) -> int:
-    """What the destination's ranks hold, one by one, and both generations are looked at."""
-    placement = place(what)
-    tensors = oracle.specs(what.model, placement.source.tp, local_spec=not has_transformer_engine())
-    wholes = oracle.wholes(tensors)
-    sides = placement.destination
-    held = (oracle.held(what.model, tensors, wholes, sides, rank) for rank in sides.ranks)
-    return 2 * sum(array.size for mine in held for array in mine.values())
-
-
 def test_the_sample_is_one_of_all_kinds() -> None:
     assert len({title(what) for what in SAMPLE}) == len(SAMPLE) == 72
     assert [impossible(what) for what in SAMPLE] == [None] * 72
@@ -129,9 +118,7 @@ def test_the_sample_is_one_of_all_kinds() -> None:
 
 @pytest.mark.parametrize("what", SAMPLE, ids=title)
 def test_every_layout_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
-    assert record["verification"]["elements"] == elements(what)
+    record = verified(agent, tmp_path, what)
     logits = record["verification"]["logits"]
     assert logits["ok"] if what.verify == "logits" else logits is None
 
@@ -154,9 +141,7 @@ def test_the_peer_refits_to_more_ranks(agent: Agent, tmp_path: Path, what: Job) 
     # not tied: until 0.19 it has no source for the last stage's copy of the embeddings
     untied = replace(what.model, share_embeddings_and_output_weights=False)
     what = replace(what, model=untied)
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
-    assert record["verification"]["elements"] == elements(what)
+    verified(agent, tmp_path, what)
 
 
 @pytest.mark.parametrize(

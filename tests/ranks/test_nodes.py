@@ -14,6 +14,7 @@ import pytest
 from refit.job import Cluster, Degrees, Job
 from refit.record.point import Point
 from tests.jobs import job
+from tests.ran import check_verified
 
 ROOT = Path(__file__).parents[2]
 AGENT = """
@@ -56,7 +57,7 @@ def on_two_nodes(folder: Path, method: str, **bench: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("method", ["gloo", "nixl"])
 def test_both_nodes_take_part(tmp_path: Path, method: str) -> None:
     record = on_two_nodes(tmp_path, method)
-    assert (record["status"], record["reason"]) == ("ok", "")
+    check_verified(record)
     assert record["layout"]["world"] == 4 and record["layout"]["ranks_per_node"] == 2
     assert record["plan"]["cross_node_bytes"] == record["plan"]["bytes"] > 0
     assert len(list(tmp_path.glob("*/attempts/0/rank*.log"))) == 4
