@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,8 @@ import pytest
 
 from refit.job import Cluster, Degrees
 from refit.ranks.agent import Agent
-from tests.jobs import job
-from tests.ran import check_verified, ran
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([job(), job(method="nixl")]) as one:
-        yield one
+from tests.support.jobs import job
+from tests.support.records import check_verified, ran
 
 
 def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:
@@ -51,5 +44,5 @@ def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
 
 @pytest.mark.parametrize("fault", ["gloo_SwapsExperts", "gloo_DropsBlock", "nixl_DeliversStale"])
 def test_faults_of_either_stage_are_seen(agent: Agent, tmp_path: Path, fault: str) -> None:
-    record = run(agent, tmp_path, "hierarchical", f"tests.faults:{fault}")
+    record = run(agent, tmp_path, "hierarchical", f"tests.support.faults:{fault}")
     assert (record["status"], record["seconds"]) == ("invalid", None)

@@ -17,8 +17,8 @@ from refit.layout.layout import Layout, place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
-from tests.jobs import TINY, job
-from tests.ran import ran, verified
+from tests.support.jobs import TINY, job
+from tests.support.records import ran, verified
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50)
 DENSE = replace(
@@ -64,10 +64,10 @@ def degrees(moe: bool) -> list[Degrees]:
     for tp, cp, pp, gpus in product((1, 2, 4), (1, 2), (1, 2, 4), (1, 2, 3, 4, 6, 8)):
         for ep, etp in product((1, 2, 4), (1, 2, 4)) if moe else [(1, 1)]:
             try:
-                Layout(tp, cp, pp, ep, etp, gpus)
+                Layout(tp=tp, cp=cp, pp=pp, ep=ep, etp=etp, gpus=gpus)
             except UserError:
                 continue
-            found.append(Degrees(tp, cp, pp, ep, etp, gpus))
+            found.append(Degrees(tp=tp, cp=cp, pp=pp, ep=ep, etp=etp, gpus=gpus))
     return found
 
 
@@ -102,10 +102,7 @@ def title(what: Job) -> str:
     return "-".join([what.parallel.mode[:3], what.model.name, *sides, what.refit.method])
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([SAMPLE[0]]) as one:
-        yield one
+AGENT_OF = [SAMPLE[0]]
 
 
 def test_the_sample_is_one_of_all_kinds() -> None:

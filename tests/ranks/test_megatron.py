@@ -30,9 +30,9 @@ from refit.transport.megatron import MegatronTransport
 from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
 from refit.weights.models import places
-from tests import peers
-from tests.jobs import TINY, job
-from tests.ran import check_verified, ran, verified
+from tests.support import peers
+from tests.support.jobs import TINY, job
+from tests.support.records import check_verified, ran, verified
 
 DENSE = replace(
     TINY,
@@ -49,10 +49,7 @@ BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_int
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([job(**PEER)]) as one:
-        yield one
+AGENT_OF = [job(**PEER)]
 
 
 def with_refit(what: Job, **changes: Any) -> Job:

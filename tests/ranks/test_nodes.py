@@ -13,8 +13,8 @@ import pytest
 
 from refit.job import Cluster, Degrees, Job
 from refit.record.point import Point
-from tests.jobs import job
-from tests.ran import check_verified
+from tests.support.jobs import job
+from tests.support.records import check_verified
 
 ROOT = Path(__file__).parents[2]
 AGENT = """
@@ -71,5 +71,5 @@ def test_ipc_says_that_it_needs_one_node(tmp_path: Path) -> None:
 
 
 def test_wrong_weights_on_either_node_are_invalid(tmp_path: Path) -> None:
-    record = on_two_nodes(tmp_path, "tests.faults:gloo_SwapsExperts")
+    record = on_two_nodes(tmp_path, "tests.support.faults:gloo_SwapsExperts")
     assert record["status"] == "invalid" and record["seconds"] is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from refit.record.point import Point, identity
 from refit.record.record import SCHEMA, Record
 from refit.rules import devices, methods
 from refit.rules.setup import Setup
-from tests.jobs import TINY, job
-from tests.ran import ran, verified
+from tests.support.jobs import TINY, job
+from tests.support.records import ran, verified
 
 # nixl is an extra that the test extra brings along, so that it is always among them here
 METHODS = [
@@ -30,12 +29,6 @@ METHODS = [
         for method in ("ipc", "nixl", "nccl", "nvshmem")
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([job(), job(method="nixl")]) as one:
-        yield one
 
 
 def children() -> list[int]:
@@ -80,7 +73,7 @@ def by(what: Job, device: str, method: str) -> Job:
         refit=replace(what.refit, method=method),
         cluster=replace(what.cluster, device=device),
     )
-    below = method.removeprefix("tests.faults:").split("_")[0]
+    below = method.removeprefix("tests.support.faults:").split("_")[0]
     if reason := methods.unsupported(below, what, place(what)):
         assert device == "cuda", reason
         pytest.skip(reason)
@@ -170,7 +163,7 @@ def last_block() -> int:
 def test_wrong_weights_are_invalid(
     agent: Agent, tmp_path: Path, device: str, method: str, fault: str, wrong: int | None
 ) -> None:
-    record = ran(agent, tmp_path, by(job(), device, f"tests.faults:{method}_{fault}"))
+    record = ran(agent, tmp_path, by(job(), device, f"tests.support.faults:{method}_{fault}"))
     assert record["status"] == "invalid"
     assert record["seconds"] is None and record["throughput"] is None
     checked = record["verification"]
@@ -182,7 +175,7 @@ def test_wrong_weights_are_invalid(
 
 
 def test_a_changed_source_is_invalid(agent: Agent, tmp_path: Path) -> None:
-    record = ran(agent, tmp_path, job(method="tests.faults:ipc_ScribblesOnSource"))
+    record = ran(agent, tmp_path, job(method="tests.support.faults:ipc_ScribblesOnSource"))
     assert record["status"] == "invalid"
     assert record["verification"]["source_mismatches"] == 1
     assert "changed 1 elements of the source" in record["reason"]
@@ -204,7 +197,7 @@ def test_a_rank_that_does_not_finish(
     shared, processes = sorted(os.listdir("/dev/shm")), sorted(children())
     limit = {"deadline_s": 8.0} if fault == "Hangs" else {}
     started = time.monotonic()
-    record = ran(agent, tmp_path, job(method=f"tests.faults:{fault}", bench=limit))
+    record = ran(agent, tmp_path, job(method=f"tests.support.faults:{fault}", bench=limit))
     assert record["status"] == status
     assert words in record["reason"]
     assert (

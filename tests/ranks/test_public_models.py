@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import pytest
 
 from refit.job import Bench, Cluster, Degrees, Job, Refit
 from refit.ranks.agent import Agent
-from tests.composed import composed, miniature
-from tests.jobs import job
-from tests.ran import verified
+from tests.support.composed import composed, miniature
+from tests.support.jobs import job
+from tests.support.records import verified
 
 KIMI = composed("model=kimi_k2_mini").model
 QUICK = Bench(iterations=1, deadline_s=240.0)
@@ -77,10 +76,7 @@ OTHERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([*KIMI_JOBS.values(), *FANOUTS.values(), *OTHERS.values()]) as one:
-        yield one
+AGENT_OF = [*KIMI_JOBS.values(), *FANOUTS.values(), *OTHERS.values()]
 
 
 @pytest.mark.parametrize("name", KIMI_JOBS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ran import check_verified
+from tests.support.records import check_verified
 
 ROOT = Path(__file__).parents[2]
 

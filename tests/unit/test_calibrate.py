@@ -19,7 +19,7 @@ from refit.record import record
 from refit.record.parts import Seconds, Throughput
 from refit.record.point import Point
 from refit.rules.setup import Setup
-from tests.jobs import TINY, job
+from tests.support.jobs import TINY, job
 
 LINKS = Hardware(memory_gbps=40, peer_gbps=20, node_gbps=25, nic_gbps=1, latency_us=3)
 KNOWN = {

@@ -18,7 +18,7 @@ from refit.model.weight_bytes import per_rank_bytes, weight_bytes
 from refit.plan.build import build_plan
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
-from tests.jobs import SMALL, TINY
+from tests.support.jobs import SMALL, TINY
 
 SLOW = Hardware(  # 1000, 250 and 2000 bytes a second
     memory_gbps=2e-6,

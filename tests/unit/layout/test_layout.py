@@ -18,9 +18,10 @@ from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
-from refit.job import Cluster, Degrees, Job, Model, Parallel, Refit, UserError
-from refit.layout.layout import Layout, Placement, place, span
+from refit.job import Degrees, Model, UserError
+from refit.layout.layout import Layout, span
 from refit.layout.layout import resolve as resolve_degrees
+from tests.support.jobs import placed
 
 DENSE = Model(name="dense", num_layers=4, hidden_size=8, num_attention_heads=4, vocab_size=64)
 MOE = Model(
@@ -46,25 +47,6 @@ def groups(ranks: Any, axes: tuple[int, ...]) -> set[tuple[int, ...]]:
 
 def as_set(enumeration: list[list[int]]) -> set[tuple[int, ...]]:
     return {tuple(sorted(int(r) for r in group)) for group in enumeration}
-
-
-def placed(
-    source: Degrees,
-    destination: Degrees,
-    mode: str,
-    per_node: int = 8,
-    model: Model = MOE,
-    refit_mode: str = "auto",
-) -> Placement:
-    pair = Parallel(name="pair", mode=mode, source=source, destination=destination)
-    return place(
-        Job(
-            model=model,
-            parallel=pair,
-            refit=Refit(name="r", mode=refit_mode),
-            cluster=Cluster(name="c", ranks_per_node=per_node),
-        )
-    )
 
 
 # ---- rank grids
@@ -191,7 +173,7 @@ def test_errors_name_the_numbers_and_the_side() -> None:
     with pytest.raises(UserError, match=r"'sideways'"):
         placed(Degrees(), Degrees(), "sideways")
     with pytest.raises(UserError, match=r"ranks_per_node=0"):
-        placed(Degrees(), Degrees(), "collocated", per_node=0)
+        placed(Degrees(), Degrees(), "collocated", ranks_per_node=0)
 
 
 # ---- pipeline stages
@@ -327,7 +309,9 @@ def test_header_at_full_utilisation_as_the_seed_prints_it() -> None:
 
 
 def test_header_names_cp_and_etp_only_where_they_matter() -> None:
-    placement = placed(Degrees(tp=2, cp=2, etp=2), Degrees(etp=1), "non-collocated", 4)
+    placement = placed(
+        Degrees(tp=2, cp=2, etp=2), Degrees(etp=1), "non-collocated", ranks_per_node=4
+    )
     assert placement.header()[1] == "Source ranks: 0-3 (TP=2, PP=1, EP=1, CP=2, ETP=2)"
     assert span(range(4, 5)) == "4" and span(range(4, 8)) == "4-7"
 
@@ -337,7 +321,9 @@ def test_header_names_cp_and_etp_only_where_they_matter() -> None:
     [(1, 6, 6, 0), (2, 6, 3, 0), (4, 8, 2, 2), (5, 10, 2, 4), (16, 16, 1, 10)],
 )
 def test_worlds_are_whole_nodes(per_node: int, world: int, nodes: int, idle: int) -> None:
-    placement = placed(Degrees(tp=2, ep=2, etp=1), Degrees(tp=2), "non-collocated", per_node)
+    placement = placed(
+        Degrees(tp=2, ep=2, etp=1), Degrees(tp=2), "non-collocated", ranks_per_node=per_node
+    )
     assert (placement.world, placement.nodes, len(placement.idle)) == (world, nodes, idle)
     by_node = [[r for r in range(world) if placement.node_of(r) == n] for n in range(nodes)]
     assert [len(n) for n in by_node] == [per_node] * nodes
@@ -390,7 +376,16 @@ def test_inherited_etp_counts_towards_the_destinations_world() -> None:
 
 
 def test_resolve_carries_every_degree() -> None:
-    degrees = Degrees(2, 3, 4, 6, 1, 48, 2, 5)
+    degrees = Degrees(
+        tp=2,
+        cp=3,
+        pp=4,
+        ep=6,
+        etp=1,
+        gpus=48,
+        num_layers_in_first_pipeline_stage=2,
+        num_layers_in_last_pipeline_stage=5,
+    )
     layout = resolve_degrees(degrees, default_etp=7, offset=9)
     assert (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp, layout.gpus) == (
         2,

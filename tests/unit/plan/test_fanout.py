@@ -13,10 +13,10 @@ from refit.plan.build import build_plan
 from refit.plan.copies import Copies
 from refit.plan.fanout import fetchers
 from refit.plan.plan import Plan
-from tests.jobs import SMALL
-from tests.unit import oracle
-from tests.unit.oracle import Array
-from tests.unit.plan.test_plan import POISON, Case, case, cases, drawn, window
+from tests.support import oracle
+from tests.support.jobs import SMALL
+from tests.support.oracle import Array
+from tests.support.plans import POISON, Case, case, cases, drawn, window
 
 
 def staged(case: Case) -> Plan:

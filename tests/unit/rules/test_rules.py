@@ -16,7 +16,7 @@ from refit.rules.impossible import impossible, reasons
 from refit.rules.layout import LAYOUT, latent_ranks_divide
 from refit.rules.model import MODEL, fused_permute_installed
 from refit.rules.values import VALUES, mistake
-from tests.unit.jobs import make_job
+from tests.support.jobs import make_job
 from tests.unit.rules.cases import BAD, BIASED, DENSE, GOOD, NO_SHARED
 
 Rule = Callable[..., Any]
@@ -232,7 +232,7 @@ def test_several_reasons_are_all_told() -> None:
 
 def test_rules_do_not_import_torch() -> None:
     code = (
-        "import sys; from tests.unit.jobs import make_job;"
+        "import sys; from tests.support.jobs import make_job;"
         "from refit.rules.impossible import impossible;"
         "impossible(make_job()); print('torch' in sys.modules or 'megatron' in sys.modules)"
     )

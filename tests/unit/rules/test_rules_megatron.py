@@ -19,7 +19,7 @@ from refit.rules.impossible import impossible
 from refit.rules.layout import LAYOUT
 from refit.rules.model import MODEL
 from refit.rules.values import VALUES
-from tests.unit.jobs import make_job
+from tests.support.jobs import make_job
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ import pytest
 from refit.job import Job
 from refit.rules.impossible import impossible
 from refit.rules.values import CHOICES, MINIMA, SWEEP_MINIMA
-from tests.unit.jobs import make_job
+from tests.support.jobs import make_job
 
 
 def fields_of(kind: type, within: Any = Job, path: str = "") -> Iterator[str]:

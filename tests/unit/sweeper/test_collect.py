@@ -20,7 +20,7 @@ from refit.record.point import Point
 from refit.record.record import SCHEMA, Record, begin, ended, write
 from refit.record.row import Row
 from sweeper import collect
-from tests.jobs import job
+from tests.support.jobs import job
 
 
 @pytest.fixture(scope="module")

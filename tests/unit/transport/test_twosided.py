@@ -18,7 +18,7 @@ from refit.transport.schedule import group_numbers, messages
 from refit.transport.twosided import Parts, TwoSided
 from refit.weights.pattern import Check, Pattern
 from refit.weights.weights import Weights
-from tests.jobs import job
+from tests.support.jobs import job
 
 LIMIT_S = 5.0
 

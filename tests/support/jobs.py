@@ -1,4 +1,4 @@
-"""Small jobs for tests: a MoE of gated experts, shared expert, expert bias, dense first layer."""
+"""Jobs for tests: small ones that run anywhere, and one whose every field can be said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from refit.job import Bench, Cluster, Degrees, Job, Model, Parallel, Refit
+from refit.layout.layout import Placement, place
 
+# gated experts, a shared expert, expert bias, a dense first layer
 TINY = Model(
     name="tiny",
     num_layers=2,
@@ -78,3 +80,59 @@ def job(
         build=rest.pop("build", "shards"),
         **rest,
     )
+
+
+def placed(
+    source: Degrees,
+    destination: Degrees,
+    mode: str = "non-collocated",
+    model: Model = TINY,
+    ranks_per_node: int = 8,
+    refit_mode: str = "auto",
+) -> Placement:
+    """Where both sides of a pair stand."""
+    return place(
+        job(
+            source,
+            destination,
+            mode,
+            model=model,
+            ranks_per_node=ranks_per_node,
+            refit={"mode": refit_mode},
+        )
+    )
+
+
+def make_job(**changes: Any) -> Job:
+    """The table's first row and model; `make_job(model__num_layers=8)` sets `model.num_layers`."""
+    values: dict[str, Any] = {
+        "model": {
+            "name": "moe",
+            "num_layers": 4,
+            "hidden_size": 1024,
+            "num_attention_heads": 8,
+            "ffn_hidden_size": 2688,
+            "gated_linear_unit": True,
+            "add_bias_linear": False,
+            "normalization": "RMSNorm",
+            "position_embedding_type": "rope",
+            "share_embeddings_and_output_weights": False,
+            "vocab_size": 50257,
+            "num_moe_experts": 16,
+            "moe_shared_expert_intermediate_size": 512,
+        },
+        "parallel": {
+            "name": "pair",
+            "source": {"tp": 2, "ep": 2, "etp": 1},
+            "destination": {"tp": 2, "ep": 1, "etp": 1},
+        },
+        "refit": {"name": "auto"},
+        "cluster": {"name": "local"},
+    }
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        node = values
+        for key in path:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return Job.from_dict(values)

@@ -15,7 +15,7 @@ from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.record.record import SCHEMA
-from tests.unit import oracle
+from tests.support import oracle
 
 CHECKER = jsonschema.Draft202012Validator(
     json.loads(SCHEMA.read_text()), format_checker=jsonschema.FormatChecker()
