@@ -228,10 +228,7 @@ def held(
     }
 
 
-def elements(model: Model, tensors: dict[str, Spec], layout: Layout) -> int:
-    """How many the ranks of a layout hold together, replicas counted each."""
-    return sum(
-        int(np.prod(tensors[name].shape)) // parts
-        for rank in layout.ranks
-        for name, (parts, _) in portions(model, tensors, layout, rank).items()
-    )
+def elements(model: Model, tensors: dict[str, Spec], layout: Layout, rank: int) -> int:
+    """How many one rank holds."""
+    mine = portions(model, tensors, layout, rank)
+    return sum(int(np.prod(tensors[name].shape)) // parts for name, (parts, _) in mine.items())

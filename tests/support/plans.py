@@ -11,7 +11,6 @@ from functools import cached_property
 from math import lcm
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from refit.job import Degrees, Model
@@ -24,7 +23,6 @@ from tests.support.jobs import placed
 from tests.support.oracle import Array
 
 POISON = -1
-drawn = settings(max_examples=150, derandomize=True, deadline=None, database=None)
 
 
 # ---- one drawn case, with all that is known about it without a plan

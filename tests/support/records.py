@@ -52,4 +52,5 @@ def _elements(record: dict[str, Any]) -> int:
     placement = place(what)
     local_spec = what.build == "megatron" and not has_transformer_engine()
     tensors = oracle.specs(what.model, placement.source.tp, local_spec)
-    return oracle.elements(what.model, tensors, placement.destination)
+    held = placement.destination
+    return sum(oracle.elements(what.model, tensors, held, rank) for rank in held.ranks)

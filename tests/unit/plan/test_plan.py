@@ -21,11 +21,9 @@ from tests.support.plans import (
     case,
     cases,
     check_elements,
-    drawn,
 )
 
 
-@drawn
 @given(cases())
 def test_every_destination_element_is_written_once_with_its_value(case: Case) -> None:
     check_elements(case)
@@ -45,7 +43,6 @@ def test_experts_whose_etp_changes(
     check_elements(case(model, source, destination, mode, per_node=3))
 
 
-@drawn
 @given(cases())
 def test_source_is_itself_else_on_its_node_else_any_holder(case: Case) -> None:
     plan = case.plan
@@ -62,7 +59,6 @@ def test_source_is_itself_else_on_its_node_else_any_holder(case: Case) -> None:
 # ---- the sums
 
 
-@drawn
 @given(cases())
 def test_sums_and_bounds_by_brute_force(case: Case) -> None:
     plan, world = case.plan, case.placement.world
@@ -131,7 +127,6 @@ def best_busiest_sender(by_holders: dict[frozenset[int], int]) -> float:
     return best
 
 
-@drawn
 @given(cases(max_gpus=8))
 def test_send_bound_against_the_best_of_all_assignments(case: Case) -> None:
     by_holders = remote_bytes_by_holders(case)
@@ -142,7 +137,6 @@ def test_send_bound_against_the_best_of_all_assignments(case: Case) -> None:
     event(f"bound is the best: {case.plan.bounds.send == best}")
 
 
-@drawn
 @given(cases(max_gpus=8))
 def test_send_bound_counts_all_that_only_one_set_of_ranks_holds(case: Case) -> None:
     # `Bounds.send`: the bytes that only a set of ranks holds, divided by their number
@@ -162,7 +156,6 @@ def test_send_bound_of_ranks_that_alone_hold_experts_and_dense_shards() -> None:
     assert plan.bounds.send == 2 * (experts + dense)
 
 
-@drawn
 @given(cases(moe=False))
 def test_dense_senders_meet_the_bound_within_one_block(case: Case) -> None:
     # Without node locality. Holder sets of a dense model are nested (a TP shard's in its stage's),
@@ -177,7 +170,6 @@ def test_dense_senders_meet_the_bound_within_one_block(case: Case) -> None:
     assert busiest <= alone.plan.bounds.send + block
 
 
-@drawn
 @given(cases(moe=True))
 def test_moe_senders_stay_within_the_levels_of_their_kinds(case: Case) -> None:
     # Expert sets and dense sets cross, so the greedy filling has no bound as sharp as above. Each
@@ -200,7 +192,6 @@ def test_moe_senders_stay_within_the_levels_of_their_kinds(case: Case) -> None:
     assert int(alone.plan.send_bytes.max()) <= sum(level.values()) + sum(blocks.values())
 
 
-@drawn
 @given(cases())
 def test_one_of_equal_jobs_is_the_other(case: Case) -> None:
     again = Case(replace(case.model), replace(case.placement), replace(case.convention)).plan
@@ -219,7 +210,6 @@ def test_one_of_equal_jobs_is_the_other(case: Case) -> None:
     assert case.plan.bounds == again.bounds
 
 
-@drawn
 @given(cases())
 def test_rows_of_ranks_partition_the_plan_in_order(case: Case) -> None:
     plan = case.plan

@@ -233,7 +233,7 @@ SIDE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(model=MOE, source=SIDE, destination=SIDE)
 def test_never_laxer_and_stricter_only_where_known(
     model: dict[str, Any], source: dict[str, Any], destination: dict[str, Any]
