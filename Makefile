@@ -46,7 +46,7 @@ table: setup
 
 # The pure tests run beside those on Slurm, which mostly wait; what ranks do is better undisturbed.
 test: lint
-	@$(BIN)/python -m pytest tests/ranks; ended=$$?; $(BIN)/python -m pytest tests/install || ended=1; \
+	@$(BIN)/python -m pytest tests/torch tests/ranks; ended=$$?; $(BIN)/python -m pytest tests/install || ended=1; \
 	$(BIN)/python -m pytest tests/unit >.venv/unit.log 2>&1 & unit=$$!; \
 	$(BIN)/python -m pytest tests/slurm || ended=1; \
 	wait $$unit || ended=1; cat .venv/unit.log; exit $$ended

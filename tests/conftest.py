@@ -1,4 +1,4 @@
-"""For all tests: Ctrl-C reaches the programs under test.
+"""For all tests: Ctrl-C reaches programs under test, `gpu` skips without one, fixed draws.
 
 A shell without job control starts what it puts in the background, pytest say, with SIGINT ignored,
 and all its children inherit that.
@@ -6,5 +6,20 @@ and all its children inherit that.
 
 import signal
 
+import pytest
+from hypothesis import settings
+
+from refit.rules import devices
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# what is drawn is the same in every run, however slow the machine
+settings.register_profile("refit", derandomize=True, deadline=None, database=None)
+settings.load_profile("refit")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (reason := devices.no_cuda()):
+        pytest.skip(reason)

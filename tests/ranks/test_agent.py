@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,8 @@ from refit.record.point import Point
 from refit.record.record import Ended
 from refit.rules import methods
 from refit.rules.setup import Setup
-from tests.jobs import job
-from tests.ran import ran
-
-
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([job()]) as started:
-        yield started
+from tests.support.jobs import job
+from tests.support.records import ran
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

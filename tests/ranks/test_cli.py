@@ -109,7 +109,8 @@ def test_overrides_reach_the_point(tmp_path: Path) -> None:
 
 def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
     shared = sorted(os.listdir("/dev/shm"))
-    methods = "ipc,tests.faults:Killed,tests.faults:Hangs,tests.faults:ipc_SwapsExperts,gloo"
+    faults = [f"tests.support.faults:{name}" for name in ("Killed", "Hangs", "ipc_SwapsExperts")]
+    methods = ",".join(["ipc", *faults, "gloo"])
     sweep = [
         "-m",
         f"parallel={ROW_4},pitfall_12gpus_tp8_to_tp4",
@@ -128,9 +129,9 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
     row = {method: s for (name, method), s in status.items() if name == ROW_4}
     assert row == {
         "ipc": "ok",
-        "tests.faults:Killed": "crashed",
-        "tests.faults:Hangs": "timeout",
-        "tests.faults:ipc_SwapsExperts": "invalid",
+        "tests.support.faults:Killed": "crashed",
+        "tests.support.faults:Hangs": "timeout",
+        "tests.support.faults:ipc_SwapsExperts": "invalid",
         "gloo": "ok",
     }
     skipped = [r for r in found if r["config"]["parallel"]["name"] != ROW_4]
@@ -314,7 +315,7 @@ def test_no_rank_outlives_its_controller(end: signal.Signals, tmp_path: Path) ->
     mark = f"{tmp_path}-{end.name}"
     controller = subprocess.Popen(
         [
-            sys.executable, "-m", "refit.run", *SMALL, "refit.method=tests.faults:Hangs",
+            sys.executable, "-m", "refit.run", *SMALL, "refit.method=tests.support.faults:Hangs",
             f"hydra.run.dir={tmp_path}",
         ],
         cwd=ROOT,

@@ -44,7 +44,7 @@ def test_hydras_basic_sweeper_and_launcher(tmp_path: Path) -> None:
 
 def test_a_failed_point_of_hydras_basic_launcher_is_exit_code_1(tmp_path: Path) -> None:
     basic = ("-m", "hydra/sweeper=basic", "hydra/launcher=basic")
-    said = refit(tmp_path, *basic, *SMALL, "refit.method=tests.faults:Raises,ipc", code=1)
+    said = refit(tmp_path, *basic, *SMALL, "refit.method=tests.support.faults:Raises,ipc", code=1)
     assert "failed: rank 2: ValueError: the transport's own words" in said
     assert "failed" in {r["status"] for r in records(tmp_path)}
 
@@ -76,7 +76,7 @@ def test_optuna_with_a_point_that_fails_says_why(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs hydra-optuna-sweeper")
     said = refit(
         tmp_path, "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", *SMALL,
-        "refit.method=choice(tests.faults:Raises)", code=1,
+        "refit.method=choice(tests.support.faults:Raises)", code=1,
     )  # fmt: skip
     assert "the transport's own words" in said
 

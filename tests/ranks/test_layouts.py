@@ -17,9 +17,8 @@ from refit.layout.layout import Layout, place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
-from tests.jobs import TINY, job
-from tests.ran import ran
-from tests.unit import oracle
+from tests.support.jobs import TINY, job
+from tests.support.records import ran, verified
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50)
 DENSE = replace(
@@ -65,10 +64,10 @@ def degrees(moe: bool) -> list[Degrees]:
     for tp, cp, pp, gpus in product((1, 2, 4), (1, 2), (1, 2, 4), (1, 2, 3, 4, 6, 8)):
         for ep, etp in product((1, 2, 4), (1, 2, 4)) if moe else [(1, 1)]:
             try:
-                Layout(tp, cp, pp, ep, etp, gpus)
+                Layout(tp=tp, cp=cp, pp=pp, ep=ep, etp=etp, gpus=gpus)
             except UserError:
                 continue
-            found.append(Degrees(tp, cp, pp, ep, etp, gpus))
+            found.append(Degrees(tp=tp, cp=cp, pp=pp, ep=ep, etp=etp, gpus=gpus))
     return found
 
 
@@ -103,20 +102,7 @@ def title(what: Job) -> str:
     return "-".join([what.parallel.mode[:3], what.model.name, *sides, what.refit.method])
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([SAMPLE[0]]) as one:
-        yield one
-
-
-def elements(what: Job) -> int:
-    """What the destination's ranks hold, one by one, and both generations are looked at."""
-    placement = place(what)
-    tensors = oracle.specs(what.model, placement.source.tp, local_spec=not has_transformer_engine())
-    wholes = oracle.wholes(tensors)
-    sides = placement.destination
-    held = (oracle.held(what.model, tensors, wholes, sides, rank) for rank in sides.ranks)
-    return 2 * sum(array.size for mine in held for array in mine.values())
+AGENT_OF = [SAMPLE[0]]
 
 
 def test_the_sample_is_one_of_all_kinds() -> None:
@@ -129,9 +115,7 @@ def test_the_sample_is_one_of_all_kinds() -> None:
 
 @pytest.mark.parametrize("what", SAMPLE, ids=title)
 def test_every_layout_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
-    assert record["verification"]["elements"] == elements(what)
+    record = verified(agent, tmp_path, what)
     logits = record["verification"]["logits"]
     assert logits["ok"] if what.verify == "logits" else logits is None
 
@@ -154,9 +138,7 @@ def test_the_peer_refits_to_more_ranks(agent: Agent, tmp_path: Path, what: Job) 
     # not tied: until 0.19 it has no source for the last stage's copy of the embeddings
     untied = replace(what.model, share_embeddings_and_output_weights=False)
     what = replace(what, model=untied)
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
-    assert record["verification"]["elements"] == elements(what)
+    verified(agent, tmp_path, what)
 
 
 @pytest.mark.parametrize(

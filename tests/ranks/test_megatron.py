@@ -30,9 +30,9 @@ from refit.transport.megatron import MegatronTransport
 from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
 from refit.weights.models import places
-from tests import peers
-from tests.jobs import TINY, job
-from tests.ran import ran
+from tests.support import peers
+from tests.support.jobs import TINY, job
+from tests.support.records import check_verified, ran, verified
 
 DENSE = replace(
     TINY,
@@ -49,10 +49,7 @@ BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_int
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([job(**PEER)]) as one:
-        yield one
+AGENT_OF = [job(**PEER)]
 
 
 def with_refit(what: Job, **changes: Any) -> Job:
@@ -72,8 +69,7 @@ def with_refit(what: Job, **changes: Any) -> Job:
     ids=["tp down, idle rank", "tp up", "pp to tp", "collocated, replicas", "same expert layout"],
 )  # fmt: skip
 def test_what_it_can_do_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
+    record = verified(agent, tmp_path, what)
     assert record["method"] == "megatron"
     for phases in record["seconds"]["phases_per_rank"].values():
         assert list(phases) == ["plan", "prepare", "transfer", "pack", "wire", "unpack"]
@@ -95,7 +91,7 @@ def test_experts_under_productions_names(
 ) -> None:
     record = ran(agent, tmp_path, job(*EXPERTS[pair], model=model, ranks_per_node=8, **PEER))
     if versions.EXPERT_NAMES_SUFFICE or (pair != "ep to tp" and model is MOE):
-        assert (record["status"], record["reason"]) == ("ok", "")
+        check_verified(record)
     elif pair == "ep to tp":  # experts of a side without EP are dense weights to it, cut over TP
         assert record["status"] == "unsupported"
         assert "Cannot build TP descriptor" in record["reason"]
@@ -189,8 +185,7 @@ def test_the_expert_bias_stays_behind(agent: Agent, tmp_path: Path) -> None:
 def test_the_plan_on_record_is_its_own(agent: Agent, tmp_path: Path) -> None:
     # four replicas to four: ours takes one from each, it takes what is cut over TP from the first
     what = job(Degrees(gpus=4), Degrees(gpus=4), model=DENSE, ranks_per_node=8, **PEER)
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
+    record = verified(agent, tmp_path, what)
     whole = record["plan"]["lower_bounds"]["recv"]
     placement = place(what)
     tensors = catalogue(DENSE, placement.source.tp, build_of(what).convention)
@@ -233,8 +228,7 @@ def test_local_copies_are_on_record(agent: Agent, tmp_path: Path) -> None:
 
 
 def test_a_second_model_of_the_same_degrees(agent: Agent, tmp_path: Path) -> None:
-    record = ran(agent, tmp_path, peers.second("AfterAnother"))
-    assert (record["status"], record["reason"]) == ("ok", "")
+    verified(agent, tmp_path, peers.second("AfterAnother"))
     # and what the first model's plan would have done to it
     record = ran(agent, tmp_path, peers.second("AfterAnotherUnclosed"))
     assert record["status"] == ("invalid" if versions.REFIT_CACHES_PLANS else "ok")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import pytest
 
 from refit.job import Degrees
 from refit.ranks.agent import Agent
-from tests.jobs import TINY, job
-from tests.ran import ran
+from tests.support.jobs import TINY, job
+from tests.support.records import verified
 
 BUCKET_MB = 4.0
 IN_FLIGHT = 8
@@ -31,12 +30,6 @@ WIDE = replace(
 )
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([job(), job(method="nixl")]) as one:
-        yield one
-
-
 @pytest.mark.parametrize("method", SLOTS)
 def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> None:
     # both ranks send and receive, so that slots of both directions are in use
@@ -44,13 +37,12 @@ def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> 
         Degrees(tp=2, etp=2),
         Degrees(ep=2, etp=1, gpus=2),
         "collocated",
-        f"tests.measured:{method}",
+        f"tests.support.measured:{method}",
         WIDE,
         ranks_per_node=2,
         refit={"bucket_mb": BUCKET_MB, "in_flight": IN_FLIGHT},
     )
-    record = ran(agent, tmp_path, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
+    record = verified(agent, tmp_path, what)
     memory, bound = record["memory"], SLOTS[method] * BUCKET_MB * 1e6
     assert record["plan"]["max_recv_bytes"] > 10 * BUCKET_MB * 1e6
     # the model fills every slot, so that a bound missed by a quarter is seen

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from refit.job import Bench, Cluster, Degrees, Job, Refit
-from refit.layout.layout import place
-from refit.model.architecture import LOCAL_SPEC, catalogue
 from refit.ranks.agent import Agent
-from tests.composed import composed, miniature
-from tests.jobs import job
-from tests.ran import ran
+from tests.support.composed import composed, miniature
+from tests.support.jobs import job
+from tests.support.records import verified
 
 KIMI = composed("model=kimi_k2_mini").model
 QUICK = Bench(iterations=1, deadline_s=240.0)
@@ -80,38 +76,18 @@ OTHERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def agent() -> Iterator[Agent]:
-    with Agent([*KIMI_JOBS.values(), *FANOUTS.values(), *OTHERS.values()]) as one:
-        yield one
-
-
-def verified(agent: Agent, what: Job, folder: Path) -> dict[str, Any]:
-    """Run a point; every element that its destination must hold was compared twice."""
-    record = ran(agent, folder, what)
-    assert (record["status"], record["reason"]) == ("ok", "")
-    assert record["model_build"]["build"] == "megatron"
-    placement = place(what)
-    tensors = catalogue(what.model, placement.source.tp, LOCAL_SPEC)
-    held = [
-        s for r in placement.destination.ranks for s in tensors.held_by(placement.destination, r)
-    ]
-    elements = sum(s.nbytes // (2 if s.family.dtype == "bfloat16" else 4) for s in held)
-    checked = record["verification"]
-    assert (checked["elements"], checked["mismatches"]) == (2 * elements, 0)
-    assert checked["stale_checked"]
-    return record
+AGENT_OF = [*KIMI_JOBS.values(), *FANOUTS.values(), *OTHERS.values()]
 
 
 @pytest.mark.parametrize("name", KIMI_JOBS)
 def test_kimi_k2_mini(name: str, agent: Agent, tmp_path: Path) -> None:
-    record = verified(agent, KIMI_JOBS[name], tmp_path)
+    record = verified(agent, tmp_path, KIMI_JOBS[name])
     assert record["layout"]["world"] == 8
     assert record["memory"]["host_peak_bytes"] < 3e9
 
 
 def test_kimi_k2_mini_with_both_fanouts(agent: Agent, tmp_path: Path) -> None:
-    direct, staged = (verified(agent, FANOUTS[f], tmp_path / f) for f in FANOUTS)
+    direct, staged = (verified(agent, tmp_path / f, FANOUTS[f]) for f in FANOUTS)
     plans = [record["plan"] for record in (direct, staged)]
     bounds = [plan["lower_bounds"]["cross_node"] for plan in plans]
     # everything crosses, and twice, but for what all four ranks want and hold whole: 4 times
@@ -123,5 +99,5 @@ def test_kimi_k2_mini_with_both_fanouts(agent: Agent, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_structures(name: str, agent: Agent, tmp_path: Path) -> None:
-    logits = verified(agent, OTHERS[name], tmp_path)["verification"]["logits"]
+    logits = verified(agent, tmp_path, OTHERS[name])["verification"]["logits"]
     assert logits["ok"] and logits["max_abs_logit"] > 0

@@ -27,8 +27,8 @@ PAIR = "parallel=twonode_tp4ep4_to_tp8ep2"  # sixteen ranks on two nodes
 class Sweep:
     """The command `python -m refit.run -m cluster=slurm ...` with its results in `folder`.
 
-    Jobs inherit the controller's environment. `go_on` is the file that `tests.faults:GlooWaits`
-    waits for.
+    Jobs inherit the controller's environment. `go_on` is the file that
+    `tests.support.faults:GlooWaits` waits for.
     """
 
     cluster: Cluster

@@ -15,7 +15,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import PAIR, ROW_4, Sweep
 
-WAITS = "tests.faults:GlooWaits"
+WAITS = "tests.support.faults:GlooWaits"
 # jobs that ask for no GPU: more than one fits a node
 NO_GPU = "cluster.slurm.gpus_per_node=null"
 
@@ -44,7 +44,7 @@ def test_a_rank_killed_on_the_second_node_fails_its_point_only(
     sweep = Sweep(
         cluster,
         tmp_path / "results",
-        (PAIR, f"refit.method=gloo,tests.faults:GlooKilled,{WAITS}", "sweep.pack=3"),
+        (PAIR, f"refit.method=gloo,tests.support.faults:GlooKilled,{WAITS}", "sweep.pack=3"),
     )
     sweep.go_on.touch()
     code, said = sweep.run()
@@ -76,7 +76,12 @@ def test_what_slurm_ends_is_called_by_its_name(cluster: Cluster, tmp_path: Path)
         cluster,
         tmp_path / "hanging",
         # in one pack: the second starts quickly, after the first, and so keeps the deadline
-        (ROW_4, "refit.method=tests.faults:Hangs,gloo", "sweep.pack=2", "bench.deadline_s=20"),
+        (
+            ROW_4,
+            "refit.method=tests.support.faults:Hangs,gloo",
+            "sweep.pack=2",
+            "bench.deadline_s=20",
+        ),
     )
     controllers = [hanging.start(), sweep.start("cluster.slurm.array_parallelism=3")]
     sweep.wait_for("running", "running", "running", "submitted")
@@ -117,7 +122,7 @@ def test_a_rank_that_the_kernel_kills_for_memory_is_oom(cluster: Cluster, tmp_pa
     sweep = Sweep(
         cluster,
         tmp_path / "results",
-        (ROW_4, "refit.method=tests.faults:GlooOutOfMemory,gloo", "sweep.pack=2"),
+        (ROW_4, "refit.method=tests.support.faults:GlooOutOfMemory,gloo", "sweep.pack=2"),
     )
     code, said = sweep.run()
     assert code == 1, said

@@ -14,7 +14,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import ROW_4, Sweep
 
-WAITS = "tests.faults:GlooWaits"
+WAITS = "tests.support.faults:GlooWaits"
 # jobs that ask for no GPU: more than one fits a node
 NO_GPU = "cluster.slurm.gpus_per_node=null"
 

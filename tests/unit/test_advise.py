@@ -15,7 +15,7 @@ from refit.job import Degrees, Hardware, Job, UserError
 from refit.layout.layout import Layout, place
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
-from tests.jobs import TINY, job
+from tests.support.jobs import TINY, job
 
 ROOT = Path(__file__).parents[2]
 ROOMY = Hardware(memory_gb=1, memory_gbps=100, peer_gbps=10, nic_gbps=1, latency_us=10)

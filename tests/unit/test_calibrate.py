@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from refit.calibrate import main, read
+from refit.calibrate import read
 from refit.forecast import cost, predict
 from refit.forecast.fit import base, fit, leave_one_out
 from refit.job import Cluster, Degrees, Hardware, Job, UserError
-from refit.ranks.agent import Agent
-from refit.record import record
-from refit.record.parts import Seconds, Throughput
 from refit.record.point import Point
 from refit.rules.setup import Setup
-from tests.jobs import TINY, job
+from tests.support.jobs import TINY, job
+from tests.support.reports import write_measured
 
 LINKS = Hardware(memory_gbps=40, peer_gbps=20, node_gbps=25, nic_gbps=1, latency_us=3)
 KNOWN = {
@@ -45,20 +41,6 @@ def known_jobs() -> list[Job]:
     return [*found, replace(staged, cluster=Cluster("c", ranks_per_node=4, hardware=LINKS))]
 
 
-def write_measured(made: Job, root: Path, seconds: float) -> None:
-    """A record as the ranks would have made it, of so many seconds."""
-    point = Point.of(made, root)
-    point.freeze()
-    setup = Setup.of(made)
-    begun = record.placed(
-        record.begin(point, {}), setup.placement, setup.plan(), setup.method, "", setup.build
-    )
-    times = Seconds(seconds, [seconds], seconds, seconds, seconds, None, {}, {}, {}, {})
-    rate = Throughput(1.0, 2.0, "memory copy", "measured", 0.5, [])
-    final = replace(record.ended(begun, "ok", ""), seconds=times, throughput=rate)
-    record.write(point.timing, final)
-
-
 @pytest.fixture
 def known(tmp_path: Path) -> Path:
     """Records whose times are exactly those of `KNOWN`."""
@@ -67,7 +49,7 @@ def known(tmp_path: Path) -> Path:
         told = replace(made, cluster=replace(made.cluster, hardware=known))
         estimate = predict.predict(Setup.of(told)).estimate
         assert estimate is not None
-        write_measured(made, tmp_path, estimate.seconds)
+        write_measured(Point.of(made, tmp_path), estimate.seconds)
     return tmp_path
 
 
@@ -97,43 +79,6 @@ def test_terms_never_go_below_the_links(known: Path) -> None:
     rows = [replace(row, seconds=row.seconds / 1e6) for row in read(known)]
     for found in fit(rows, base(rows)).values():
         assert asdict(found) == asdict(cost.Fit(1.0, 0.0, 0.0, 0.0))
-
-
-def test_records_of_the_agent_become_an_option(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = tmp_path / "results"
-    jobs = [
-        job(*sides, method=method, mode=mode)
-        for method in ("ipc", "gloo")
-        for mode in ("collocated", "non-collocated")
-        for sides in ((Degrees(tp=2, etp=1), Degrees(etp=1)), (Degrees(ep=2), Degrees(ep=1)))
-    ]
-    with Agent(jobs) as agent:
-        for made in jobs:
-            assert agent.measure_point(Point.of(made, results)).status == "ok"
-    predict.predict_point(
-        Point.of(replace(jobs[0], mode="plan"), results)
-    )  # is not measured: ignored
-    output = tmp_path / "here.yaml"
-    assert main([str(results), "--output", str(output)]) == 0
-    said = capsys.readouterr().out
-    assert "ipc: 4 rows" in said and "gloo: 4 rows" in said
-    option: dict[str, Any] = yaml.safe_load(output.read_text())
-    made = replace(jobs[0], mode="plan")
-    known = {**made.to_dict(), "cluster": option}
-    found = predict.predict(Setup.of(Job.from_dict(known)))
-    assert option["name"] == "here" and option["hardware"]["device"] == "cpu"
-    assert found.floor is not None and found.estimate is not None
-    assert 0 < found.floor.seconds <= found.estimate.seconds
-    # every row's own floor is no more than its time: the rate is the best that was seen
-    rows = read(results)
-    assert len(rows) == len(jobs)
-    for row in rows:
-        assert cost.floor(row.plan, row.hops[0], base(rows)).seconds <= row.seconds * 1.0001
-    with pytest.raises(UserError, match="exists; add --force"):
-        main([str(results), "--output", str(output)])
-    assert main([str(results), "--output", str(output), "--force"]) == 0
 
 
 def test_what_cannot_be_used_is_named(known: Path, tmp_path: Path) -> None:

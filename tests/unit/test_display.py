@@ -14,7 +14,7 @@ import pytest
 from refit.display import Display
 from refit.record.point import Point
 from refit.record.record import begin
-from tests.jobs import job
+from tests.support.jobs import job
 
 BEFORE = {"1 node(s)": Counter(pending=3, running=1), "2 node(s)": Counter(pending=1)}
 AFTER = {

@@ -24,7 +24,7 @@ from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
 from refit.schema import CONF
 from refit.workloads import as_csv, detail, main, messages, row, summary
-from tests.composed import composed
+from tests.support.composed import composed
 
 EVERY = workloads()
 PUBLISHED = list(

@@ -7,7 +7,7 @@ from math import lcm
 
 import numpy as np
 import pytest
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from refit.forecast.predict import predict
@@ -18,7 +18,7 @@ from refit.model.weight_bytes import per_rank_bytes, weight_bytes
 from refit.plan.build import build_plan
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
-from tests.jobs import SMALL, TINY
+from tests.support.jobs import SMALL, TINY
 
 SLOW = Hardware(  # 1000, 250 and 2000 bytes a second
     memory_gbps=2e-6,
@@ -146,7 +146,6 @@ def jobs(draw: st.DrawFn) -> Job:
     )  # fmt: skip
 
 
-@settings(max_examples=150, derandomize=True, deadline=None, database=None)
 @given(jobs())
 def test_the_floor_is_below_any_plan(job: Job) -> None:
     found = predict(Setup.of(job))
@@ -167,7 +166,6 @@ def test_the_floor_is_below_any_plan(job: Job) -> None:
         assert not found.staging_bytes.any()
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, database=None)
 @given(degrees(), st.booleans())
 def test_bytes_per_rank_are_the_sum_of_its_shards(side: Degrees, tied: bool) -> None:
     model = replace(TINY, share_embeddings_and_output_weights=tied)

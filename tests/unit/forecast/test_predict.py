@@ -18,8 +18,8 @@ from refit.record.point import Point, identity
 from refit.record.record import Record
 from refit.record.row import Row
 from refit.rules.setup import Setup
-from tests.jobs import job
-from tests.ran import CHECKER
+from tests.support.jobs import job
+from tests.support.records import CHECKER
 
 ROOT = Path(__file__).parents[3]
 FAST = Hardware(memory_gb=1, memory_gbps=100, peer_gbps=10, nic_gbps=1, latency_us=10)

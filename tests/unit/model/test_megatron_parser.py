@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests import megatron_parser
-from tests.megatron_parser import parse, refusal
+from tests.support import megatron_parser
+from tests.support.megatron_parser import parse, refusal
 
 pytestmark = pytest.mark.skipif(
     megatron_parser.MISSING is not None, reason=str(megatron_parser.MISSING)

@@ -14,7 +14,7 @@ import pytest
 
 from refit.model import megatron_versions as versions
 from refit.rules.impossible import impossible
-from tests.unit.jobs import make_job
+from tests.support.jobs import make_job
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

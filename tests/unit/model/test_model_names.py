@@ -11,7 +11,7 @@ from refit.layout.layout import Layout
 from refit.model import megatron_versions as versions
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.model.convention import Build, build_of, logical_name
-from tests.composed import composed
+from tests.support.composed import composed
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
 

@@ -14,8 +14,8 @@ from refit.layout.tensors import Catalogue, Family
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue, padded_vocab
 from refit.model.moe_layers import moe_layers
 from refit.model.parameters import active_parameters
-from tests.composed import PUBLIC, composed
-from tests.unit import oracle
+from tests.support import oracle
+from tests.support.composed import PUBLIC, composed
 
 # ---- the public models
 

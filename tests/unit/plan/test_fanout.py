@@ -13,10 +13,10 @@ from refit.plan.build import build_plan
 from refit.plan.copies import Copies
 from refit.plan.fanout import fetchers
 from refit.plan.plan import Plan
-from tests.jobs import SMALL
-from tests.unit import oracle
-from tests.unit.oracle import Array
-from tests.unit.plan.test_plan import POISON, Case, case, cases, drawn, window
+from tests.support import oracle
+from tests.support.jobs import SMALL
+from tests.support.oracle import Array
+from tests.support.plans import POISON, Case, case, cases, window
 
 
 def staged(case: Case) -> Plan:
@@ -39,7 +39,6 @@ def carry_out(case: Case, copies: Copies, held: list[dict[str, Array]], to: list
         window(times[rank][name], axis, start, length)[...] += 1
 
 
-@drawn
 @given(cases())
 def test_every_element_arrives_once_in_two_hops(case: Case) -> None:
     plan = staged(case)
@@ -56,7 +55,6 @@ def test_every_element_arrives_once_in_two_hops(case: Case) -> None:
     event(f"{len(plan.hops)} hops")
 
 
-@drawn
 @given(cases())
 def test_each_block_crosses_once_to_each_node(case: Case) -> None:
     plan = staged(case)

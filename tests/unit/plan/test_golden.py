@@ -21,7 +21,7 @@ from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from refit.record.point import identity
 from refit.schema import CONF
-from tests.composed import composed
+from tests.support.composed import composed
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden_plans.json"
 PAIRS = sorted(json.loads(GOLDEN.read_text()))

@@ -14,8 +14,8 @@ from refit.model.moe_layers import moe_layers
 from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
 from refit.schema import CONF
-from tests.composed import PUBLIC, composed, family_layouts, miniature
-from tests.unit.plan.test_plan import Case, case, check_elements
+from tests.support.composed import PUBLIC, composed, family_layouts, miniature
+from tests.support.plans import Case, case, check_elements
 
 # ---- layouts
 

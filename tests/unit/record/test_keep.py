@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refit.record.point import Point
 from refit.record.record import Record, begin, ended, keep
-from tests.jobs import job
+from tests.support.jobs import job
 
 
 def test_a_record_is_written_to_every_path(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from refit.record.parts import PlanNumbers
 from refit.record.report import RankReport, Span
 from refit.rules.setup import Setup
 from refit.weights import memory
-from tests.jobs import job
+from tests.support.jobs import job
 
 
 def test_drift_is_last_tenth_over_first() -> None:

@@ -11,7 +11,7 @@ from refit.job import Job
 from refit.layout.layout import place
 from refit.rules import devices, methods
 from refit.rules.impossible import impossible
-from tests.jobs import job
+from tests.support.jobs import job
 
 
 def on(device: str, mode: str = "non-collocated", method: str = "auto", nodes: int = 1) -> Job:

@@ -13,7 +13,7 @@ from refit.job import Cluster, Job, Sweep, UserError
 from refit.record.point import Point, identity
 from sweeper.agreement import Settings, check_one_job, differing
 from sweeper.points import plan_points
-from tests.jobs import job
+from tests.support.jobs import job
 
 ASKED = Sweep(mode="cached", dry_run=True, wait=False, here=True, pack=3, max_attempts=7)
 

@@ -15,21 +15,20 @@ import pytest
 
 from refit.display import COLUMNS
 from refit.job import UserError
-from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.record.record import SCHEMA, Record, begin, ended, write
 from refit.record.row import Row
 from sweeper import collect
-from tests.jobs import job
+from tests.support.jobs import job
+from tests.support.reports import write_measured
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a point that ran, one that failed, and one without a record."""
+    """A folder with a point that is measured, one that failed, and one without a record."""
     root = tmp_path_factory.mktemp("real")
     ran = Point.of(job(), root, ("refit=ipc", "model=glob(a b)"))
-    with Agent([ran.job]) as agent:
-        assert agent.measure_point(ran).status == "ok"
+    assert write_measured(ran).status == "ok"
     failed = Point.of(job(seed=1), root)
     failed.freeze()
     around = json.loads(ran.timing.read_text())["environment"]

@@ -25,7 +25,7 @@ from sweeper.decisions import (
     outcome,
 )
 from sweeper.status import FINAL, Standing
-from tests.jobs import job
+from tests.support.jobs import job
 
 POINT = Point.of(job(), Path("/results"))
 RUNNING = Standing("running", "0", "12_3", "then")

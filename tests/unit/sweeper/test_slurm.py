@@ -14,7 +14,7 @@ from refit.job import UserError
 from refit.record.point import Point
 from refit.record.record import begin, ended, write
 from sweeper import slurm, status, submitit_side
-from tests.jobs import job
+from tests.support.jobs import job
 
 
 def asking(root: Path, slurm: Any) -> Point:

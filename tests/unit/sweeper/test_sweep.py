@@ -17,11 +17,11 @@ from sweeper.decisions import outcome
 from sweeper.points import Planned, plan_points
 from sweeper.status import Standing
 from sweeper.sweep import print_plan, print_summary, run_points
-from tests.jobs import job
+from tests.support.jobs import job
 
 
 def composed(overrides: Sequence[str], **sweep: Any) -> Job:
-    """`tests.jobs.job` with what `seed=` and `refit=` say."""
+    """`tests.support.jobs.job` with what `seed=` and `refit=` say."""
     said = dict(o.split("=", 1) for o in overrides)
     made = job(method=said.get("refit", "ipc"), seed=int(said.get("seed", 0)))
     return replace(made, sweep=replace(made.sweep, **sweep))

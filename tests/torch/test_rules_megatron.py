@@ -19,7 +19,7 @@ from refit.rules.impossible import impossible
 from refit.rules.layout import LAYOUT
 from refit.rules.model import MODEL
 from refit.rules.values import VALUES
-from tests.unit.jobs import make_job
+from tests.support.jobs import make_job
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -233,7 +233,7 @@ SIDE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(model=MOE, source=SIDE, destination=SIDE)
 def test_never_laxer_and_stricter_only_where_known(
     model: dict[str, Any], source: dict[str, Any], destination: dict[str, Any]

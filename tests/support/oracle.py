@@ -195,16 +195,16 @@ def cut(whole: Array, how: str, parts: int, part: int) -> Array:
     return np.split(whole, parts, axis=1 if how == "columns" else 0)[part]
 
 
-def held(
-    model: Model, tensors: dict[str, Spec], whole: dict[str, Array], layout: Layout, rank: int
-) -> dict[str, Array]:
-    """The shards of one rank, by name."""
+def portions(
+    model: Model, tensors: dict[str, Spec], layout: Layout, rank: int
+) -> dict[str, tuple[int, int]]:
+    """What one rank holds: by name, of how many parts which."""
     if not layout.offset <= rank < layout.offset + layout.gpus:
         return {}
     me = where(layout, rank)
     stages = stage_of_layer(layout, model.num_layers)
     first, last = me.stage == 0, me.stage == layout.pp - 1
-    mine: dict[str, Array] = {}
+    mine = {}
     for name, spec in tensors.items():
         here = {"first": first, "last": last, "ends": first or last}.get(spec.stage)
         if here is None:
@@ -214,5 +214,21 @@ def held(
             here = here and me.ep * per_rank <= spec.expert < (me.ep + 1) * per_rank
         if here:
             parts, part = (layout.etp, me.etp) if spec.expert >= 0 else (layout.tp, me.tp)
-            mine[name] = cut(whole[name], spec.cut, parts, part)
+            mine[name] = (1, 0) if spec.cut == "whole" else (parts, part)
     return mine
+
+
+def held(
+    model: Model, tensors: dict[str, Spec], whole: dict[str, Array], layout: Layout, rank: int
+) -> dict[str, Array]:
+    """The shards of one rank, by name."""
+    return {
+        name: cut(whole[name], tensors[name].cut, parts, part)
+        for name, (parts, part) in portions(model, tensors, layout, rank).items()
+    }
+
+
+def elements(model: Model, tensors: dict[str, Spec], layout: Layout, rank: int) -> int:
+    """How many one rank holds."""
+    mine = portions(model, tensors, layout, rank)
+    return sum(int(np.prod(tensors[name].shape)) // parts for name, (parts, _) in mine.items())

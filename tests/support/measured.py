@@ -1,4 +1,4 @@
-"""Transports that measure how much memory they take: `refit.method=tests.measured:gloo` and so on.
+"""Transports that measure how much memory they take: `refit.method=tests.support.measured:gloo`.
 
 Every process's proportional set size, summed over all of them, counts shared pages once: a shared
 heap is in it, mapped weights of peers are not. It is what the transport holds after two refits; the

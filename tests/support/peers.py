@@ -1,4 +1,4 @@
-"""Megatron's refit of a second model in one process group: `refit.method=tests.peers:AfterAnother`.
+"""Megatron's refit of a second model in one process group: `tests.support.peers:AfterAnother`.
 
 A training loop that refits two models of the same degrees has both in one process.
 """
@@ -15,7 +15,7 @@ from refit.rules.setup import Setup
 from refit.transport.megatron import MegatronTransport
 from refit.weights import models
 from refit.weights.weights import Weights
-from tests.jobs import TINY, job
+from tests.support.jobs import TINY, job
 
 SIDES = (Degrees(tp=2, ep=2, etp=1), Degrees(tp=2, ep=2, etp=1, gpus=2))
 MOE = replace(TINY, name="moe", moe_router_enable_expert_bias=False)
@@ -23,7 +23,7 @@ MOE = replace(TINY, name="moe", moe_router_enable_expert_bias=False)
 
 def second(method: str) -> Job:
     """The job whose weights are refitted second, by one of the classes below."""
-    return job(*SIDES, model=MOE, method=f"tests.peers:{method}", build="megatron",
+    return job(*SIDES, model=MOE, method=f"tests.support.peers:{method}", build="megatron",
                ranks_per_node=8)  # fmt: skip
 
 

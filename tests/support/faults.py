@@ -1,6 +1,6 @@
 """Transports that do one thing wrong, on top of a real one: verification must never call them ok.
 
-Named on the command line as `refit.method=tests.faults:gloo_DropsBlock` and the like.
+Named on the command line as `refit.method=tests.support.faults:gloo_DropsBlock` and the like.
 """
 
 from __future__ import annotations

@@ -28,13 +28,14 @@ from megatron.core.resharding.utils import (
     assign_resolved_name_inplace,
 )
 
-from refit.job import Cluster, Degrees, Job, Model, Parallel
-from refit.layout.layout import Layout, Placement, place
+from refit.job import Degrees, Model
+from refit.layout.layout import Layout, Placement
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
-from tests.unit import oracle
+from tests.support import oracle
+from tests.support.jobs import placed
 
 DENSE = Model(
     name="dense",
@@ -76,11 +77,6 @@ PLAIN = replace(DENSE, name="plain", gated_linear_unit=False, add_bias_linear=Tr
 
 # (tensor, destination rank, who gives, start there, start here, length along the cut axis)
 Copy = tuple[str, int, int, int, int, int]
-
-
-def placed(model: Model, source: Degrees, destination: Degrees, mode: str) -> Placement:
-    pair = Parallel(name="pair", mode=mode, source=source, destination=destination)
-    return place(Job(model=model, parallel=pair, cluster=Cluster(name="c", ranks_per_node=64)))
 
 
 def merged(copies: list[Copy]) -> set[Copy]:
@@ -316,7 +312,7 @@ IDS = [f"{m.name}-{label(s)}-{label(d)}" for m, s, d in PAIRS]
 def test_blocks_are_megatrons(
     model: Model, source: Degrees, destination: Degrees, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    placement = placed(model, source, destination, mode)
+    placement = placed(source, destination, mode, model, ranks_per_node=64)
     mine = ours(build_plan(catalogue(model, placement.source.tp), placement))
     megatrons = theirs(model, placement, monkeypatch)
     assert merged(by_shard(mine, model, placement)) == merged(by_shard(megatrons, model, placement))
@@ -328,7 +324,8 @@ def test_giving_ranks_are_megatrons_where_nobody_else_holds_the_block(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # dp = edp = cp = 1: a cut tensor's shard is on one rank
-    placement = placed(MOE, Degrees(2, 1, 2, 1, 2), Degrees(4, 1, 1, 2, 4, 8), mode)
+    placement = placed(Degrees(tp=2, pp=2, etp=2), Degrees(tp=4, ep=2, etp=4, gpus=8), mode, MOE,
+                       ranks_per_node=64)  # fmt: skip
     assert placement.source.dp == placement.source.edp == 1
     tensors = oracle.specs(MOE, placement.source.tp)
     plan = build_plan(catalogue(MOE, placement.source.tp), placement)
@@ -344,10 +341,10 @@ def test_gated_experts_with_stride_1_are_the_only_difference_when_etp_changes(
     source_etp: int, destination_etp: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placement = placed(
-        MOE,
         Degrees(tp=source_etp, etp=source_etp),
         Degrees(tp=destination_etp, etp=destination_etp),
-        "non-collocated",
+        model=MOE,
+        ranks_per_node=64,
     )
     plan = build_plan(catalogue(MOE, placement.source.tp), placement)
     mine = merged(by_shard(ours(plan), MOE, placement))
@@ -381,7 +378,7 @@ def test_tp_tiles_are_megatrons(
     model = replace(
         DENSE, hidden_size=48, ffn_hidden_size=48, num_attention_heads=24, num_query_groups=24
     )
-    placement = placed(model, Degrees(tp=source_tp), Degrees(tp=destination_tp), "non-collocated")
+    placement = placed(Degrees(tp=source_tp), Degrees(tp=destination_tp), model=model)
     source = list(range(source_tp))
     destination = list(range(source_tp, source_tp + destination_tp))
 

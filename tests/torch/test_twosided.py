@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit.job import Degrees, Refit
@@ -18,7 +18,7 @@ from refit.transport.schedule import group_numbers, messages
 from refit.transport.twosided import Parts, TwoSided
 from refit.weights.pattern import Check, Pattern
 from refit.weights.weights import Weights
-from tests.jobs import job
+from tests.support.jobs import job
 
 LIMIT_S = 5.0
 
@@ -115,7 +115,7 @@ DEGREES = st.builds(
 
 
 # not shrunk, as each deadlock costs LIMIT_S
-@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=25)
 @given(
     DEGREES,
     DEGREES,

@@ -1,0 +1,16 @@
+"""An agent of this node for the tests of a file, which share it as the points of a sweep do."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from refit.ranks.agent import Agent
+from tests.support.jobs import job
+
+
+@pytest.fixture(scope="module")
+def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
+    """Ready for the file's AGENT_OF: jobs whose ranks have what they import forked to them."""
+    jobs = getattr(request.module, "AGENT_OF", [job(), job(method="nixl")])
+    with Agent(jobs) as started:
+        yield started

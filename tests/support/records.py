@@ -1,0 +1,56 @@
+"""A point run by an agent, and its record as any reader of the file finds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from refit.job import Job
+from refit.layout.layout import place
+from refit.model.convention import has_transformer_engine
+from refit.ranks.agent import Agent
+from refit.record.point import Point
+from refit.record.record import SCHEMA
+from tests.support import oracle
+
+CHECKER = jsonschema.Draft202012Validator(
+    json.loads(SCHEMA.read_text()), format_checker=jsonschema.FormatChecker()
+)
+
+
+def ran(agent: Agent, folder: Path, what: Job) -> dict[str, Any]:
+    """Run a job; its timing.json, which obeys the schema and is what the agent returned."""
+    point = Point.of(what, folder)
+    returned = agent.measure_point(point)
+    record: dict[str, Any] = json.loads(point.timing.read_text())
+    CHECKER.validate(record)
+    assert asdict(returned) == record
+    return record
+
+
+def verified(agent: Agent, folder: Path, what: Job) -> dict[str, Any]:
+    """Run a job that must end with right weights; its record."""
+    record = ran(agent, folder, what)
+    check_verified(record)
+    return record
+
+
+def check_verified(record: dict[str, Any]) -> None:
+    """The record is ok, and every element of the destination was compared in both generations."""
+    assert (record["status"], record["reason"]) == ("ok", "")
+    checked = record["verification"]
+    assert (checked["elements"], checked["mismatches"]) == (2 * _elements(record), 0)
+
+
+def _elements(record: dict[str, Any]) -> int:
+    """Elements that the destination's ranks must hold."""
+    what = Job.from_dict(record["config"])
+    placement = place(what)
+    local_spec = what.build == "megatron" and not has_transformer_engine()
+    tensors = oracle.specs(what.model, placement.source.tp, local_spec)
+    held = placement.destination
+    return sum(oracle.elements(what.model, tensors, held, rank) for rank in held.ranks)

@@ -1,0 +1,457 @@
+"""What makes each rule fire and what the reason then says; and jobs that pass all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refit.layout.layout import place
+from refit.model import megatron_versions as versions
+from refit.rules.layout import (
+    cut_axes_divide,
+    ep_needs_experts,
+    expert_bias_needs_etp_1,
+    experts_divide,
+    heads_divide,
+    latent_ranks_divide,
+    layers_divide,
+    pair_of_another_model,
+    query_groups_divide,
+    too_many_gpus,
+    vocabulary_divides,
+    widths_divide,
+)
+from refit.rules.model import (
+    capacity_needs_aux_loss,
+    deepep_does_not_pad,
+    expert_bias_needs_sigmoid,
+    expert_fields_need_experts,
+    fused_permute_installed,
+    groups_share_heads,
+    head_size_whole,
+    latent_yarn_by_rope_type,
+    layer_pattern_valid,
+    logits_need_float64,
+    padding_needs_capacity,
+    positions_cover_sequence,
+    routing_groups_valid,
+    shared_expert_without_bias,
+    shared_overlap_needs_its_dispatchers,
+    sinkhorn_without_loss,
+    topk_one_needs_pre_softmax,
+    topk_within_experts,
+)
+from refit.rules.values import (
+    amounts_positive,
+    balancing_known,
+    coefficients_match,
+    counts_large_enough,
+    exclude_is_a_list,
+    known_words,
+    method_known,
+    rates_positive,
+    sweep_counts_large_enough,
+    windows_valid,
+)
+
+NO_SHARED = {"model__moe_shared_expert_intermediate_size": None}
+BIASED = {**NO_SHARED, "model__add_bias_linear": True}
+DENSE = {**NO_SHARED, "model__num_moe_experts": None, "parallel__source__ep": 1}
+LATENT = {"model__multi_latent_attention": True}
+
+Case = tuple[dict[str, Any], str]
+
+# rule: (changes of a possible job that make it fire, what its reason must say); without
+# Transformer Engine
+BAD: dict[Any, list[Case]] = {
+    known_words: [
+        ({"mode": "paln"}, "mode=paln is not one of measure, plan; did you mean plan?"),
+        ({"build": "megatorn"}, "build=megatorn is not one of megatron, shards; did you mean meg"),
+        ({"verify": "hash"}, "verify=hash is not one of bits, logits"),
+        (
+            {"sweep__mode": "again"},
+            "sweep.mode=again is not one of retry, cached, force, read-only",
+        ),
+        ({"refit__mode": "colocated"}, "did you mean collocated?"),
+        ({"parallel__mode": "auto"}, "parallel.mode=auto is not one of collocated, non-collocated"),
+        (
+            {"cluster__hardware__device": "tpu"},
+            "cluster.hardware.device=tpu is not one of cuda, cpu",
+        ),
+        ({"refit__fanout": "tree"}, "refit.fanout=tree is not one of direct, hierarchical"),
+        ({"model__normalization": "BatchNorm"}, "is not one of LayerNorm, RMSNorm"),
+        (
+            {"model__position_embedding_type": "alibi"},
+            "is not one of learned_absolute, rope, yarn, none",
+        ),
+        ({"model__activation_func": "swiglu"}, "is not one of gelu, silu, quick_gelu"),
+        ({"model__softmax_type": "sink"}, "is not one of vanilla, off-by-one, learnable"),
+        ({"model__rope_type": "llama"}, "is not one of yarn, rope"),
+        ({"model__moe_token_dispatcher_type": "a2a"}, "is not one of allgather, alltoall, flex"),
+        ({"model__moe_flex_dispatcher_backend": "x"}, "is not one of deepep, hybridep"),
+        ({"model__moe_token_drop_policy": "last"}, "is not one of probs, position"),
+        ({"model__moe_router_score_function": "relu"}, "is not one of softmax, sigmoid"),
+        ({"model__moe_router_dtype": "fp16"}, "is not one of null, fp32, fp64"),
+    ],
+    method_known: [
+        ({"refit__method": "glo"}, "package.module:Class; did you mean gloo?"),
+    ],
+    sweep_counts_large_enough: [
+        ({"sweep__repeat": 0}, "sweep.repeat=0: must be 1 or more"),
+    ],
+    exclude_is_a_list: [
+        ({"sweep__exclude": "*gloo*"}, "sweep.exclude=*gloo* is not a list of patterns"),
+    ],
+    counts_large_enough: [
+        ({"bench__iterations": 0}, "bench.iterations=0: must be 1 or more"),
+        ({"bench__warmup": -1}, "bench.warmup=-1: must be 0 or more"),
+        ({"refit__in_flight": 0}, "refit.in_flight=0: must be 1 or more"),
+        ({"cluster__nodes": 0}, "cluster.nodes=0: must be 1 or more"),
+        ({"cluster__ranks_per_node": 0}, "cluster.ranks_per_node=0: must be 1 or more"),
+        ({"model__num_layers": 0}, "model.num_layers=0: must be 1 or more"),
+        ({"model__num_attention_heads": 0}, "model.num_attention_heads=0: must be 1 or more"),
+        ({"model__num_moe_experts": 0}, "model.num_moe_experts=0: must be 1 or more"),
+        ({"model__vocab_size": -5}, "model.vocab_size=-5: must be 1 or more"),
+    ],
+    amounts_positive: [
+        ({"bench__deadline_s": 0.0}, "bench.deadline_s=0.0: must be more than 0"),
+        ({"bench__deadline_s": float("nan")}, "bench.deadline_s=nan: must be more than 0"),
+        ({"refit__bucket_mb": -1.0}, "refit.bucket_mb=-1.0: must be more than 0"),
+        (
+            {"model__rotary_scaling_factor": 0.0},
+            "model.rotary_scaling_factor=0.0: must be more than 0",
+        ),
+        ({"model__activation_func_clamp_value": -7.0}, "=-7.0: must be more than 0"),
+    ],
+    rates_positive: [
+        (
+            {"cluster__hardware__nic_gbps": 0.0},
+            "cluster.hardware.nic_gbps=0.0: must be more than 0",
+        ),
+        (
+            {"cluster__hardware__nic_efficiency": 1.2},
+            "nic_efficiency=1.2: must be more than 0, and 1",
+        ),
+        ({"cluster__hardware__latency_us": -1.0}, "cluster.hardware.latency_us=-1.0: must be 0 or"),
+        ({"cluster__hardware__fitted": 3}, "cluster.hardware.fitted=3 is not a mapping of methods"),
+        (
+            {"cluster__hardware__fitted": {"ipc": {"speed": 1}}},
+            "allowed: wire, latency_us, staging",
+        ),
+        ({"cluster__hardware__fitted": {"ipc": {"wire": 0.5}}}, "ipc.wire=0.5: must be 1 or more"),
+    ],
+    windows_valid: [
+        ({"model__window_size": 128}, "model.window_size=128 is not a list of two whole numbers"),
+        ({"model__window_size": [-2, 0]}, "model.window_size=[-2, 0] is not a list of two"),
+        ({"model__window_attn_skip_freq": 2}, "skips windows, and model.window_size is null"),
+        (
+            {"model__window_size": [128, 0], "model__window_attn_skip_freq": [1, 0]},
+            "window_attn_skip_freq lists 2 layers, the model has 4",
+        ),
+        (
+            {"model__window_size": [128, 0], "model__window_attn_skip_freq": 0},
+            "window_attn_skip_freq=0 is not a positive whole number or a list",
+        ),
+    ],
+    balancing_known: [
+        (
+            {"model__moe_router_load_balancing_type": "aux_los"},
+            "moe_router_load_balancing_type=aux_los is not one of aux_loss, seq_aux_loss,"
+            " global_aux_loss, sinkhorn, none; did you mean aux_loss?",
+        ),
+        (
+            {
+                "model__moe_router_load_balancing_type": ["aux_loss", "sinkhorn"],
+                "model__moe_aux_loss_coeff": [0.1, 0.1],
+            },
+            "sinkhorn is no loss",
+        ),
+    ],
+    coefficients_match: [
+        (
+            {"model__moe_router_load_balancing_type": ["aux_loss", "seq_aux_loss"]},
+            "model.moe_aux_loss_coeff=0.0 must be a list of 2 numbers",
+        ),
+        ({"model__moe_aux_loss_coeff": [0.1, 0.2]}, "must be a list of 2 names; it is aux_loss"),
+        ({"model__moe_aux_loss_coeff": "1e-2x"}, "is not a number or a list of numbers"),
+    ],
+    logits_need_float64: [
+        (
+            {"build": "shards", "verify": "logits"},
+            "verify=logits needs a forward pass, build=shards",
+        ),
+    ],
+    head_size_whole: [
+        ({"model__num_attention_heads": 6}, "hidden_size=1024 does not divide by"),
+    ],
+    groups_share_heads: [
+        ({"model__num_query_groups": 3}, "does not divide by model.num_query_groups=3"),
+    ],
+    positions_cover_sequence: [
+        ({"model__seq_length": 8192}, "seq_length=8192 is longer than"),
+    ],
+    latent_yarn_by_rope_type: [
+        (
+            {"model__multi_latent_attention": True, "model__position_embedding_type": "yarn"},
+            "say rope, and model.rope_type=yarn",
+        ),
+    ],
+    expert_fields_need_experts: [
+        (
+            {"model__num_moe_experts": None, "parallel__source__ep": 1},
+            "moe_shared_expert_intermediate_size=512 needs experts",
+        ),
+        ({**DENSE, "model__moe_ffn_hidden_size": 64}, "model.moe_ffn_hidden_size=64 needs experts"),
+        (
+            {**DENSE, "model__moe_router_group_topk": 2},
+            "model.moe_router_group_topk=2 needs experts",
+        ),
+        (
+            {**DENSE, "model__moe_router_enable_expert_bias": True},
+            "or model.moe_router_enable_expert_bias=false",
+        ),
+    ],
+    layer_pattern_valid: [
+        ({"model__moe_layer_freq": [1, 0]}, "moe_layer_freq lists 2 layers, the model has 4"),
+        (
+            {"model__moe_layer_freq": "([0]*1+[1]*60)"},
+            "lists 61 layers, the model has 4; its first 4 are model.moe_layer_freq=[0,1,1,1]",
+        ),
+        (
+            {"model__moe_layer_freq": "([0]*1+[1]*60)", "model__num_layers": 20},
+            "its first 20 are model.moe_layer_freq='[0]*1+[1]*19'",
+        ),
+        ({"model__moe_layer_freq": 0}, "moe_layer_freq=0"),
+    ],
+    topk_within_experts: [
+        (
+            {"model__moe_router_topk": 17},
+            "moe_router_topk=17 is more than model.num_moe_experts=16",
+        ),
+    ],
+    topk_one_needs_pre_softmax: [
+        (
+            {"model__moe_router_topk": 1},
+            "moe_router_topk=1 needs model.moe_router_pre_softmax=true",
+        ),
+    ],
+    expert_bias_needs_sigmoid: [
+        (
+            {"model__moe_router_enable_expert_bias": True},
+            "moe_router_score_function=sigmoid, which is",
+        ),
+    ],
+    shared_expert_without_bias: [
+        ({"model__add_bias_linear": True}, "a shared expert"),
+    ],
+    shared_overlap_needs_its_dispatchers: [
+        ({"model__moe_shared_expert_overlap": True}, f"{versions.VERSION}; it is allgather"),
+    ],
+    capacity_needs_aux_loss: [
+        (
+            {
+                "model__moe_expert_capacity_factor": 1.0,
+                "model__moe_router_load_balancing_type": "sinkhorn",
+            },
+            "moe_expert_capacity_factor=1.0 does not work with sinkhorn",
+        ),
+    ],
+    padding_needs_capacity: [
+        ({"model__moe_pad_expert_input_to_capacity": True}, "which is null"),
+        (
+            {
+                "model__moe_pad_expert_input_to_capacity": True,
+                "model__moe_expert_capacity_factor": -1.0,
+            },
+            "which is -1.0",
+        ),
+    ],
+    deepep_does_not_pad: [
+        (
+            {
+                "model__moe_pad_expert_input_to_capacity": True,
+                "model__moe_expert_capacity_factor": 1.0,
+                "model__moe_token_dispatcher_type": "flex",
+            },
+            "flex dispatcher on deepep",
+        ),
+    ],
+    routing_groups_valid: [
+        ({"model__moe_router_group_topk": 2}, "moe_router_group_topk=2 needs"),
+        (
+            {"model__moe_router_group_topk": 2, "model__moe_router_num_groups": 3},
+            "num_moe_experts=16 does not divide into model.moe_router_num_groups=3",
+        ),
+        (
+            {"model__moe_router_group_topk": 5, "model__moe_router_num_groups": 4},
+            "moe_router_group_topk=5 is more than model.moe_router_num_groups=4",
+        ),
+    ],
+    sinkhorn_without_loss: [
+        (
+            {
+                "verify": "logits",
+                "model__moe_router_load_balancing_type": "sinkhorn",
+                "model__moe_aux_loss_coeff": 0.01,
+            },
+            "set model.moe_aux_loss_coeff=0, which is 0.01",
+        ),
+    ],
+    fused_permute_installed: [
+        (
+            {"model__moe_permute_fusion": True},
+            "moe_permute_fusion=true needs Transformer Engine 2.1",
+        ),
+    ],
+    place: [
+        ({"parallel__source__tp": 0}, "parallel.source: tp=0: a parallel degree must be 1 or more"),
+        ({"parallel__source__gpus": 5}, "the smallest that works is 2"),
+        (
+            {"parallel__source__num_layers_in_first_pipeline_stage": 1},
+            "num_layers_in_first_pipeline_stage=1 needs pp of 2 or more",
+        ),
+    ],
+    pair_of_another_model: [
+        ({"parallel__model": "kimi_k2"}, "the pair 'pair' is kimi_k2's, and the model is moe; use"),
+    ],
+    too_many_gpus: [
+        (
+            {"parallel__source__tp": 8, "parallel__source__ep": 1, "parallel__destination__tp": 4},
+            "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8; use collocated mode",
+        ),
+        ({"parallel__source__tp": 8}, "needs 18 GPUs (source 16 + destination 2)"),
+    ],
+    ep_needs_experts: [
+        ({**DENSE, "parallel__source__ep": 2}, "parallel.source.ep=2 needs experts"),
+        ({**DENSE, "parallel__destination__etp": 2}, "parallel.destination.etp=2 needs experts"),
+    ],
+    expert_bias_needs_etp_1: [
+        (
+            {**BIASED, "parallel__source__etp": None, "parallel__destination__etp": None},
+            "ETP==1: parallel.source.etp=2, by default tp=2, with",
+        ),
+        ({**BIASED, "parallel__destination__etp": 2}, "ETP==1: parallel.destination.etp=2, with"),
+    ],
+    experts_divide: [
+        ({"parallel__source__ep": 3}, "16 does not divide by parallel.source.ep=3; the next"),
+    ],
+    heads_divide: [
+        ({"parallel__source__tp": 3, "parallel__source__ep": 1}, "heads=8 does not divide by"),
+    ],
+    query_groups_divide: [
+        (
+            {
+                "model__num_attention_heads": 24,
+                "model__kv_channels": 8,
+                "model__num_query_groups": 3,
+            },
+            "num_query_groups=3 is neither a multiple nor a divisor of parallel.source.tp=2",
+        ),
+        (
+            {
+                "model__num_attention_heads": 6,
+                "model__kv_channels": 1,
+                "model__num_query_groups": 1,
+                "parallel__source__tp": 6,
+                "parallel__source__ep": 1,
+            },
+            "linear_qkv's rows, (6 heads + 2 * 1 groups) * 1=8 does not divide by"
+            " parallel.source.tp=6; the next below that does: 4",
+        ),
+    ],
+    widths_divide: [
+        ({"model__ffn_hidden_size": 2689, "parallel__source__etp": 2}, "moe_ffn_hidden_size=2689"),
+        (
+            {"model__ffn_hidden_size": 2689, "model__moe_layer_freq": 2},
+            "model.ffn_hidden_size=2689 does not divide by parallel.source.tp=2",
+        ),
+        (
+            {"model__moe_shared_expert_intermediate_size": 511},
+            "moe_shared_expert_intermediate_size=511 does not divide by parallel.source.tp=2",
+        ),
+    ],
+    latent_ranks_divide: [
+        (
+            {**LATENT, "model__q_lora_rank": 1535},
+            "model.q_lora_rank=1535 does not divide by parallel.source.tp=2",
+        ),
+        (
+            {**LATENT, "model__kv_lora_rank": 511},
+            "kv_lora_rank 511 + qk_pos_emb_head_dim 64=575 does not divide by parallel.source.tp=2",
+        ),
+    ],
+    vocabulary_divides: [
+        (
+            {
+                "model__make_vocab_size_divisible_by": 1,
+                "model__vocab_size": 50258,
+                "parallel__destination__tp": 4,
+            },
+            "50258 padded to 50258 (a multiple of 1 * source tp 2), does not divide by"
+            " parallel.destination.tp=4",
+        ),
+    ],
+    layers_divide: [
+        (
+            {"parallel__source__pp": 3, "parallel__source__ep": 1},
+            "parallel.source: 4 layers do not",
+        ),
+        (
+            {"parallel__destination__pp": 8, "parallel__destination__tp": 1},
+            "parallel.destination: 4 layers do not divide among 8 pipeline stages",
+        ),
+        (
+            {
+                "parallel__source__pp": 2,
+                "parallel__source__ep": 1,
+                "parallel__source__num_layers_in_last_pipeline_stage": 4,
+            },
+            "0 layers after 4 in the fixed first/last stages",
+        ),
+    ],
+    cut_axes_divide: [
+        (
+            {"model__moe_shared_expert_intermediate_size": 511},
+            "parallel.source (TP=2, PP=1, EP=2): decoder.layers.{layer}.mlp.shared",
+        ),
+    ],
+}
+"""`place` is no rule, and refuses as one does."""
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"verify": "logits"},
+    {"build": "shards"},
+    {"model__moe_grouped_gemm": True},
+    {"model__moe_token_dropping": True},  # Megatron 0.16.1 accepts and ignores it
+    {"model__moe_router_topk": 1, "model__moe_router_pre_softmax": True},
+    {"model__moe_router_topk": 1, "model__moe_router_score_function": "sigmoid"},
+    {"model__moe_router_load_balancing_type": "sinkhorn"},
+    {"model__moe_router_load_balancing_type": "none"},
+    {
+        "model__moe_router_load_balancing_type": ["seq_aux_loss", "global_aux_loss"],
+        "model__moe_aux_loss_coeff": [1e-2, 1],
+    },
+    {"model__moe_z_loss_coeff": 1e-3, "model__moe_input_jitter_eps": 1e-2},
+    {
+        "model__moe_expert_capacity_factor": 1.0,
+        "model__moe_pad_expert_input_to_capacity": True,
+        "model__moe_token_drop_policy": "position",
+        "model__moe_token_dispatcher_type": "alltoall",
+        "model__moe_shared_expert_overlap": True,
+    },
+    {"model__moe_router_group_topk": 2, "model__moe_router_num_groups": 4},
+    {"model__moe_layer_freq": "([0]*1+[1]*3)"},
+    {"model__softmax_type": "learnable", "model__position_embedding_type": "yarn"},
+    {"model__window_size": [128, -1], "model__window_attn_skip_freq": 2},
+    {"model__window_size": [128, 0], "model__window_attn_skip_freq": [1, 0, 1, 0]},
+    {"model__num_query_groups": 2},
+    {"model__num_query_groups": 1, "parallel__source__tp": 4, "parallel__source__ep": 1},
+    {"parallel__source__pp": 2, "parallel__source__ep": 1},
+    {
+        "parallel__source__pp": 2,
+        "parallel__source__ep": 1,
+        "parallel__source__num_layers_in_last_pipeline_stage": 1,
+    },
+    {"parallel__source__etp": 2, "parallel__destination__etp": 2},
+    {"parallel__source__gpus": 6, "parallel__source__ep": 1},
+]
