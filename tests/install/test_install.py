@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import refit
 
 ROOT = Path(__file__).parents[2]
 TREE = ("refit", "sweeper", "hydra_plugins", "conf", "pyproject.toml", "README.md", "LICENSE")
@@ -115,6 +118,36 @@ def test_the_code_is_the_one_installed(install: Install, tmp_path: Path) -> None
     code += "print(refit.__file__, sweeper.__file__, p.__file__, schema.CONF, sep='\\n')"
     for line in install.run(tmp_path, "python", "-c", code).splitlines():
         assert Path(line).is_relative_to(install.code)
+
+
+def test_one_version(install: Install, tmp_path: Path) -> None:
+    """What an install's metadata says is what the code says, in a checkout without any too."""
+    code = "import refit; print(refit.__version__)"
+    if install.home is None:
+        code += "; import importlib.metadata as m; print(m.version('refit-sweep'))"
+    assert {*install.run(tmp_path, "python", "-c", code).split()} == {refit.__version__}
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_types_of_an_install_are_believed(install: Install, tmp_path: Path) -> None:
+    if install.python.parents[1] != install.code:
+        pytest.skip("mypy follows a wheel's py.typed; a checkout needs none")
+    (tmp_path / "mine.py").write_text(
+        "from refit.job import Degrees\n"
+        "from sweeper.decisions import keeps\n"
+        "Degrees(tp='two')\n"
+        "keeps(mode=1, record=None)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--cache-dir=cache", "mine.py"]
+    done = subprocess.run(
+        [*mypy, f"--python-executable={install.python}"],
+        cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True,
+    )  # fmt: skip
+    errors = [line.partition(" error: ")[2] for line in done.stdout.splitlines()]
+    assert errors[:-1] == [
+        'Argument "tp" to "Degrees" has incompatible type "str"; expected "int"  [arg-type]',
+        'Argument "mode" to "keeps" has incompatible type "int"; expected "str"  [arg-type]',
+    ], done.stdout + done.stderr
 
 
 def test_a_point_runs_and_its_results_are_where_the_user_stands(
@@ -228,5 +261,7 @@ def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
     folders: Sequence[str] = ("refit", "sweeper", "hydra_plugins")
     code = {str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).rglob("*.py")}
     data = {str(p.relative_to(ROOT)) for p in (ROOT / "refit").rglob("*.[yj][as][mo][ln]")}
+    data |= {"refit/py.typed", "sweeper/py.typed"}
     conf = {f"refit/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
-    assert held == code | data | conf
+    typed = {f"{package}/py.typed" for package in ("refit", "sweeper")}
+    assert held == code | data | conf | typed
