@@ -210,6 +210,7 @@ def _memory(forecast: Forecast) -> str:
     largest = ", ".join(
         f"{name} {max(forecast.per_rank[f'{name}_bytes']) / 1e9:.2f}"
         for name in ("source", "destination", "staging")
+        if f"{name}_bytes" in forecast.per_rank
     )
     fullest = f"{forecast.memory.max_bytes / 1e9:.2f} GB on the fullest rank"
     return f"Memory: {fullest}{of_device} (largest: {largest})"
@@ -228,6 +229,8 @@ def _times(forecast: Forecast) -> Iterator[str]:
         if terms:
             parts = (f"{k.removesuffix('_s')} {v:.4f}" for k, v in terms.items() if k != "seconds")
             yield f"{name}: {terms['seconds']:.4f} s ({word} {', '.join(parts)})"
+    if forecast.floor and not forecast.estimate:
+        yield "Estimate: none, as the method carries out a plan of its own in its own way"
 
 
 def _against(name: str, nbytes: int | None, bound: int) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 from refit.forecast import cost
 from refit.job import Job, UserError
 from refit.layout.layout import IntArray, Layout, Placement
+from refit.model import megatron_versions
 from refit.model.weight_bytes import per_rank_bytes
+from refit.plan.copies import Rows
 from refit.plan.plan import Plan
 from refit.record import environment, record
 from refit.record.parts import DeviceMemory, Forecast
@@ -26,17 +28,22 @@ class Prediction:
     """What is known of a refit before it runs.
 
     Attributes:
-        source_bytes, destination_bytes, staging_bytes: [world], what each rank holds.
-        floor, estimate: None where the cluster does not state the rates.
+        plan: ours, whose bounds are of any plan.
+        rows: what is carried out: the plan's, or those of a method that plans for itself.
+        source_bytes, destination_bytes, staging_bytes: [world], what each rank holds; staging is
+            None where it is not known.
+        floor, estimate: None where the cluster does not state the rates; of a method that plans for
+            itself there is no estimate.
         missing: the rates it does not state.
     """
 
     setup: Setup
     plan: Plan
+    rows: Rows
     traffic: cost.Traffic
     source_bytes: IntArray
     destination_bytes: IntArray
-    staging_bytes: IntArray
+    staging_bytes: IntArray | None
     floor: cost.Floor | None
     estimate: cost.Estimate | None
     missing: str | None
@@ -53,8 +60,9 @@ class Prediction:
 
     @property
     def held_bytes(self) -> IntArray:
-        """[world]: weights of both sides and staging."""
-        return self.source_bytes + self.destination_bytes + self.staging_bytes
+        """[world]: weights of both sides, and staging where it is known."""
+        held = self.source_bytes + self.destination_bytes
+        return held if self.staging_bytes is None else held + self.staging_bytes
 
     @property
     def shortage(self) -> str | None:
@@ -62,10 +70,10 @@ class Prediction:
         limit, rank = self.job.cluster.hardware.memory_gb, int(self.held_bytes.argmax())
         if limit is None or self.held_bytes[rank] <= limit * 1e9:
             return None
-        parts = [
-            f"{name} {getattr(self, f'{name}_bytes')[rank] / 1e9:.2f}"
-            for name in ("source", "destination", "staging")
-        ]
+        of_ranks = {"source": self.source_bytes, "destination": self.destination_bytes}
+        if self.staging_bytes is not None:
+            of_ranks["staging"] = self.staging_bytes
+        parts = [f"{name} {held[rank] / 1e9:.2f}" for name, held in of_ranks.items()]
         return (
             f"rank {rank} needs {self.held_bytes[rank] / 1e9:.2f} GB of device memory"
             f" ({' + '.join(parts)}), cluster '{self.job.cluster.name}' has {limit:g} GB; use more"
@@ -82,8 +90,9 @@ class Prediction:
             "cross_node_recv_bytes": traffic.far_in_bytes,
             "source_bytes": self.source_bytes,
             "destination_bytes": self.destination_bytes,
-            "staging_bytes": self.staging_bytes,
         }
+        if self.staging_bytes is not None:
+            per_rank["staging_bytes"] = self.staging_bytes
         limit = hardware.memory_gb
         return Forecast(
             per_rank={name: values.tolist() for name, values in per_rank.items()},
@@ -103,10 +112,14 @@ def unpredictable(setup: Setup) -> str | None:
     method = methods.METHODS.get(setup.method)
     if method is None or not method.plans_itself:
         return None
+    if reason := method.refuses(setup.job):
+        return reason
+    if method.planner:
+        return megatron_versions.unusable()
     return (
-        f"refit={setup.method} carries out a plan of its own, which is made from real models on"
-        " real ranks; mode=plan cannot say what it would move; use mode=measure, whose record has"
-        " it, or another method"
+        f"refit={setup.method} carries out a plan of its own, which megatron-core"
+        f" {megatron_versions.VERSION} makes from real models on real ranks; mode=plan says what it"
+        " moves with megatron-core 0.19, mode=measure with any"
     )
 
 
@@ -117,27 +130,31 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
         plan: another than the setup's own.
 
     Raises:
-        UserError: the method plans for itself.
+        UserError: the method plans for itself, and cannot do so without ranks or refuses the pair.
     """
     if reason := unpredictable(setup):
         raise UserError(reason)
     job, method, plan = setup.job, setup.method, plan or setup.plan()
-    traffic, hardware = cost.Traffic.of(plan), job.cluster.hardware
-    hops = [cost.Traffic.of(copies) for copies in plan.hops]
-    missing = cost.lacking(hardware, plan)
-    floor = estimate = None
+    hardware, missing = job.cluster.hardware, cost.lacking(job.cluster.hardware, plan)
+    plans_itself = methods.plans_itself(method)
+    rows = methods.planned(setup) if plans_itself else plan
+    hops = [] if plans_itself else [cost.Traffic.of(copies) for copies in plan.hops]
+    floor = estimate = staging_bytes = None
     if missing is None:
-        floor = cost.floor(plan, traffic, hardware)
+        floor = cost.floor(plan, cost.Traffic.of(plan), hardware)
+    if missing is None and hops:
         features = cost.total([cost.features(t, hardware, method, job.refit) for t in hops])
         estimate = cost.estimate(features, cost.fit_of(hardware, method))
-    staging = np.zeros(plan.placement.world, dtype=np.int64)
+    if hops:
+        staging_bytes = np.sum([t.staging_bytes(method, job.refit) for t in hops], axis=0)
     return Prediction(
         setup=setup,
         plan=plan,
-        traffic=traffic,
+        rows=rows,
+        traffic=cost.Traffic.of(rows),
         source_bytes=_weight_bytes(plan, plan.placement.source),
         destination_bytes=_weight_bytes(plan, plan.placement.destination),
-        staging_bytes=sum((t.staging_bytes(method, job.refit) for t in hops), staging),
+        staging_bytes=staging_bytes,
         floor=floor,
         estimate=estimate,
         missing=missing,
@@ -164,10 +181,10 @@ def predict_point(point: Point) -> Record:
     point.freeze()
     begun = record.begin(point, dict(_here()))
     setup = Setup.of(point.job)
-    if reason := unpredictable(setup):
-        final = record.ended(replace(begun, method=setup.method), "unsupported", reason)
-    else:
+    try:
         final = _record(begun, predict(setup))
+    except UserError as error:
+        final = record.ended(replace(begun, method=setup.method), "unsupported", str(error))
     return record.keep(final, point.timing)
 
 
@@ -180,6 +197,9 @@ def _here() -> dict[str, Any]:
 def _record(begun: Record, prediction: Prediction) -> Record:
     setup, plan = prediction.setup, prediction.plan
     placed = record.placed(begun, setup.placement, plan, setup.method, setup.why, setup.build)
+    if prediction.rows is not plan:
+        numbers = record.numbers(prediction.rows, [prediction.rows], plan.bounds)
+        placed = replace(placed, plan=numbers)
     placed = replace(placed, prediction=prediction.forecast())
     if reason := methods.not_there(setup.method):
         return record.ended(placed, "unsupported", reason)

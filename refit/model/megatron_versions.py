@@ -93,6 +93,9 @@ HAS_TRAINING = RELEASE >= (0, 17)
 PLANS_EVERYWHERE = RELEASE >= (0, 19)
 """Every rank plans for itself from one gather; before, rank 0 plans for all and tells them."""
 
+PLANS_WITHOUT_RANKS = RELEASE >= (0, 19)
+"""`planner.build_plan_from_rosters` makes any rank's plan of what all ranks say of their models."""
+
 PLANNER = "build_local_reshard_plan" if PLANS_EVERYWHERE else "build_centralized_reshard_plan"
 """What in `resharding.planner` makes a rank's plan."""
 

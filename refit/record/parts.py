@@ -206,8 +206,10 @@ class Forecast:
     """What mode=plan says; see docs/numbers.md.
 
     Attributes:
-        per_rank: bytes of each rank of the world, by name.
-        floor, estimate: `seconds` and their terms; null where the cluster does not state the rates.
+        per_rank: bytes of each rank of the world, by name; without `staging_bytes` for a method
+            that plans for itself.
+        floor, estimate: `seconds` and their terms; null where the cluster does not state the rates,
+            and no estimate of a method that plans for itself.
         missing: the rates that it does not state; null where there are none.
     """
 

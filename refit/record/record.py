@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, Literal
 
 from refit.layout.layout import Layout, Placement
 from refit.model.convention import Build
-from refit.plan.plan import Plan
+from refit.plan.copies import Rows
+from refit.plan.plan import Bounds, Plan
 from refit.record.parts import (
     Forecast,
     Memory,
@@ -196,7 +198,6 @@ def placed(
     record: Record, placement: Placement, plan: Plan, method: str, why: str, build: Build
 ) -> Record:
     """With what is known once the job is placed and planned."""
-    first, *later = plan.hops
     return replace(
         record,
         method=method,
@@ -209,18 +210,24 @@ def placed(
             destination=_side(placement.destination),
             idle=list(placement.idle),
         ),
-        plan=PlanNumbers(
-            copies=len(plan),
-            bytes=plan.total_bytes,
-            local_bytes=plan.local_bytes,
-            cross_node_bytes=plan.cross_node_bytes,
-            max_send_bytes=int(first.send_bytes.max(initial=0)),
-            max_forward_bytes=max((int(hop.send_bytes.max()) for hop in later), default=0),
-            max_recv_bytes=int(plan.recv_bytes.max(initial=0)),
-            max_peer_bytes=plan.busiest_bytes(plan.remote & ~plan.crosses_nodes),
-            max_cross_node_bytes=plan.busiest_bytes(plan.crosses_nodes),
-            lower_bounds=plan.bounds,
-        ),
+        plan=numbers(plan, plan.hops, plan.bounds),
+    )
+
+
+def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
+    """What a record says of the rows that are carried out, one hop after another."""
+    first, *later = hops
+    return PlanNumbers(
+        copies=len(rows),
+        bytes=rows.total_bytes,
+        local_bytes=rows.local_bytes,
+        cross_node_bytes=rows.cross_node_bytes,
+        max_send_bytes=int(first.send_bytes.max(initial=0)),
+        max_forward_bytes=max((int(hop.send_bytes.max()) for hop in later), default=0),
+        max_recv_bytes=int(rows.recv_bytes.max(initial=0)),
+        max_peer_bytes=rows.busiest_bytes(rows.remote & ~rows.crosses_nodes),
+        max_cross_node_bytes=rows.busiest_bytes(rows.crosses_nodes),
+        lower_bounds=bounds,
     )
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from refit.job import Job
 from refit.layout.layout import Placement
+from refit.model import megatron_versions
+from refit.plan.copies import Rows
 from refit.rules import devices
+
+if TYPE_CHECKING:
+    from refit.rules.setup import Setup
 
 
 def _ipc(job: Job, placement: Placement) -> str | None:
@@ -52,7 +59,8 @@ def _nccl(job: Job, placement: Placement) -> str | None:
     return None
 
 
-def _megatron(job: Job, placement: Placement) -> str | None:
+def _not_megatrons(job: Job) -> str | None:
+    """Why megatron-core's own refit cannot do this on any machine, or None."""
     if job.build != "megatron":
         return (
             f"refit=megatron is megatron-core's own refit, which takes GPTModels; build={job.build}"
@@ -60,6 +68,17 @@ def _megatron(job: Job, placement: Placement) -> str | None:
         )
     if job.refit.fanout != "direct":
         return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
+    if job.mode == "plan" and job.refit.peer_names != "production":
+        return (
+            "mode=plan gives megatron-core's planner experts under production's names;"
+            " use refit.peer_names=production, or mode=measure"
+        )
+    return None
+
+
+def _megatron(job: Job, placement: Placement) -> str | None:
+    if reason := _not_megatrons(job):
+        return reason
     backend = job.refit.backend
     if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
         # its nccl service would run here all the same, over gloo
@@ -90,6 +109,9 @@ class Method:
         one_sided: it copies each block on its own, straight to its place, and packs nothing.
         plans_itself: it carries out a plan of its own, and not ours.
         preload: what its ranks import that takes long and can be forked.
+        refuses: why it cannot do a job on any machine, or None; asked where nothing is run.
+        planner: of one that plans for itself, the module in refit/transport/ whose `planned(setup)`
+            says without ranks which rows it would carry out; empty where that cannot be said.
     """
 
     transport: str
@@ -97,6 +119,8 @@ class Method:
     one_sided: bool = False
     plans_itself: bool = False
     preload: tuple[str, ...] = ()
+    refuses: Callable[[Job], str | None] = lambda job: None
+    planner: str = ""
 
 
 METHODS = {
@@ -106,7 +130,13 @@ METHODS = {
     "nixl": Method("NixlTransport", _nixl, one_sided=True, preload=("nixl",)),
     "nccl": Method("NcclTransport", _nccl),
     "nvshmem": Method("NvshmemTransport", _nvshmem),
-    "megatron": Method("MegatronTransport", _megatron, plans_itself=True),
+    "megatron": Method(
+        "MegatronTransport",
+        _megatron,
+        plans_itself=True,
+        refuses=_not_megatrons,
+        planner="megatron_planner" if megatron_versions.PLANS_WITHOUT_RANKS else "",
+    ),
 }
 
 ON_GPUS = {
@@ -164,6 +194,17 @@ def not_there(method: str) -> str | None:
 def plans_itself(method: str) -> bool:
     """Whether a method is known to carry out a plan of its own."""
     return method in METHODS and METHODS[method].plans_itself
+
+
+def planned(setup: Setup) -> Rows:
+    """What a method that plans for itself would carry out, by its `planner`.
+
+    Raises:
+        UserError: it refuses the pair.
+    """
+    module = importlib.import_module(f"refit.transport.{METHODS[setup.method].planner}")
+    rows: Rows = module.planned(setup)
+    return rows
 
 
 def preload(method: str) -> tuple[str, ...]:

@@ -69,13 +69,13 @@ class MegatronTransport(Transport):
         self._watch(service)
         self._service = service
         start = time.perf_counter()
-        with _own_words("cannot plan this refit"), without_cuda():
+        with own_words("cannot plan this refit"), without_cuda():
             self._refit = _planned(models[0], models[1], service)
         self.plan_s = time.perf_counter() - start
 
     def execute(self) -> dict[str, float]:
         start = time.perf_counter()
-        with _own_words("cannot do this refit"), without_cuda(), self._counted():
+        with own_words("cannot do this refit"), without_cuda(), self._counted():
             self._refit()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -199,7 +199,7 @@ def _absent() -> torch.nn.Module:
 
 
 @contextmanager
-def _own_words(what: str) -> Iterator[None]:
+def own_words(what: str) -> Iterator[None]:
     """An error that megatron-core itself raises is what it has to say of this refit.
 
     Errors from below it, a lost peer or memory that ran out, are none of its making.

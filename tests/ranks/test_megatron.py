@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ import torch.distributed as dist
 from megatron.core.extensions import transformer_engine
 from megatron.core.tensor_parallel import layers
 
+from refit.forecast import predict
 from refit.job import Degrees, Job, Model, Refit
 from refit.layout.layout import place
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.model.convention import build_of, logical_name
 from refit.ranks.agent import Agent
+from refit.record.point import Point
+from refit.record.record import numbers
+from refit.rules import methods
 from refit.rules.setup import Setup
 from refit.rules.values import known_words
 from refit.transport import Unsupported
@@ -100,6 +104,55 @@ def test_experts_under_productions_names(
         assert "mlp.experts.linear_fc1.bias" in record["reason"]
     (said,) = (line for line in record["model_build"]["differs"] if "TEGroupedMLP" in line)
     assert "under production's names and attributes (linear_fc1.weight<N>" in said
+
+
+TIED = replace(DENSE, name="tied", share_embeddings_and_output_weights=True)
+COUNTED = {
+    "tp down, idle rank": job(model=DENSE, **PEER),
+    "collocated, replicas": job(
+        Degrees(tp=4), Degrees(tp=2, gpus=4), "collocated", model=DENSE, **PEER
+    ),
+    "replicas on two nodes": job(
+        Degrees(tp=2, gpus=4), Degrees(tp=1, gpus=4), model=DENSE, ranks_per_node=4, **PEER
+    ),
+    "stages": job(Degrees(pp=2), Degrees(tp=2), model=DENSE, **PEER),
+    "tied, stages": job(Degrees(pp=2, tp=2), Degrees(pp=2), model=TIED, ranks_per_node=8, **PEER),
+    "experts": job(*EXPERTS["ep to tp"], model=MOE, ranks_per_node=8, **PEER),
+    "experts with biases": job(*EXPERTS["ep to ep"], model=BIASED, ranks_per_node=8, **PEER),
+    "expert bias, a buffer": job(Degrees(ep=2), Degrees(ep=1), model=TINY, **PEER),
+    "experts whose etp changes": job(
+        Degrees(tp=2, ep=2, etp=2, gpus=4), Degrees(tp=2, ep=2, etp=1), model=MOE,
+        ranks_per_node=8, **PEER,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(
+    not versions.PLANS_WITHOUT_RANKS, reason="megatron-core plans without ranks from 0.19 on"
+)
+@pytest.mark.parametrize("pair", COUNTED)
+def test_its_plan_without_ranks_is_what_it_then_moves(
+    agent: Agent, tmp_path: Path, pair: str
+) -> None:
+    what = COUNTED[pair]
+    record = ran(agent, tmp_path, what)
+    setup = Setup.of(what)
+    rows = methods.planned(setup)
+    foretold = asdict(numbers(rows, [rows], setup.plan().bounds))
+    assert record["plan"] == foretold
+    # the same through mode=plan, whose tensors are production's: as many blocks, smaller norms
+    planned = predict.predict_point(Point.of(replace(what, mode="plan"), tmp_path))
+    assert planned.status == "ok" and planned.plan is not None
+    assert planned.plan.copies == foretold["copies"]
+    assert planned.prediction is not None and planned.prediction.estimate is None
+
+
+@pytest.mark.skipif(versions.PLANS_WITHOUT_RANKS, reason="megatron-core plans without ranks")
+def test_before_0_19_it_cannot_be_asked_without_ranks(tmp_path: Path) -> None:
+    what = replace(COUNTED["experts"], mode="plan")
+    record = predict.predict_point(Point.of(what, tmp_path))
+    assert record.status == "unsupported"
+    assert "from real models on real ranks" in record.reason and versions.VERSION in record.reason
 
 
 def test_gated_experts_whose_etp_changes_are_wrong(agent: Agent, tmp_path: Path) -> None:

@@ -65,8 +65,10 @@ def test_packed_messages_by_hand() -> None:
     assert found.estimate is not None
     assert found.estimate.operations_s == pytest.approx(0.004)  # 720 and 736 bytes by 500
     assert found.estimate.staging_s == pytest.approx(2 * 1456 / 2000)
+    assert found.staging_bytes is not None
     assert found.staging_bytes.tolist() == [1000, 1000, 2000]  # two of 500, on each side
-    assert predict(Setup.of(small("ipc", 3))).staging_bytes.sum() == 0
+    in_place = predict(Setup.of(small("ipc", 3))).staging_bytes
+    assert in_place is not None and in_place.sum() == 0
 
 
 def test_two_nodes_by_hand() -> None:
@@ -163,7 +165,7 @@ def test_the_floor_is_below_any_plan(job: Job) -> None:
     held = found.destination_bytes
     assert (found.traffic.received_bytes + found.traffic.local_bytes).tolist() == held.tolist()
     if METHODS[found.setup.method].one_sided:
-        assert not found.staging_bytes.any()
+        assert found.staging_bytes is not None and not found.staging_bytes.any()
 
 
 @given(degrees(), st.booleans())

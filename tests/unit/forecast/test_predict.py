@@ -17,6 +17,7 @@ from refit.job import Hardware, Job, UserError
 from refit.record.point import Point, identity
 from refit.record.record import Record
 from refit.record.row import Row
+from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
 from tests.support.jobs import job
 from tests.support.records import CHECKER
@@ -88,24 +89,48 @@ def test_a_layout_that_does_not_fit_says_so(tmp_path: Path) -> None:
     assert found["prediction"]["estimate"]["seconds"] > 0
 
 
-def test_nothing_is_predicted_of_a_plan_that_is_not_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"build": "shards"}, "build=shards has none"),
+        ({"refit": {"fanout": "hierarchical"}}, "has no fan-out"),
+        ({"refit": {"peer_names": "installed"}}, "use refit.peer_names=production"),
+    ],
+)
+def test_what_the_peer_cannot_do_anywhere_it_cannot_plan(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
     peer = planned(method="megatron")
+    refit = replace(peer.refit, **changes.pop("refit", {}))
+    made = replace(peer, refit=refit, **{"build": "megatron", **changes})
+    record, _ = predicted(made, tmp_path)
+    assert record.status == "unsupported" and words in record.reason
+
+
+def test_nothing_is_predicted_where_it_plans_on_ranks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as with every megatron-core before 0.19; tests/ranks/test_megatron.py has both for real
+    on_ranks = replace(METHODS["megatron"], planner="")
+    monkeypatch.setitem(METHODS, "megatron", on_ranks)
+    peer = replace(planned(method="megatron"), build="megatron")
     record, found = predicted(peer, tmp_path)
     assert (found["kind"], found["status"], found["method"]) == (
         "predicted", "unsupported", "megatron",
     )  # fmt: skip
     assert (found["plan"], found["prediction"]) == (None, None)
     assert "refit=megatron carries out a plan of its own" in found["reason"]
-    assert "use mode=measure" in found["reason"]
+    assert "mode=measure with any" in found["reason"]
     assert cells(record)[3] == "megatron" and cells(record)[-1] == "unsupported"
     assert Row.of(record).bytes is None
-    with pytest.raises(UserError, match="mode=plan cannot say what it would move"):
+    with pytest.raises(UserError, match="from real models on real ranks"):
         predict.predict(Setup.of(peer))
 
 
 def test_collocated_ranks_hold_both_sides_and_staging() -> None:
     found = predict.predict(Setup.of(planned(mode="collocated", method="gloo")))
     both = found.source_bytes + found.destination_bytes
+    assert found.staging_bytes is not None
     assert (found.held_bytes == both + found.staging_bytes).all()
     assert found.source_bytes[0] > 0 < found.destination_bytes[0]
     assert 0 < found.staging_bytes.max() <= 2 * 4 * 64e6
