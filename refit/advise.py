@@ -53,6 +53,7 @@ class Advice:
 
     @property
     def layout(self) -> Layout:
+        """The destination, with its degrees."""
         return self.found.placement.destination
 
 
