@@ -54,6 +54,7 @@ class Advice:
 
     @property
     def layout(self) -> Layout:
+        """The destination, with its degrees."""
         return self.found.placement.destination
 
 

@@ -57,6 +57,13 @@ class RefitSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
+        """Launch every point of these overrides and those of hydra.sweeper.params, as one batch.
+
+        Exits 1 where a point is not ok.
+
+        Raises:
+            UserError: there is no point; or from `sweeper.sweep.run_sweep`.
+        """
         from refit.job import UserError
 
         assert self.hydra_context is not None and self.launcher is not None
@@ -96,12 +103,18 @@ class RefitLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Keep what Hydra gives; not the task function, as `sweeper` runs the points."""
         self.config = config
         self.hydra_context = hydra_context
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        """How each point ended; one that is not ok is a failed job.
+
+        Raises:
+            UserError: a dry run of a sweeper that goes by results; or from `run_sweep`.
+        """
         from refit import naming
         from refit.cli import job_of
         from refit.display import Display

@@ -26,6 +26,7 @@ class PublicPairsSearchPath(SearchPathPlugin):
     """Puts the bare names behind the folder that the program's own config is in."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append a `PublicPairs` of the folder of the provider `main`."""
         for element in search_path.get_path():
             if element.provider == "main":
                 path = f"{PublicPairs.scheme()}://{element.path}"
@@ -43,22 +44,28 @@ class PublicPairs(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
+        """The beginning of its path in a search path."""
         return "public-pairs"
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """The file of a bare name, or of a path as it is."""
         return self.behind.load_config(_longer(config_path) or config_path)
 
     def available(self) -> bool:
+        """Whether the folder behind is there."""
         return self.behind.available()
 
     def is_group(self, config_path: str) -> bool:
+        """Only `parallel`, the one group it adds to."""
         return config_path.strip("/") in ("", GROUP)
 
     def is_config(self, config_path: str) -> bool:
+        """Whether it is the bare name of a public pair."""
         longer = _longer(config_path)
         return longer is not None and self.behind.is_config(longer)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """The bare names, but only for completion in a shell."""
         # a shell that completes a word wants the names; a glob must not meet them
         if "COMP_LINE" not in os.environ or config_path.strip("/") != GROUP:
             return []

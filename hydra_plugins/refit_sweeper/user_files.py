@@ -22,6 +22,7 @@ class UserFilesFirst(SearchPathPlugin):
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Put a `UserOptions` for each folder before `main`; what is no folder is left to Hydra."""
         from refit import cli
 
         for path in reversed(_asked(cli.COMMAND_LINE)):
@@ -47,21 +48,27 @@ class UserOptions(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
+        """The beginning of its path in a search path."""
         return "user-options"
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """As the source behind."""
         return self.behind.load_config(config_path)
 
     def available(self) -> bool:
+        """As the source behind."""
         return self.behind.available()
 
     def is_group(self, config_path: str) -> bool:
+        """As the source behind."""
         return self.behind.is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
+        """As the source behind, but for its top level."""
         return "/" in config_path.strip("/") and self.behind.is_config(config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """As the source behind."""
         return self.behind.list(config_path, results_filter)
 
 

@@ -20,6 +20,7 @@ class WorkloadSearchPath(SearchPathPlugin):
     """Puts the workloads behind conf/."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the workloads, so that a file of the same name wins."""
         search_path.append(provider="refit", path=f"{WorkloadSource.scheme()}://")
 
 
@@ -28,9 +29,15 @@ class WorkloadSource(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
+        """The beginning of its path in a search path."""
         return "workloads"
 
     def load_config(self, config_path: str) -> ConfigResult:
+        """The fields of an option.
+
+        Raises:
+            ConfigLoadError: there is no such one.
+        """
         group, name = _split(config_path)
         if not self.is_config(config_path):
             raise ConfigLoadError(f"no {group} named {name}")
@@ -42,16 +49,20 @@ class WorkloadSource(ConfigSource):
         )
 
     def available(self) -> bool:
+        """Always: it is code, and no folder."""
         return True
 
     def is_group(self, config_path: str) -> bool:
+        """Its groups are `model` and `workload`, at the top."""
         return config_path.strip("/") in ("", *workload_grid.options())
 
     def is_config(self, config_path: str) -> bool:
+        """Whether there is such an option, with or without `.yaml`."""
         group, name = _split(config_path)
         return name in workload_grid.options().get(group, {})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Options of a group, or the groups where the path is empty; sorted."""
         group, options = config_path.strip("/"), workload_grid.options()
         if group == "" and "COMP_LINE" not in os.environ:
             return []  # a list of all groups and their options is --help's: 123 on one line

@@ -89,10 +89,10 @@ class Plan(Rows):
         """[nodes]: bytes of the blocks that a node needs and no rank of it holds, each once."""
         rows = self._away
         node = self.destination[rows] // self.placement.ranks_per_node
-        _, first = np.unique(self._block[rows] * self.placement.nodes + node, return_index=True)
-        return np.bincount(node[first], self.nbytes[rows[first]], self.placement.nodes).astype(
-            np.int64
-        )
+        needed = self._block_numbers[rows] * self.placement.nodes + node
+        _, first = np.unique(needed, return_index=True)
+        nbytes = np.bincount(node[first], self.nbytes[rows[first]], self.placement.nodes)
+        return nbytes.astype(np.int64)
 
     @cached_property
     def leaving_bytes(self) -> int:
@@ -116,13 +116,13 @@ class Plan(Rows):
         return rows[~self.holders.on_node[self.holder_set[rows], node]]
 
     @property
-    def _block(self) -> IntArray:
-        """[copies]: what names a block: tensor, holder set, start in the source shard."""
+    def _block_numbers(self) -> IntArray:
+        """[copies]: equal for copies of one block: of a tensor, holder set and start."""
         return block_number(self.tensor, self.holder_set, self.source_start)
 
     def _once(self, rows: IntArray) -> IntArray:
         """The rows without those whose block came before."""
-        return rows[np.unique(self._block[rows], return_index=True)[1]]
+        return rows[np.unique(self._block_numbers[rows], return_index=True)[1]]
 
 
 def block_number(tensor: IntArray, holder_set: IntArray, source_start: IntArray) -> IntArray:
