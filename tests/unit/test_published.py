@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from refit.published import lines, rows
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_each_row_is_what_its_name_says() -> None:
@@ -36,3 +41,11 @@ def test_bytes_of_a_row_by_hand() -> None:
     cut = 28_991_029_248 + 2 * 151936 * 2048 + 48 * attention
     whole = 48 * (128 * 2048 + 2 * 2048 + 2 * 128) + 2048  # router, norms
     assert row.found.traffic.received_bytes[16:].tolist() == [2 * (cut // 8 + whole)] * 16
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measurements.md"])
+def test_the_pages_say_how_wrong_the_estimate_is(page: str) -> None:
+    errors = [100 * row.error for row in rows() if row.error is not None]
+    said = " ".join((ROOT / page).read_text().split())
+    assert len(errors) == 8 and "eight" in said
+    assert f"between {-min(errors):.0f}% too low and {max(errors):.0f}% too high" in said

@@ -1,0 +1,184 @@
+"""The documentation's commands run as they are printed, on small models; its links lead somewhere.
+
+Every command of a fenced bash block is run, or is of a kind that `NOT_RUN` gives a reason for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+NOT_RUN = {
+    "make": "installs, or runs what CI runs by itself",
+    "pip": "installs",
+    ".": "changes the shell that it is typed in",
+    "benchmarks/gpu.sh": "needs GPUs, and an hour",
+}
+RUN = {
+    "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
+    "refit.calibrate", "sweeper.status", "sweeper.collect",
+}  # fmt: skip
+
+SMALL = {"model": "moe_8e", "model.vocab_size": "1000", "bench.iterations": "1", "build": "shards"}
+NEEDS_MODELS = ("megatron", "verify=logits")  # build=shards has none to give
+DRY = ("cluster=slurm", "glob(")  # many points, or Slurm: composed, not run
+FEWER = {"experiment=moe_workloads": "workload=glob(gpt_7b_64_*)"}
+
+
+def commands(text: str) -> list[tuple[str, ...]]:
+    """The words of each command in the bash blocks of a page; `a && b` is two."""
+    found = []
+    for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words:
+                end = words.index("&&") if "&&" in words else len(words)
+                found.append(tuple(words[:end]))
+                words = words[end + 1 :]
+    return found
+
+
+def kind(words: Sequence[str]) -> str:
+    """The program of a command, behind what it sets in the environment; or Python's module."""
+    program, *rest = [w for n, w in enumerate(words) if n or "=" not in w]
+    return rest[1] if program.endswith("python") and rest[:1] == ["-m"] else program
+
+
+def small(words: Sequence[str], folder: Path) -> list[str]:
+    """A command as it is typed, with settings added that it does not make itself."""
+    typed = " ".join(words)
+    if kind(words) != "refit.run" or "--cfg" in words:
+        return list(words)
+    where = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+    if fewer := [FEWER[word] for word in words if word in FEWER]:
+        return [*words, *fewer, *where]
+    if any(word in typed for word in DRY):
+        dry = [] if "sweep.dry_run=true" in words else ["sweep.dry_run=true"]
+        return [*words, *dry, *where]
+    added = {k: v for k, v in SMALL.items() if f" {k}=" not in typed}
+    if any(word in typed for word in NEEDS_MODELS):
+        added.pop("build", None)
+    return [*words, *(f"{k}={v}" for k, v in added.items()), *where]
+
+
+def run(words: Sequence[str], where: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with this checkout's code."""
+    program = {"python": sys.executable, "refit-sweep": str(Path(sys.executable).parent / words[0])}
+    return subprocess.run(
+        [program[words[0]], *words[1:]],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:
+    """Why a command does not do what its page says, or None.
+
+    Args:
+        where: the folder to stand in.
+        folder: a new one, for the results.
+    """
+    done = run(small(words, folder), where)
+    if done.returncode or not done.stdout or "Traceback" in done.stderr:
+        return f"{shlex.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    records = [json.loads(path.read_text()) for path in folder.glob("*/timing.json")]
+    if kind(words) == "refit.run" and "bench.iterations" in " ".join(small(words, folder)):
+        return None if records and all(r["status"] == "ok" for r in records) else done.stdout
+    return None
+
+
+ALL = [(page, words) for page in PAGES for words in commands(page.read_text())]
+RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN]
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to stand in: with results, and a place for options of one's own."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "conf" / "cluster").mkdir(parents=True)
+    sweep = ["python", "-m", "refit.run", "-m", "refit=ipc,gloo"]
+    assert failure(sweep, folder, folder / "results") is None
+    return folder
+
+
+def test_every_command_is_run_or_has_a_reason_not_to() -> None:
+    assert {kind(words) for _, words in ALL} <= RUN | set(NOT_RUN)
+    # counted without the finder, which must not lose any
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    typed = sum(line.startswith(("python -m ", "make ")) for line in lines)
+    assert typed == sum(words[0] in ("python", "make") for _, words in ALL) > 20
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), RUNS, ids=[f"{page.stem}: {shlex.join(words)}" for page, words in RUNS]
+)
+def test_the_command_runs(page: Path, words: tuple[str, ...], where: Path, tmp_path: Path) -> None:
+    assert failure(words, where, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "broken", "reason"),
+    [
+        ("parallel.source.pp=2", "parallel.source.qq=2", "Key 'qq' not in 'Degrees'"),
+        ("sweep.wait=false", "sweep.waits=false", "Key 'waits' not in 'Sweep'"),
+        ("refit.mode=collocated", "refit.mode=together", "refit.mode=together"),
+        ("sweeper.collect results", "sweeper.collect nowhere", "nowhere"),
+    ],
+)
+def test_a_broken_command_is_caught(
+    typed: str, broken: str, reason: str, where: Path, tmp_path: Path
+) -> None:
+    page = (ROOT / "README.md").read_text()
+    assert page.count(typed) == 1
+    (words,) = set(commands(page.replace(typed, broken))) - set(commands(page))
+    assert reason in (failure(words, where, tmp_path) or "")
+
+
+def test_the_finder() -> None:
+    page = (
+        "```bash\nmake a && b.sh -x  # why\n\nX=1 c.sh 'glob(*)' \\\n    d=1\n```\n"
+        "```\nno command\n```\n```bash\npython -m e\n```\n"
+    )
+    found = commands(page)
+    assert found == [
+        ("make", "a"), ("b.sh", "-x"), ("X=1", "c.sh", "glob(*)", "d=1"), ("python", "-m", "e"),
+    ]  # fmt: skip
+    assert [kind(words) for words in found] == ["make", "b.sh", "c.sh", "e"]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_are_there(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        name, _, anchor = link.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert link.startswith("https://") or file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+    for name in re.findall(r"`((?:conf|docs|refit|sweeper|tests|benchmarks)/[\w/.-]*)`", text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CONTRIBUTING.md"], ids=str)
+def test_lines_are_short(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert [x for x in lines if len(x) > 100 and not x.startswith("|") and "](" not in x] == []
