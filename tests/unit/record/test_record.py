@@ -148,6 +148,16 @@ def test_where_both_sides_are_is_on_record() -> None:
     assert record.layout.used == 12
 
 
+def test_what_moves_nothing_is_on_record() -> None:
+    what = job(Degrees(tp=2, etp=1), Degrees(tp=2, etp=1), "collocated")
+    setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
+    found = placed(begun, setup.placement, setup.plan(), "ipc", "", setup.build).plan
+    assert found is not None
+    assert found.bytes == found.local_bytes and found.lower_bounds == Bounds(0, 0, 0, 0)
+    assert (found.max_send_bytes, found.max_recv_bytes, found.max_forward_bytes) == (0, 0, 0)
+    assert (found.max_peer_bytes, found.max_cross_node_bytes) == (0, 0)
+
+
 def test_what_is_passed_on_is_on_record() -> None:
     # all of a model to four replicas on another node: each fetches a quarter, and passes it on
     what = job(Degrees(etp=1, gpus=4), Degrees(etp=1, gpus=4), refit={"fanout": "hierarchical"})

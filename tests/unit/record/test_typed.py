@@ -27,6 +27,7 @@ class Outer:
     many: list[Inner] = field(default_factory=list)
     by_rank: dict[int, float] = field(default_factory=dict)
     free: Any = None
+    maybe_word: Literal["c"] | None = None  # to Python another kind of union
 
 
 WHOLE = Outer("x", 1.5, 3, "b", "text", Inner(7), [Inner(1), Inner(2)], {0: 1.0, 3: 2.5}, [None])
@@ -46,6 +47,8 @@ def test_what_is_not_there_has_its_default() -> None:
     assert type(found.rate) is float
     assert typed(Outer, {**LEAST, "either": 4}).either == 4
     assert typed(Outer, {**LEAST, "inner": {}}).inner == Inner(0)
+    assert typed(Outer, {**LEAST, "maybe_word": "c"}).maybe_word == "c"
+    assert typed(Outer, {**LEAST, "maybe_word": None}).maybe_word is None
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ def test_what_is_not_there_has_its_default() -> None:
         ({"rate": None}, "rate is 'None', which is no float"),
         ({"maybe": 1.0}, "maybe is '1.0', which is no int"),
         ({"words": "c"}, "words is 'c', which is no "),
+        ({"maybe_word": "d"}, "maybe_word is 'd', which is no "),
         ({"either": 1.0}, "either is '1.0', which is no int"),
         ({"inner": 3}, "inner is '3', which is no Inner"),
         ({"inner": {"size": "x"}}, "inner.size is 'x', which is no int"),
