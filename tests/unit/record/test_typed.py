@@ -87,5 +87,7 @@ def test_what_must_be_there_is_named(name: str) -> None:
 def test_what_is_no_object_is_named() -> None:
     with pytest.raises(TypeError, match="it is '3', which is no Outer"):
         typed(Outer, 3)
-    with pytest.raises(TypeError, match="it is 'x', which is no int"):
-        typed(int, "x")
+    for hint in (int, type(None) | int, int | None):
+        with pytest.raises(TypeError, match="it is 'x', which is no int"):
+            typed(hint, "x")
+        assert typed(hint, 3) == 3

@@ -101,6 +101,7 @@ def test_logits_are_not_compared_on_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
         ("1,3,2", 1),
         ("0,first", 1),
         ("GPU-8932f937,GPU-1", 2),
+        ("MIG-8932f937, 1", 2),
     ],
 )
 def test_gpus_are_counted_as_cuda_does(
