@@ -20,7 +20,7 @@ from refit.layout.tensors import Shard
 from refit.weights.weights import Weights
 
 _INTEGER = {"bfloat16": torch.int16, "float32": torch.int32}
-# Finite values of magnitude 2**-7 to 2**-4, either sign: (bits that vary, bits that are set).
+# Finite values of magnitude 2**-7 to 2**-3, either sign: (bits that vary, bits that are set).
 _FINITE = {"bfloat16": (0x81FF, 0x3C00), "float32": (0x81FFFFFF, 0x3C000000)}
 # Expected values are made in pieces that stay in a core's cache; a GPU wants fewer, larger ones.
 _CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from refit.job import Degrees, Refit
@@ -115,7 +115,7 @@ DEGREES = st.builds(
 
 
 # not shrunk, as each deadlock costs LIMIT_S
-@settings(max_examples=25)
+@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
 @given(
     DEGREES,
     DEGREES,
@@ -162,6 +162,19 @@ def test_any_plan_in_any_groups(
         thread.join()
     assert [c and c.mismatches for c in found] == [0] * world
     assert exchange.largest_group <= max_ops
+
+
+def test_groups_by_hand() -> None:
+    # seven messages of 16 bytes, of which a rank may have three sends and three receives in a group
+    seven = [{(1, n): 16 for n in range(7)}]
+    assert list(group_numbers(seven, 1000, 6).values()) == [0, 0, 0, 1, 1, 1, 2]
+    # 16 bytes start at 0, 16 and 32: two fit into 32 bytes, and three into 48
+    assert list(group_numbers(seven, 32, 1000).values()) == [0, 0, 1, 1, 2, 2, 3]
+    assert list(group_numbers(seven, 48, 1000).values()) == [0, 0, 0, 1, 1, 1, 2]
+    # the larger of two ranks counts, whoever has it; what is too large goes alone
+    ranks = [{(1, 0): 8, (1, 1): 90, (2, 0): 8}, {(2, 0): 40, (1, 0): 48}]
+    assert group_numbers(ranks, 64, 1000) == {(1, 0): 0, (1, 1): 1, (2, 0): 2}
+    assert group_numbers([], 64, 2) == {}
 
 
 def test_groups_keep_both_limits_and_the_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -41,16 +42,23 @@ def known_jobs() -> list[Job]:
     return [*found, replace(staged, cluster=Cluster("c", ranks_per_node=4, hardware=LINKS))]
 
 
-@pytest.fixture
-def known(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records whose times are exactly those of `KNOWN`."""
+    root = tmp_path_factory.mktemp("known")
     for made in known_jobs():
         known = replace(LINKS, fitted={name: asdict(terms) for name, terms in KNOWN.items()})
         told = replace(made, cluster=replace(made.cluster, hardware=known))
         estimate = predict.predict(Setup.of(told)).estimate
         assert estimate is not None
-        write_measured(Point.of(made, tmp_path), estimate.seconds)
-    return tmp_path
+        write_measured(Point.of(made, root), estimate.seconds)
+    return root
+
+
+@pytest.fixture
+def known(written: Path, tmp_path: Path) -> Path:
+    """A copy of them to change."""
+    return Path(shutil.copytree(written, tmp_path / "known"))
 
 
 def test_known_terms_are_found_again(known: Path) -> None:

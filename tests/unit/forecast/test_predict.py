@@ -9,20 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from refit.display import cells, prediction
 from refit.forecast import predict
 from refit.job import Hardware, Job, UserError
+from refit.record.parts import DeviceMemory
 from refit.record.point import Point, identity
 from refit.record.record import Record
 from refit.record.row import Row
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
-from tests.support.jobs import job
+from tests.support.jobs import SMALL, TINY, job
 from tests.support.records import CHECKER
 
 ROOT = Path(__file__).parents[3]
+WIDE = replace(TINY, hidden_size=1024, vocab_size=4000)
 FAST = Hardware(memory_gb=1, memory_gbps=100, peer_gbps=10, nic_gbps=1, latency_us=10)
 
 
@@ -134,6 +137,91 @@ def test_collocated_ranks_hold_both_sides_and_staging() -> None:
     assert (found.held_bytes == both + found.staging_bytes).all()
     assert found.source_bytes[0] > 0 < found.destination_bytes[0]
     assert 0 < found.staging_bytes.max() <= 2 * 4 * 64e6
+
+
+# TP 2 -> TP 1 of 728 parameters of two bytes: ranks 0 and 1 have 704 bytes of what is cut and 48 of
+# norms each, and send all of it that rank 2 lacks
+HELD = [752, 752, 0, 0], [0, 0, 1456, 0]
+
+
+def test_bytes_of_every_rank_by_hand() -> None:
+    found = predict.predict(Setup.of(planned(model=SMALL, method="gloo")))
+    assert found.missing is None and (found.job, found.placement.world) == (found.setup.job, 4)
+    assert (found.source_bytes.tolist(), found.destination_bytes.tolist()) == HELD
+    per_rank = found.forecast().per_rank
+    sent = per_rank["send_bytes"]
+    assert sorted(sent) == [0, 0, 720, 736]
+    assert per_rank == {
+        "send_bytes": sent,
+        "recv_bytes": [0, 0, 1456, 0],
+        "cross_node_send_bytes": [0] * 4,
+        "cross_node_recv_bytes": [0] * 4,
+        "source_bytes": HELD[0],
+        "destination_bytes": HELD[1],
+        # a bucket for each pair, at either end; the receiver's are of one size
+        "staging_bytes": [sent[0], sent[1], 2 * 736, 0],
+    }
+
+
+def test_bytes_across_nodes_by_hand() -> None:
+    what = planned(model=SMALL, ranks_per_node=2)
+    what = replace(what, cluster=replace(what.cluster, nodes=2))
+    per_rank = predict.predict(Setup.of(what)).forecast().per_rank
+    assert per_rank["cross_node_send_bytes"] == per_rank["send_bytes"]
+    assert per_rank["cross_node_recv_bytes"] == per_rank["recv_bytes"] == [0, 0, 1456, 0]
+    assert per_rank["staging_bytes"] == [0] * 4  # ipc packs nothing
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "memory"),
+    [
+        (None, DeviceMemory(1456, None, None)),
+        (1456e-9, DeviceMemory(1456, 1456, True)),
+        (1455e-9, DeviceMemory(1456, 1455, False)),
+    ],
+)
+def test_what_fits(memory_gb: float | None, memory: DeviceMemory) -> None:
+    found = predict.predict(Setup.of(planned(replace(FAST, memory_gb=memory_gb), model=SMALL)))
+    assert found.forecast().memory == memory
+    assert (found.shortage is None) is (memory.fits is not False)
+
+
+def test_a_shortage_says_what_takes_how_much() -> None:
+    hardware = replace(FAST, memory_gb=0.001)
+    found = predict.predict(
+        Setup.of(planned(hardware, mode="collocated", method="gloo", model=WIDE))
+    )
+    most = found.held_bytes.argmax()
+    source, destination, staging = (
+        of[most] / 1e9 for of in (found.source_bytes, found.destination_bytes, found.staging_bytes)
+    )
+    assert min(source, destination, staging) > 0.005  # each is seen in two digits
+    assert found.shortage == (
+        f"rank {most} needs {source + destination + staging:.2f} GB of device memory"
+        f" (source {source:.2f} + destination {destination:.2f} + staging {staging:.2f}),"
+        " cluster 'local' has 0.001 GB; use more GPUs per layout, non-collocated mode, or a"
+        " smaller refit.bucket_mb"
+    )
+
+
+def test_rates_that_are_not_stated_are_in_the_forecast() -> None:
+    found = predict.predict(Setup.of(planned(Hardware()))).forecast()
+    assert (found.floor, found.estimate) == (None, None)
+    assert found.missing == "cluster.hardware.peer_gbps, cluster.hardware.memory_gbps"
+    whole = predict.predict(Setup.of(planned())).forecast()
+    assert whole.floor is not None and whole.estimate is not None and whole.missing is None
+    for terms in (whole.floor, whole.estimate):
+        parts = [value for name, value in terms.items() if name != "seconds"]
+        assert terms["seconds"] == pytest.approx(max(parts) if terms is whole.floor else sum(parts))
+
+
+def test_another_plan_than_the_setups_is_the_one_that_is_costed() -> None:
+    setup = Setup.of(planned(model=SMALL))
+    plan = setup.plan()
+    # all that either rank has from rank 0
+    worst = replace(plan, source=np.where(plan.length > 0, 0, plan.source))
+    assert predict.predict(setup, worst).traffic.sent.tolist() == [1456, 0, 0, 0]
+    assert predict.predict(setup).traffic.sent.max() == 736
 
 
 def test_a_prediction_never_overwrites_a_measurement() -> None:

@@ -28,6 +28,7 @@ def test_what_the_ranks_moved() -> None:
     ):  # fmt: skip
         ranks[source].add(True, destination, nbytes)
         ranks[destination].add(False, source, nbytes)
+    assert [one.copies for one in ranks] == [1, 2, 1, 3]  # what it receives
     assert asdict(executed(OURS, ranks, ranks_per_node=2)) == {
         "copies": 7,
         "bytes": 89,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +14,13 @@ from refit.job import Degrees, Hardware
 from refit.plan.plan import Bounds
 from refit.record import limits
 from refit.record.measured import _times, drift
-from refit.record.parts import PlanNumbers
+from refit.record.parts import DeviceMemory, Forecast, Placed, PlanNumbers, Seconds, Side
+from refit.record.point import Point
+from refit.record.record import begin, ended, placed
 from refit.record.report import RankReport, Span
 from refit.rules.setup import Setup
 from refit.weights import memory
-from tests.support.jobs import job
+from tests.support.jobs import TINY, job
 
 
 def test_drift_is_last_tenth_over_first() -> None:
@@ -84,6 +88,91 @@ def test_the_tightest_limit_counts_and_says_where_it_is_from() -> None:
     assert limits.links(plan, Hardware(), "NVIDIA H100") == []
 
 
+def test_a_record_that_only_began_did_not_end() -> None:
+    point = Point.of(job(seed=3), Path("results"), ("seed=3", "refit=ipc"))
+    record = begin(point, {"host": "here"})
+    assert (record.status, record.reason) == ("failed", "did not end")
+    assert (record.kind, record.placement) == ("measured", "non-collocated")
+    assert (record.id, record.name) == (point.id, point.name)
+    assert (record.overrides, record.config) == (["seed=3", "refit=ipc"], point.job.to_dict())
+    assert (record.environment, record.finished_at) == ({"host": "here"}, "")
+    assert set(record.clock) == {"warm", "cold", "limit"}
+    assert datetime.fromisoformat(record.started_at).utcoffset() == timedelta(0)
+    final = ended(record, "oom", "too large")
+    assert (final.status, final.reason) == ("oom", "too large")
+    assert final.started_at <= final.finished_at == final.finished_at[:23] + "+00:00"
+
+
+def test_nothing_runs_by_a_clock_in_a_prediction() -> None:
+    planned = replace(job(), mode="plan")
+    record = begin(Point.of(planned, Path("results")), {})
+    assert (record.kind, record.clock) == ("predicted", {})
+
+
+def test_what_a_sweep_minimizes() -> None:
+    record = begin(Point.of(job(), Path("results")), {})
+    assert (record.objective_s, record.estimate_s, record.floor_s) == (None, None, None)
+    seconds = Seconds(9.0, [2.0], 2.5, 3.0, 4.0, None, {}, {}, {}, {})
+    assert replace(record, seconds=seconds).objective_s == 2.5
+    forecast = Forecast({}, DeviceMemory(1, None, None), {"seconds": 1.0}, {"seconds": 1.5}, None)
+    predicted = replace(record, kind="predicted", prediction=forecast)
+    assert (predicted.objective_s, predicted.floor_s) == (1.5, 1.0)
+    unknown = replace(predicted, prediction=replace(forecast, floor=None, estimate=None))
+    assert (unknown.objective_s, unknown.floor_s) == (None, None)
+
+
+def test_where_both_sides_are_is_on_record() -> None:
+    what = job(
+        Degrees(tp=2, pp=2, ep=2, etp=1, num_layers_in_first_pipeline_stage=1),
+        Degrees(tp=1, cp=2, ep=2, etp=1),
+        model=replace(TINY, num_layers=3, moe_layer_freq=1),
+        ranks_per_node=16,
+    )
+    setup = Setup.of(what)
+    record = placed(
+        begin(Point.of(what, Path("results")), {}),
+        setup.placement,
+        setup.plan(),
+        "gloo",
+        "why",
+        setup.build,
+    )
+    assert (record.method, record.method_reason, record.model_build) == ("gloo", "why", setup.build)
+    assert record.layout == Placed(
+        world=16,
+        ranks_per_node=16,
+        source=Side(list(range(8)), 2, 1, 2, 2, 1, 2, 2, 8, first_stage_layers=1),
+        destination=Side([8, 9, 10, 11], 1, 2, 1, 2, 1, 2, 2, 4),
+        idle=[12, 13, 14, 15],
+    )
+    assert record.layout.used == 12
+
+
+def test_what_moves_nothing_is_on_record() -> None:
+    what = job(Degrees(tp=2, etp=1), Degrees(tp=2, etp=1), "collocated")
+    setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
+    found = placed(begun, setup.placement, setup.plan(), "ipc", "", setup.build).plan
+    assert found is not None
+    assert found.bytes == found.local_bytes and found.lower_bounds == Bounds(0, 0, 0, 0)
+    assert (found.max_send_bytes, found.max_recv_bytes, found.max_forward_bytes) == (0, 0, 0)
+    assert (found.max_peer_bytes, found.max_cross_node_bytes) == (0, 0)
+
+
+def test_what_is_passed_on_is_on_record() -> None:
+    # all of a model to four replicas on another node: each fetches a quarter, and passes it on
+    what = job(Degrees(etp=1, gpus=4), Degrees(etp=1, gpus=4), refit={"fanout": "hierarchical"})
+    what = replace(what, cluster=replace(what.cluster, nodes=2))
+    setup = Setup.of(what)
+    plan, begun = setup.plan(), begin(Point.of(what, Path("results")), {})
+    numbers_ = placed(begun, setup.placement, plan, "gloo", "", setup.build).plan
+    assert numbers_ is not None
+    first, second = plan.hops
+    assert numbers_.max_send_bytes == first.send_bytes.max() > 0
+    assert numbers_.max_forward_bytes == second.send_bytes.max() > numbers_.max_send_bytes
+    assert numbers_.lower_bounds == plan.bounds
+    assert numbers_.cross_node_bytes == numbers_.max_recv_bytes == plan.total_bytes // 4
+
+
 def test_busiest_links_by_brute_force() -> None:
     what = job(Degrees(tp=4, etp=1), Degrees(tp=2, etp=1, gpus=4), "collocated", ranks_per_node=2)
     what = replace(what, cluster=replace(what.cluster, nodes=2))
@@ -101,9 +190,12 @@ def test_busiest_links_by_brute_force() -> None:
 
 
 def test_peak_memory_counts_what_was_private_and_is_gone() -> None:
-    before = memory.forget_peak()
-    if before is None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
         pytest.skip("this system keeps no peak of resident memory below /proc/self")
+    before = memory.forget_peak()
+    assert before is not None
     shared = mmap.mmap(-1, 48 << 20)
     shared.write(b"x" * (1 << 20) * 48)  # from private bytes, given back
     for _ in range(2):

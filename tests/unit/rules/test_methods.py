@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from refit.job import Job
+from refit.job import Hardware, Job
 from refit.layout.layout import place
 from refit.rules import devices, methods
 from refit.rules.impossible import impossible
 from tests.support.jobs import job
+
+ROOT = Path(__file__).parents[3]
 
 
 def on(device: str, mode: str = "non-collocated", method: str = "auto", nodes: int = 1) -> Job:
@@ -95,6 +101,7 @@ def test_logits_are_not_compared_on_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
         ("1,3,2", 1),
         ("0,first", 1),
         ("GPU-8932f937,GPU-1", 2),
+        ("MIG-8932f937, 1", 2),
     ],
 )
 def test_gpus_are_counted_as_cuda_does(
@@ -106,6 +113,137 @@ def test_gpus_are_counted_as_cuda_does(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices.gpus() == seen
+
+
+def test_a_device_is_what_is_asked_for_or_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, found in ((0, "cpu"), (2, "cuda")):
+        machine(monkeypatch, gpus)
+        assert devices.device(on("auto")) == found
+        assert (devices.device(on("cpu")), devices.device(on("cuda"))) == ("cpu", "cuda")
+    assert devices.missing(on("cuda")) is None
+    assert devices.missing(replace(on("cpu"), verify="logits")) is None
+
+
+def test_why_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.no_cuda() == "this node has no NVIDIA GPU"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert devices.no_cuda() == "this node has no NVIDIA GPU (CUDA_VISIBLE_DEVICES=7)"
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
+    for torch in (None, SimpleNamespace(origin=None)):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _, torch=torch: torch)
+        assert devices.no_cuda() == "torch is not installed"
+    torch = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: torch)
+    assert "a build without CUDA" in (devices.no_cuda() or "")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libtorch_cuda.so").touch()
+    assert devices.no_cuda() is None
+
+
+def test_no_device_files_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert devices.gpus() == 0
+
+
+def test_nccl_needs_a_gpu_for_each_rank_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    # three ranks on nodes of two: two of a node, and never more than there are
+    for gpus, nodes, fits in ((2, 2, True), (1, 2, False), (4, 1, True), (3, 1, False)):
+        machine(monkeypatch, gpus)
+        what = on("cuda", method="nccl", nodes=nodes)
+        reason = methods.unsupported("nccl", what, place(what))
+        assert (reason is None) is fits, (gpus, nodes, reason)
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpus", "changes", "words"),
+    [
+        ("auto", 0, {}, None),
+        ("gloo", 0, {}, None),
+        ("nixl", 0, {}, None),
+        ("nccl", 0, {}, "refit.backend=nccl moves GPU memory; this node has no NVIDIA GPU;"),
+        ("nvshmem", 0, {}, "refit.backend=nvshmem moves GPU memory"),
+        ("auto", 4, {}, None),
+        ("nvshmem", 4, {}, None),
+        ("gloo", 1, {}, None),
+        ("auto", 2, {}, "refit.backend=nccl: nccl needs a GPU for each rank; this node has 2 for"),
+        ("nccl", 2, {}, "or refit.backend=gloo"),
+        ("auto", 0, {"build": "shards"}, "takes GPTModels; build=shards has none"),
+        ("auto", 0, {"refit": {"fanout": "hierarchical"}}, "use refit.fanout=direct"),
+    ],
+)
+def test_what_the_peer_needs(
+    monkeypatch: pytest.MonkeyPatch, backend: str, gpus: int, changes: dict[str, Any],
+    words: str | None,
+) -> None:  # fmt: skip
+    machine(monkeypatch, gpus)
+    refit = {"backend": backend, **changes.get("refit", {})}
+    what = job(method="megatron", build=changes.get("build", "megatron"), refit=refit)
+    what = replace(what, cluster=replace(what.cluster, device="auto"))
+    reason = methods.unsupported("megatron", what, place(what))
+    assert reason is None if words is None else words in (reason or "")
+
+
+def test_auto_on_cpus_goes_by_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 8)
+    for nodes, choice in (
+        (1, ("ipc", "auto: all ranks are on one node")),
+        (2, ("gloo", "auto: the ranks are on 2 nodes")),
+    ):
+        what = on("cpu", nodes=nodes)
+        assert methods.choose(what, place(what)) == choice
+
+
+def test_auto_of_a_plan_goes_by_the_cluster_and_not_by_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, 0)
+    for device, mode, choice in (
+        ("cuda", "collocated", ("nccl", "auto: collocated on GPUs")),
+        ("cuda", "non-collocated", ("nvshmem", "auto: non-collocated on GPUs")),
+        ("cpu", "collocated", ("ipc", "auto: all ranks are on one node")),
+    ):
+        what = replace(on("auto", mode), mode="plan")
+        what = replace(what, cluster=replace(what.cluster, hardware=Hardware(device=device)))
+        assert methods.choose(what, place(what)) == choice
+
+
+def test_auto_where_nothing_can_run_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 1)
+    what = on("auto", nodes=2)
+    method, why = methods.choose(what, place(what))
+    assert method == "nvshmem"
+    for other in ("nccl", "ipc", "nvshmem", "nixl"):
+        assert f"; not {other}: " in why
+
+
+def test_what_is_known_of_a_method() -> None:
+    assert {name for name in methods.METHODS if methods.plans_itself(name)} == {"megatron"}
+    assert not methods.plans_itself("package.module:Class")
+    assert {name: methods.preload(name) for name in methods.METHODS if methods.preload(name)} == {
+        "nixl": ("nixl",)
+    }
+    assert methods.preload("package.module:Class") == ()
+    assert {name for name, known in methods.METHODS.items() if known.one_sided} == {"ipc", "nixl"}
+    assert methods.locate("gloo") == ("refit.transport.gloo", "GlooTransport")
+    assert methods.locate("package.module:Class") == ("package.module", "Class")
+
+
+def test_a_class_is_there_if_its_module_is() -> None:
+    assert methods.not_there("refit.transport.gloo:GlooTransport") is None
+    for method in ("refit.transport.gloo:", "refit.none:Class", "none.none:Class", "gloo2"):
+        assert f"no refit method '{method}'" in (methods.not_there(method) or "")
+
+
+def test_every_method_of_ours_is_a_class_of_its_file() -> None:
+    for method in methods.METHODS:
+        module, name = methods.locate(method)
+        text = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        assert f"\nclass {name}(" in text
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,12 @@ def test_names_make_no_other_job(tmp_path: Path) -> None:
     assert differing(ONE, replace(ONE, seed=3)) == ["seed"]
 
 
+def test_nothing_asked_for_is_not_no_mapping() -> None:
+    nothing, empty = with_cluster(slurm=None), with_cluster(slurm={})
+    assert differing(nothing, empty) == differing(empty, nothing) == ["cluster.slurm"]
+    assert differing(empty, with_cluster(slurm={"a": 1})) == ["cluster.slurm", "cluster.slurm.a"]
+
+
 def test_the_same_job_twice_is_one_point(tmp_path: Path) -> None:
     plan = plan_points([["0"], ["1"], ["2"]], lambda _: ONE, tmp_path, print)
     assert [p.point.overrides for p in plan.points] == [("0",)]

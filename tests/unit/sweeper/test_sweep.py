@@ -154,6 +154,27 @@ def leave(point: Point, how: Any) -> None:
     write(point.timing, ended(begin(point, {}), how, f"it is {how}"))
 
 
+def test_what_is_left_to_slurm(tmp_path: Path) -> None:
+    here = job()
+    there = replace(here, cluster=replace(here.cluster, launcher="slurm"))
+    point = Point.of(there, tmp_path)
+    assert Planned(point).is_distant
+    assert not Planned(Point.of(here, tmp_path)).is_distant
+    assert not Planned(Point.of(replace(there, mode="plan"), tmp_path)).is_distant
+    assert not Planned(point, skip="too large").is_distant
+    assert not Planned(point, kept=ended(begin(point, {}), "ok", "")).is_distant
+
+
+def test_read_only_names_three(tmp_path: Path) -> None:
+    def refused(count: int) -> str:
+        with pytest.raises(UserError) as raised:
+            planned([[f"seed={n}"] for n in range(count)], tmp_path, mode="read-only")
+        return str(raised.value)
+
+    assert refused(3).count("tiny-pair") == refused(4).count("tiny-pair") == 3
+    assert ", ..." not in refused(3) and ", ...; run them" in refused(4)
+
+
 @pytest.mark.parametrize(
     ("mode", "kept"),
     [("retry", ["ok", None]), ("cached", ["ok", "failed"]), ("force", [None, None])],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from refit.weights import slab
+from refit.rules.setup import Setup
+from refit.weights import memory, slab
 from refit.weights.memory import available
+from tests.support.jobs import SMALL, job
 
 GB = 1_000_000_000
 
@@ -68,3 +72,35 @@ def test_without_a_mount_slabs_are_ordinary_memory(
     assert made.take(10) == 0 and made.nbytes == slab.ALIGNMENT
     made.close()
     source.close()
+
+
+def shortage_of(monkeypatch: pytest.MonkeyPatch, free: int | None, slabs: dict[int, int]) -> str:
+    """What is said of TP 2 -> TP 1 of 728 parameters, which take 752, 752 and 1456 bytes."""
+    setup = Setup.of(job(model=SMALL))
+    monkeypatch.setattr(memory, "available", lambda: free)
+    held = {rank: SimpleNamespace(nbytes=nbytes) for rank, nbytes in slabs.items()}
+    found = memory.shortage(setup.catalogue, setup.placement, range(4), held)  # type: ignore[arg-type]
+    return found or ""
+
+
+def test_weights_of_all_ranks_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shortage_of(monkeypatch, 2960, {}) == ""
+    assert shortage_of(monkeypatch, None, {}) == ""  # where the system does not say
+    assert "needs 0.00 GB of memory" in shortage_of(monkeypatch, 2959, {})
+    # what earlier points left is used again, as far as a rank needs it
+    assert shortage_of(monkeypatch, 1504, {2: 1456}) == ""
+    assert shortage_of(monkeypatch, 1503, {2: 10_000}) != ""
+    assert shortage_of(monkeypatch, 1510, {2: 1450}) == ""
+    assert shortage_of(monkeypatch, 1509, {2: 1450, 3: 5000}) != ""
+
+
+def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = replace(SMALL, hidden_size=1 << 12, ffn_hidden_size=1 << 14, vocab_size=1 << 15)
+    setup = Setup.of(job(model=wide))
+    monkeypatch.setattr(memory, "available", lambda: 1_234_000_000)
+    # two embeddings of 2**27 elements, 5 * 2**26 of attention and MLP and a little more, twice
+    said = memory.shortage(setup.catalogue, setup.placement, range(4))
+    assert said is not None
+    assert "needs 2.15 GB of memory (source 1.07 + destination 1.07), 1.23 GB is available" in said
+    # of ranks 2 and 3 alone it is the destination's
+    assert memory.shortage(setup.catalogue, setup.placement, range(2, 4)) is None

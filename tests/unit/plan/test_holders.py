@@ -1,0 +1,136 @@
+"""Which ranks hold what, and how blocks are dealt among them, worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refit.job import Degrees
+from refit.layout.layout import IntArray
+from refit.layout.tensors import Family
+from refit.plan.fanout import fetchers
+from refit.plan.holders import Holders, _fill
+from tests.support.jobs import placed
+
+CUT, WHOLE = Family("c", (8, 8), axis=0), Family("w", (8,))
+EXPERT = Family("e", (8, 8), axis=0, grid="expert", num_experts=4)
+EXPERT_BIAS = Family("b", (8,), grid="expert", num_experts=4)
+TIED = Family("t", (8, 8), axis=0, stage="both")
+
+# two stages of TP 2, DP 2: rank = tp + 2 * (dp + 2 * pp), and EP 2: rank = ep + 2 * (edp + 2 * pp)
+SOURCE = Degrees(tp=2, pp=2, ep=2, etp=1, gpus=8)
+HOLDERS = Holders(placed(SOURCE, Degrees(etp=1), ranks_per_node=3))
+
+
+@pytest.mark.parametrize(
+    ("family", "stage", "ep", "shard", "ranks"),
+    [
+        (EXPERT, 0, 0, 0, [0, 2]),
+        (EXPERT, 0, 1, 0, [1, 3]),
+        (EXPERT, 1, 1, 0, [5, 7]),
+        (EXPERT_BIAS, 1, 0, 0, [4, 6]),
+        (CUT, 0, 0, 1, [1, 3]),
+        (CUT, 1, 1, 0, [4, 6]),
+        (WHOLE, 0, 0, 0, [0, 1, 2, 3]),
+        (WHOLE, 1, 1, 0, [4, 5, 6, 7]),
+        (TIED, 0, 0, 0, [0, 2, 4, 6]),
+        (TIED, 0, 0, 1, [1, 3, 5, 7]),
+    ],
+)
+def test_who_holds(family: Family, stage: int, ep: int, shard: int, ranks: list[int]) -> None:
+    found = HOLDERS.set_id(family, *(np.array(n) for n in (stage, ep, shard)))
+    assert HOLDERS.ranks(int(found)).tolist() == ranks
+    # of nodes {0 1 2} {3 4 5} {6 7 8}
+    nodes = {rank // 3 for rank in ranks}
+    assert np.flatnonzero(HOLDERS.on_node[int(found)]).tolist() == sorted(nodes)
+
+
+def test_experts_cut_over_etp_are_sets_of_their_own() -> None:
+    # rank = etp + 2 * ep, one of each
+    holders = Holders(placed(Degrees(tp=2, ep=2, etp=2, gpus=4), Degrees(etp=1), "collocated"))
+    for ep, etp in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        found = holders.set_id(EXPERT, np.array(0), np.array(ep), np.array(etp))
+        assert holders.ranks(int(found)).tolist() == [etp + 2 * ep]
+
+
+def test_sets_are_numbered_without_gaps() -> None:
+    # of experts cut 2 * 2 * 1, whole 2 * 2; dense cut 2 * 2, whole 2; tied 2
+    assert HOLDERS.count == 4 + 4 + 4 + 2 + 2
+    assert all(len(HOLDERS.ranks(n)) for n in range(HOLDERS.count))
+
+
+def sets(*families: tuple[Family, int]) -> IntArray:
+    """The sets of stage 0 of some families' shards."""
+    zero = np.array(0)
+    return np.array([int(HOLDERS.set_id(f, zero, zero, np.array(s))) for f, s in families])
+
+
+def choose(which: IntArray, destination: list[int], nbytes: list[int]) -> list[int]:
+    return HOLDERS.choose(which, np.array(destination), np.array(nbytes)).tolist()
+
+
+def test_a_rank_that_has_a_block_gives_it_to_itself() -> None:
+    assert choose(sets((CUT, 0), (CUT, 1), (WHOLE, 0)), [2, 3, 1], [9, 9, 9]) == [2, 3, 1]
+
+
+def test_a_replica_on_the_node_comes_before_any_other() -> None:
+    # rank 5 is on node {3 4 5}: of {1, 3} it takes 3 and of {0, 2} either, the lower of equals
+    assert choose(sets((CUT, 1), (CUT, 0)), [5, 5], [9, 9]) == [3, 0]
+
+
+def test_the_less_loaded_gives_the_next() -> None:
+    # rank 8 has nobody near: {0, 2} each two of four equal blocks, in runs
+    assert choose(sets(*[(CUT, 0)] * 4), [8] * 4, [5] * 4) == [0, 0, 2, 2]
+    # what experts have laid on 0 and 2 the dense weights find: 1 and 3 give all that is whole
+    found = choose(sets((EXPERT, 0), (EXPERT, 0), (WHOLE, 0), (WHOLE, 0)), [8] * 4, [50, 50, 9, 9])
+    assert found == [0, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("load", "sizes", "givers"),
+    [
+        ([0, 4, 9, 1], [2, 2, 3, 1], [0, 0, 3, 3]),  # of the docstring
+        ([7], [1, 2], [0, 0]),
+        ([0, 0], [1, 1], [0, 1]),  # equal loads: the lower first
+        ([0, 0, 0], [5], [1]),  # the middle of the block, 2.5, is in the second's part
+        ([3, 0], [1, 1, 1], [1, 1, 1]),
+        ([0, 100], [4, 4], [0, 0]),
+        ([2, 0, 1], [3, 3, 3], [1, 2, 0]),
+    ],
+)
+def test_blocks_are_dealt_to_one_level(
+    load: list[float], sizes: list[int], givers: list[int]
+) -> None:
+    assert _fill(np.array(load, float), np.array(sizes)).tolist() == givers
+
+
+def test_the_busiest_of_a_set_sends_its_share_at_least() -> None:
+    def least(which: IntArray, nbytes: list[int]) -> int:
+        return HOLDERS.least_busiest_sender(which, np.array(nbytes, int))
+
+    assert least(sets((CUT, 0)), [9]) == 5  # of two ranks, rounded up
+    assert least(sets((CUT, 0), (CUT, 0)), [9, 1]) == 5
+    # ranks 0 and 2 send 4 each, 1 and 3 one each; but all four together 30 by four
+    assert least(sets((CUT, 0), (CUT, 1), (WHOLE, 0)), [8, 2, 20]) == 8
+    # 72 by four; all eight ranks together send 10 each
+    assert least(sets((CUT, 0), (TIED, 1)), [8, 72]) == 18
+    assert least(np.zeros(0, int), []) == 0
+
+
+def test_fetchers_of_several_nodes_and_of_sets_that_overlap() -> None:
+    # node 0: ranks 0 and 1 want blocks 1 and 2, ranks 0 to 2 blocks 3, 4 and 5;
+    # node 1: ranks 3 and 4 want blocks 1 and 2
+    wants = [
+        (1, 0, 0), (1, 0, 1), (1, 1, 3), (1, 1, 4), (2, 0, 0), (2, 0, 1), (2, 1, 3), (2, 1, 4),
+        *((block, 0, rank) for block in (3, 4, 5) for rank in (0, 1, 2)),
+    ]  # fmt: skip
+    block, node, rank = np.array(wants).T
+    found = fetchers(block, node, rank, np.full(len(wants), 6))
+    assert found.tolist() == [0, 0, 3, 3, 1, 1, 4, 4, *[0] * 3, *[1] * 3, *[2] * 3]
+
+
+def test_a_fetcher_is_dealt_by_bytes_and_not_by_blocks() -> None:
+    block, rank = np.repeat([1, 2, 3], 2), np.tile([4, 7], 3)
+    for nbytes, by in (([1, 1, 10], [4, 4, 4]), ([10, 1, 1], [4, 7, 7]), ([4, 4, 4], [4, 4, 7])):
+        found = fetchers(block, np.ones(6, np.int64), rank, np.repeat(nbytes, 2))
+        assert found[::2].tolist() == by

@@ -1,0 +1,182 @@
+"""What the ranks report, made a record: the slowest, the largest, and the verdict; by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refit.job import Hardware, Job
+from refit.record.measured import measured
+from refit.record.moved import Moved
+from refit.record.parts import Logits, Memory
+from refit.record.point import Point
+from refit.record.record import Record, begin, placed
+from refit.record.report import RankReport
+from refit.rules.setup import Setup
+from tests.support.jobs import SMALL, job
+from tests.support.reports import reports
+
+# TP 2 -> TP 1 on four ranks: 1456 bytes to rank 2, 736 of them from one rank; rank 3 is idle
+SMALL_JOB = job(model=SMALL)
+BYTES = 1456
+GOOD = reports(SMALL_JOB)
+
+
+def record_of(
+    found: list[RankReport], hardware: Hardware | None = None, what: Job = SMALL_JOB
+) -> Record:
+    setup = Setup.of(what)
+    begun = begin(Point.of(what, Path("nowhere")), {"host": "here"})
+    begun = placed(begun, setup.placement, setup.plan(), setup.method, setup.why, setup.build)
+    return measured(begun, found, hardware or Hardware())
+
+
+def with_rank(rank: int, **changes: Any) -> list[RankReport]:
+    """Good reports but for one rank's."""
+    return [replace(one, **changes) if one.rank == rank else one for one in GOOD]
+
+
+def test_right_weights_have_times_and_rates() -> None:
+    record = record_of(GOOD[::-1])  # in any order
+    assert (record.status, record.reason) == ("ok", "")
+    assert record.verification is not None and record.seconds is not None
+    # 728 parameters of rank 2, in both generations
+    assert (record.verification.elements, record.verification.mismatches) == (1456, 0)
+    assert (record.verification.first_mismatch, record.verification.logits) == (None, None)
+    assert (record.seconds.cold, record.seconds.median, record.seconds.p90) == (1.0, 0.5, 0.5)
+    assert list(record.seconds.per_rank) == ["0", "1", "2"]  # the idle one has no time
+    assert record.throughput is not None
+    assert record.throughput.gbps == pytest.approx(BYTES / 0.5 / 1e9)
+    # copies of all bytes in half the time
+    assert record.throughput.limit_gbps == pytest.approx(2 * BYTES / 0.5 / 1e9)
+    assert record.throughput.fraction == pytest.approx(0.5)
+    assert record.environment == {
+        "host": "here",
+        "device": "cpu",
+        "versions": {"torch": "1", "numpy": "2", "megatron_core": "3"},
+    }
+
+
+def test_a_share_that_was_copied_stands_for_the_whole() -> None:
+    record = record_of([replace(one, limit_share=0.25) for one in GOOD])
+    assert record.throughput is not None
+    assert record.throughput.limit_gbps == pytest.approx(BYTES / 1.0 / 1e9)  # four times 0.25 s
+
+
+def test_links_that_are_slower_than_memory_limit() -> None:
+    # rank 2 receives all 1456 bytes, so that the refit is as fast as its link
+    gpus = [replace(one, device="NVIDIA") for one in GOOD]
+    record = record_of(gpus, Hardware(peer_gbps=1e-6))
+    assert record.throughput is not None
+    assert record.throughput.limit_source == "configured"
+    assert record.throughput.limit_gbps == pytest.approx(1e-6)
+    assert [limit.source for limit in record.throughput.limits] == ["measured", "configured"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"mismatches": 3, "first_mismatch": "b"},
+            "3 of 1456 elements are wrong, first in b",
+        ),
+        ({"source_mismatches": 2}, "the refits changed 2 elements of the source"),
+        (
+            {"logits": Logits(0.5, 2.0, 0.01, False, 8, "float64", None)},
+            "logits differ by 0.25 of the largest, tolerance 0.01",
+        ),
+    ],
+)
+def test_wrong_weights_have_no_time(changes: dict[str, Any], words: str) -> None:
+    record = record_of(with_rank(1, **changes))
+    assert (record.status, record.reason) == ("invalid", words)
+    assert record.seconds is None and record.throughput is None
+    assert record.memory is not None and record.verification is not None
+
+
+def test_the_first_rank_that_found_one_names_the_tensor() -> None:
+    found = [replace(one, mismatches=one.rank, first_mismatch=f"t{one.rank}"[: 3 * one.rank])
+             for one in GOOD]  # fmt: skip
+    assert record_of(found).reason == "6 of 1456 elements are wrong, first in t1"
+
+
+def test_logits_that_agree_are_on_record() -> None:
+    agree = Logits(0.0, 2.0, 0.01, True, 8, "float64", "allgather")
+    record = record_of(with_rank(2, logits=agree))
+    assert record.status == "ok"
+    assert record.verification is not None and record.verification.logits == agree
+
+
+def test_memory_is_of_the_rank_that_held_most() -> None:
+    found = [
+        replace(one, device_peak_bytes=10 - one.rank, refit_peak_bytes=peak, staging_bytes=staging)
+        for one, peak, staging in zip(GOOD, (4, None, 7, 5), (0, 64, None, 3), strict=True)
+    ]
+    assert record_of(found).memory == Memory(1003, 10, 7, 64)
+    assert record_of(GOOD).memory == Memory(1003, 0, None, None)
+
+
+def test_a_transport_says_the_largest_of_each_number() -> None:
+    said: list[dict[str, int | str]] = [
+        {"reads": 3, "heap": "a"}, {"reads": 9}, {"reads": 4, "heap": "b"}, {"pages": 1},
+    ]  # fmt: skip
+    found = [replace(one, transport=of) for one, of in zip(GOOD, said, strict=True)]
+    assert record_of(found).transport == {"reads": 9, "heap": "b", "pages": 1}
+    assert record_of(GOOD).transport == {}
+
+
+def test_what_a_method_planned_itself_is_what_it_moved() -> None:
+    moved = [Moved() for _ in GOOD]
+    for sender, nbytes in ((0, 1000), (1, 456)):
+        moved[sender].add(True, 2, nbytes)
+        moved[2].add(False, sender, nbytes)
+    itself = [replace(one, plans_itself=True) for one in GOOD]
+    counted = [replace(one, moved=of) for one, of in zip(itself, moved, strict=True)]
+    plan = record_of(counted).plan
+    assert plan is not None
+    assert (plan.copies, plan.bytes, plan.max_send_bytes) == (2, BYTES, 1000)
+    # one rank that does not count, and nothing is known
+    plan = record_of([*counted[:3], itself[3]]).plan
+    assert plan is not None and (plan.copies, plan.bytes) == (None, BYTES)
+    # our own plan stays, whatever a rank counts
+    ours = record_of([replace(one, plans_itself=False) for one in counted]).plan
+    assert ours is not None and ours.max_send_bytes == 736
+
+
+def test_p90_is_a_time_that_nine_of_ten_do_not_exceed() -> None:
+    spans = [replace(GOOD[0].warm[0], end=n / 10) for n in range(1, 11)]
+    record = record_of([replace(one, warm=spans[::-1]) for one in GOOD])
+    assert record.seconds is not None
+    assert (record.seconds.p90, record.seconds.max, record.seconds.median) == (0.9, 1.0, 0.55)
+    record = record_of([replace(one, warm=spans[:9]) for one in GOOD])
+    assert record.seconds is not None and record.seconds.p90 == 0.9  # of nine the last
+
+
+def test_each_node_has_a_clock_of_its_own() -> None:
+    def shifted(one: RankReport) -> RankReport:
+        by = 100.0 * one.node
+        warm = [replace(s, start=s.start + by, end=s.end + by) for s in one.warm]
+        return replace(one, warm=warm)
+
+    found = [shifted(replace(one, node=one.rank // 2)) for one in GOOD]
+    record = record_of(found)
+    assert record.seconds is not None and record.seconds.warm == [0.5] * 2
+
+
+def test_the_plan_of_the_record_is_of_its_links() -> None:
+    # two nodes of two: the 736 and 720 bytes of ranks 0 and 1 cross to rank 2
+    what = job(model=SMALL, ranks_per_node=2)
+    what = replace(what, cluster=replace(what.cluster, nodes=2))
+    plan = record_of(reports(what), what=what).plan
+    assert plan is not None
+    assert (plan.max_peer_bytes, plan.max_cross_node_bytes, plan.cross_node_bytes) == (
+        0, BYTES, BYTES,
+    )  # fmt: skip
+    near = record_of(GOOD).plan
+    assert near is not None
+    assert (near.max_peer_bytes, near.max_cross_node_bytes, near.cross_node_bytes) == (BYTES, 0, 0)
+    assert (near.max_send_bytes, near.max_recv_bytes, near.max_forward_bytes) == (736, BYTES, 0)
+    assert (near.copies, near.bytes, near.local_bytes) == (17, BYTES, 0)

@@ -1,0 +1,142 @@
+"""A point's folder, the names in it, and what its identity is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refit.job import Cluster, Hardware, Job, UserError
+from refit.record.point import Point, identity, read_json, write_atomic
+from tests.support.jobs import TINY, job
+
+PLANNED = replace(job(), mode="plan")
+PEER = job(method="megatron", build="megatron")
+
+
+def with_part(what: Job, part: str, **changes: Any) -> Job:
+    changed: Job = replace(what, **{part: replace(getattr(what, part), **changes)})
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (job(), with_part(job(), "model", name="x")),
+        (job(), with_part(job(), "parallel", name="x", use_case="y", model="z")),
+        (job(), with_part(job(), "refit", name="x")),
+        (job(), with_part(job(), "refit", peer_names="installed")),
+        (job(), with_part(job(), "bench", deadline_s=1.0)),
+        (job(), with_part(job(), "sweep", mode="force", pack=4, repeat=3, repetition=1)),
+        (job(), with_part(job(), "cluster", launcher="slurm", nodes=9, slurm={"a": 1})),
+        (job(), with_part(job(), "cluster", hardware=Hardware(nic_gbps=1.0))),
+        (PLANNED, with_part(PLANNED, "sweep", mode="force")),
+    ],
+)
+def test_what_changes_no_result_is_no_part_of_the_identity(one: Job, other: Job) -> None:
+    assert one != other and identity(one) == identity(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (job(), job(seed=1)),
+        (job(), job(verify="logits")),
+        (job(), job(build="megatron")),
+        (job(), PLANNED),
+        (job(), with_part(job(), "model", num_layers=3)),
+        (job(), with_part(job(), "parallel", mode="collocated")),
+        (job(), with_part(job(), "parallel", source=job().parallel.destination)),
+        (job(), with_part(job(), "refit", method="gloo")),
+        (job(), with_part(job(), "refit", mode="collocated")),
+        (job(), with_part(job(), "bench", iterations=9)),
+        (job(), with_part(job(), "bench", warmup=9)),
+        (job(), with_part(job(), "sweep", repetition=2)),
+        (job(), with_part(job(), "cluster", name="x")),
+        (job(), with_part(job(), "cluster", ranks_per_node=8)),
+        (job(), with_part(job(), "cluster", device="auto")),
+        (PEER, with_part(PEER, "refit", peer_names="installed")),
+        (PLANNED, with_part(PLANNED, "cluster", hardware=Hardware(nic_gbps=1.0))),
+    ],
+)
+def test_what_changes_a_result_is_part_of_the_identity(one: Job, other: Job) -> None:
+    assert identity(one) != identity(other)
+
+
+def test_an_identity_is_as_it_was() -> None:
+    # another one is another folder: all that was measured before would be run again
+    assert (identity(job()), identity(PLANNED)) == ("1fa9946bce", "c854b07895")
+
+
+def test_a_folder_is_named_after_what_it_holds(tmp_path: Path) -> None:
+    names = {
+        "tiny-pair-ipc": job(),
+        "tiny-pair-gloo": job(method="gloo"),
+        "tiny-pair-ipc-r2": with_part(job(), "sweep", repetition=2),
+        "tiny-pair-ipc-plan-h9": with_part(PLANNED, "cluster", name="h9"),
+        "tiny-pair-ipc-plan-local-r3": with_part(PLANNED, "sweep", repetition=3),
+    }
+    for name, what in names.items():
+        point = Point.of(what, tmp_path)
+        assert point.directory == tmp_path / f"{name}-{identity(what)}"
+        assert (point.name, point.id) == (point.directory.name, identity(what))
+
+
+def test_a_frozen_point_is_the_point_again(tmp_path: Path) -> None:
+    point = Point.of(job(), tmp_path, ("seed=0", "refit=ipc"))
+    with pytest.raises(UserError, match=rf"{point.directory} holds no point"):
+        Point.load(point.directory)
+    point.freeze()
+    assert Point.load(point.directory) == point
+    assert point.frozen == point.directory / "point.json"
+    assert point.timing == point.directory / "timing.json"
+
+
+def test_attempts_are_numbered_and_stay(tmp_path: Path) -> None:
+    point = Point.of(job(), tmp_path)
+    attempts = point.directory / "attempts"
+    assert [point.attempt().directory for _ in range(3)] == [attempts / str(n) for n in range(3)]
+    # what several nodes agree on is theirs to say, again as well
+    for name in ("0.1", "7", "7"):
+        assert point.attempt(name).directory == attempts / name
+    last = point.attempt()
+    assert last.directory == attempts / "8"
+    assert last.timing == attempts / "8" / "timing.json"
+    assert last.rank_log(3).name == "rank3.log" and last.rank_report(3).name == "rank3.json"
+    assert last.agent_log(1).name == "agent1.log"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    point = Point.of(job(), tmp_path / "file")
+    for make in (point.freeze, point.attempt):
+        with pytest.raises(UserError, match=f"cannot write results to {point.directory}: Not a di"):
+            make()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "one")
+    write_atomic(path, "two")
+    assert path.read_text() == "two"
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "three\ud800")
+    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+
+
+def test_only_a_whole_object_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    assert read_json(path) is None
+    for text in ("", "{", "[1]", "1"):
+        path.write_text(text)
+        assert read_json(path) is None
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_job_is_what_it_was_on_disk() -> None:
+    what = replace(job(), model=TINY, cluster=Cluster("c", slurm={"time": "1:00"}))
+    assert Job.from_dict(json.loads(json.dumps(what.to_dict()))) == what
