@@ -11,13 +11,15 @@ import pytest
 
 from refit.job import Cluster, Degrees
 from refit.ranks.agent import Agent
-from tests.jobs import job
+from tests.jobs import job, methods_on_cpu
 from tests.ran import ran
+
+ACROSS = methods_on_cpu(across_nodes=True)
 
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    with Agent([job(), job(method="nixl")]) as one:
+    with Agent([job(method=method) for method in ACROSS]) as one:
         yield one
 
 
@@ -34,7 +36,7 @@ def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[s
     return ran(agent, folder, what)
 
 
-@pytest.mark.parametrize("method", ["gloo", "nixl"])
+@pytest.mark.parametrize("method", ACROSS)
 def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
     agent: Agent, tmp_path: Path, method: str
 ) -> None:

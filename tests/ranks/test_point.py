@@ -17,16 +17,17 @@ from refit.ranks.agent import Agent
 from refit.record.point import Point, identity
 from refit.record.record import SCHEMA, Record
 from refit.rules import devices
-from tests.jobs import TINY, job
+from refit.rules.methods import METHODS
+from tests.jobs import TINY, job, methods_on_cpu
 from tests.ran import ran
 
-# nixl is an extra that the test extra brings along, so that it is always among them here
-ON_CPU = ["ipc", "gloo", "symmetric", "nixl"]
+# nixl is an extra that the test extra brings along, so that it can always run here
+ON_CPU = methods_on_cpu()
 
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[Agent]:
-    with Agent([job(), job(method="nixl")]) as one:
+    with Agent([job(method=method) for method in ON_CPU]) as one:
         yield one
 
 
@@ -94,7 +95,7 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
     assert (record["memory"]["refit_peak_bytes"] or 0) <= record["memory"]["host_peak_bytes"]
 
 
-@pytest.mark.parametrize("method", ["gloo", "symmetric", "nixl"])
+@pytest.mark.parametrize("method", [m for m in ON_CPU if METHODS[m].slots])
 @pytest.mark.parametrize(
     ("bucket_mb", "in_flight", "max_ops"), [(0.001, 2, 2), (0.02, 3, 3), (0.05, 1, 1000)]
 )
@@ -109,8 +110,8 @@ def test_small_buckets(
     assert (record["status"], record["reason"]) == ("ok", "")
     # one index of the widest tensor, the whole fc1 row, may exceed the smallest bucket
     widest = 2 * TINY.hidden_size * 2
-    ways = 1 if method == "nixl" else 2
-    assert 0 < record["memory"]["staging_bytes"] <= ways * in_flight * max(bucket_mb * 1e6, widest)
+    slots = METHODS[method].slots
+    assert 0 < record["memory"]["staging_bytes"] <= slots * in_flight * max(bucket_mb * 1e6, widest)
     if method == "gloo":
         assert 2 <= record["transport"]["largest_group_ops"] <= max_ops
     if method == "symmetric":
@@ -193,8 +194,8 @@ def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ("nccl", "needs a GPU for each rank; this node has no NVIDIA GPU"),
-        ("nvshmem", "nvshmem4py (pip install 'refit-sweep[nvshmem]')"),
+        ("nccl", "nccl needs GPUs; this node has no NVIDIA GPU"),
+        ("nvshmem", "nvshmem (pip install 'refit-sweep[nvshmem]')"),
     ],
 )
 def test_a_missing_device_starts_no_rank(
