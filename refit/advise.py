@@ -45,7 +45,7 @@ class Advice:
     """
 
     job: Job
-    found: Prediction
+    prediction: Prediction
     seconds: float
     headroom_bytes: float
     serving_bytes: float
@@ -55,7 +55,7 @@ class Advice:
     @property
     def layout(self) -> Layout:
         """The destination, with its degrees."""
-        return self.found.placement.destination
+        return self.prediction.placement.destination
 
 
 def dispatcher(model: Model, layout: Layout) -> str:
@@ -124,18 +124,18 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
     alone = replace(job, parallel=replace(job.parallel, destination=job.parallel.source))
     if reason := impossible(alone):
         raise UserError(f"the source is impossible: {reason}")
-    found, refused, too_large, reason, least = [], 0, 0, "", float("inf")
-    for each in candidates(job, gpus):
-        if why := impossible(each):
+    advices, refused, too_large, reason, least = [], 0, 0, "", float("inf")
+    for candidate in candidates(job, gpus):
+        if why := impossible(candidate):
             refused, reason = refused + 1, why
             continue
-        held = _least_bytes(each)
-        advice = _advice(each) if held <= memory_gb * 1e9 else None
+        held = _least_bytes(candidate)
+        advice = _advice(candidate) if held <= memory_gb * 1e9 else None
         if advice is None:
             too_large, least = too_large + 1, min(least, held)
         else:
-            found.append(advice)
-    if not found:
+            advices.append(advice)
+    if not advices:
         if too_large:
             reason = (
                 f"the smallest needs {least / 1e9:.1f} GB and staging on a rank of {memory_gb:g} GB"
@@ -147,12 +147,12 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
             f" '{job.cluster.name}': the rules refuse {refused}, {too_large} do not fit; {reason};"
             " use more GPUs, or another cluster"
         )
-    values = [(a.seconds, -a.headroom_bytes, a.serving_bytes) for a in found]
+    values = [(a.seconds, -a.headroom_bytes, a.serving_bytes) for a in advices]
     columns = [sorted(column) for column in zip(*values, strict=True)]
     placed = [
         replace(a, places=(columns[0].index(v[0]) + 1, columns[1].index(v[1]) + 1,
                            columns[2].index(v[2]) + 1))
-        for a, v in zip(found, values, strict=True)
+        for a, v in zip(advices, values, strict=True)
     ]  # fmt: skip
     return sorted(placed, key=lambda a: (sum(a.places), a.seconds)), refused, too_large
 
@@ -168,46 +168,56 @@ def _least_bytes(job: Job) -> int:
 
 
 def _advice(job: Job) -> Advice | None:
-    found = predict(Setup.of(job))
-    assert found.estimate is not None and job.cluster.hardware.memory_gb is not None
-    layout = found.placement.destination
-    held = found.held_bytes[layout.offset : layout.ranks.stop].max()
+    prediction = predict(Setup.of(job))
+    assert prediction.estimate is not None and job.cluster.hardware.memory_gb is not None
+    layout = prediction.placement.destination
+    held = prediction.held_bytes[layout.offset : layout.ranks.stop].max()
     headroom = job.cluster.hardware.memory_gb * 1e9 - float(held)
     if headroom < 0:
         return None
     serving = serving_bytes(job.model, layout)
     return Advice(
-        job, found, found.estimate.seconds, headroom, serving, dispatcher(job.model, layout)
+        job,
+        prediction,
+        prediction.estimate.seconds,
+        headroom,
+        serving,
+        dispatcher(job.model, layout),
     )
 
 
-def lines(found: Sequence[Advice], top: int) -> list[str]:
+def lines(advices: Sequence[Advice], top: int) -> list[str]:
     """The best rows, with their reasons."""
     shown = [
         "place  layout                    estimate s   floor s  headroom GB  serving kB  why",
     ]
-    for number, one in enumerate(found[:top], 1):
-        assert one.found.floor is not None and one.found.estimate is not None
-        terms = vars(one.found.estimate)
+    for number, advice in enumerate(advices[:top], 1):
+        assert advice.prediction.floor is not None and advice.prediction.estimate is not None
+        terms = vars(advice.prediction.estimate)
         largest = max(terms, key=lambda name: terms[name])
-        sent = f"tokens by {one.dispatcher} over EP {one.layout.ep}" if one.dispatcher else "no EP"
+        sent = (
+            f"tokens by {advice.dispatcher} over EP {advice.layout.ep}"
+            if advice.dispatcher
+            else "no EP"
+        )
+        by_time, by_memory, by_serving = advice.places
         shown.append(
-            f"{number:5}  {one.layout.describe():24}  {one.seconds:10.3f}"
-            f"  {one.found.floor.seconds:8.3f}  {one.headroom_bytes / 1e9:11.1f}"
-            f"  {one.serving_bytes / 1e3:10.1f}  of {len(found)}: refit {one.places[0]}, memory"
-            f" {one.places[1]}, serving {one.places[2]}; mostly {largest.removesuffix('_s')};"
-            f" {one.layout.dp} replicas; {sent}"
+            f"{number:5}  {advice.layout.describe():24}  {advice.seconds:10.3f}"
+            f"  {advice.prediction.floor.seconds:8.3f}  {advice.headroom_bytes / 1e9:11.1f}"
+            f"  {advice.serving_bytes / 1e3:10.1f}  of {len(advices)}: refit {by_time}, memory"
+            f" {by_memory}, serving {by_serving}; mostly {largest.removesuffix('_s')};"
+            f" {advice.layout.dp} replicas; {sent}"
         )
     return shown
 
 
-def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
+def job_asked_for(arguments: Sequence[str]) -> tuple[Job, int, int]:
     """Job, GPUs and number of rows of the command line.
 
     Raises:
         UserError: something is missing, misspelt or no number.
     """
-    own = {"gpus": "", "top": "10", "source": ""}
+    settings = {"gpus": "", "top": "10", "source": ""}
     overrides, degrees, model = ["mode=plan"], [], ""
     parser = program.parser("refit.advise", __doc__)
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*")
@@ -215,8 +225,8 @@ def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
         key, equals, value = argument.partition("=")
         if not equals:
             raise UserError(f"'{argument}' is not key=value, such as gpus=64; --help says more")
-        if key in own:
-            own[key] = value
+        if key in settings:
+            settings[key] = value
         elif key.startswith("source."):
             degrees.append(f"parallel.{argument}")
         else:
@@ -224,29 +234,29 @@ def asked(arguments: Sequence[str]) -> tuple[Job, int, int]:
             overrides.append(argument)
     numbers = {}
     for key in ("gpus", "top"):
-        if not own[key].isdecimal() or int(own[key]) < 1:
-            raise UserError(f"{key}={own[key]} is not a number of 1 or more, such as {key}=64")
-        numbers[key] = int(own[key])
+        if not settings[key].isdecimal() or int(settings[key]) < 1:
+            raise UserError(f"{key}={settings[key]} is not a number of 1 or more, such as {key}=64")
+        numbers[key] = int(settings[key])
     if not any(a.startswith("cluster=") for a in overrides):
         rates_are_said = any(a.startswith("hardware=") for a in overrides)
         overrides.append("cluster=slurm" if rates_are_said else "cluster=h100")
-    if own["source"]:
-        overrides.append(f"parallel={own['source']}")
+    if settings["source"]:
+        overrides.append(f"parallel={settings['source']}")
     elif degrees:  # degrees that are not said are 1, not those of the default pair
         fields = "tp:1,cp:1,pp:1,ep:1,etp:1,gpus:null"
         overrides.append(f"parallel.source={{{fields}}}")
     else:
         if not model:
             raise UserError("no model is named; say model=NAME, an option of conf/model")
-        known = sorted(p.stem for p in (schema.CONF / "parallel").glob(f"**/{model}_*.yaml"))
-        if not known:
+        pairs = sorted(p.stem for p in (schema.CONF / "parallel").glob(f"**/{model}_*.yaml"))
+        if not pairs:
             with compose.configs():
                 compose.job(overrides)  # a model that does not exist is said to be so
             raise UserError(
                 f"no pair in conf/parallel is named after model '{model}'; say source=<pair> or its"
                 " degrees, such as source.tp=8 source.ep=8"
             )
-        overrides.append(f"parallel={known[0]}")
+        overrides.append(f"parallel={pairs[0]}")
     with compose.configs():
         return compose.job([*overrides, *degrees]), numbers["gpus"], numbers["top"]
 
@@ -255,18 +265,18 @@ def main(arguments: Sequence[str]) -> None:
     """Print the ranking.
 
     Raises:
-        UserError: see `asked` and `advise`.
+        UserError: see `job_asked_for` and `advise`.
     """
-    job, gpus, top = asked(arguments)
-    found, refused, too_large = advise(job, gpus)
-    source = found[0].found.placement.source
+    job, gpus, top = job_asked_for(arguments)
+    advices, refused, too_large = advise(job, gpus)
+    source = advices[0].prediction.placement.source
     print(
         f"{job.model.name}: source {source.gpus} GPUs ({source.describe()}), destination {gpus},"
-        f" {job.placement_mode}, cluster {job.cluster.name};\n{len(found)} layouts are possible,"
+        f" {job.placement_mode}, cluster {job.cluster.name};\n{len(advices)} layouts are possible,"
         f" {refused} are refused by the rules, {too_large} do not fit in memory"
     )
-    print("\n".join(lines(found, top)))
+    print("\n".join(lines(advices, top)))
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.exit_with(main)

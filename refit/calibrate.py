@@ -13,8 +13,8 @@ import yaml
 from refit import program
 from refit.forecast.fit import HeldOut, Row, base, fit, leave_one_out, row_of
 from refit.job import UserError
-from refit.record import record
 from refit.record.point import write_atomic
+from refit.record.record import NotARecord, Record, now
 from refit.rules.methods import METHODS
 
 
@@ -29,13 +29,12 @@ def read(folder: Path) -> list[Row]:
         if path.parent.parent.name == "attempts":
             continue
         try:
-            found = record.Record.load(path)
-        except record.NotARecord as error:
+            measurement = Record.load(path)
+        except NotARecord as error:
             raise UserError(f"{path}: {error}; remove it, or run its point again") from None
-        # an estimate is of a plan of ours
-        measured = found.kind == "measured" and found.status == "ok" and not _by_another(found)
-        rows += [row_of(found, path)] if measured else []
-        others += not measured
+        usable = _is_usable(measurement)
+        rows += [row_of(measurement, path)] if usable else []
+        others += not usable
     if not rows:
         raise UserError(
             f"no verified measurement below {folder} ({others} records of other kinds);"
@@ -44,15 +43,16 @@ def read(folder: Path) -> list[Row]:
     return rows
 
 
-def _by_another(found: record.Record) -> bool:
-    """Whether its refits were planned by the method itself."""
-    return found.method in METHODS and METHODS[found.method].plans_itself
+def _is_usable(record: Record) -> bool:
+    """Whether it is a verified measurement, by a plan of ours: what an estimate is of."""
+    by_another = record.method in METHODS and METHODS[record.method].plans_itself
+    return record.kind == "measured" and record.status == "ok" and not by_another
 
 
 def option(name: str, rows: Sequence[Row]) -> str:
     """The text of a cluster option with what these rows show."""
     hardware = base(rows)
-    fits = {method: asdict(found) for method, found in fit(rows, hardware).items()}
+    fits = {method: asdict(terms) for method, terms in fit(rows, hardware).items()}
     cluster = rows[0].job.cluster
     stated = {k: v for k, v in asdict(hardware).items() if v is not None}
     body = {
@@ -65,24 +65,24 @@ def option(name: str, rows: Sequence[Row]) -> str:
     if cluster.slurm is not None:
         body["slurm"] = cluster.slurm
     return (
-        f"# Fitted by refit.calibrate to {len(rows)} measured refits, until {record.now()[:10]}."
+        f"# Fitted by refit.calibrate to {len(rows)} measured refits, until {now()[:10]}."
         f" Run it with\n#   python -m refit.run cluster={name} mode=plan\n"
         + yaml.safe_dump(body, sort_keys=False)
     )
 
 
-def table(left: Sequence[HeldOut]) -> list[str]:
+def table(held_out: Sequence[HeldOut]) -> list[str]:
     """Predicted against measured, one line per row, and the median error of each method."""
-    width = max(len(one.row.name) for one in left)
+    width = max(len(test.row.name) for test in held_out)
     lines = [f"{'row':{width}}  method  measured s  before s   error  left out s   error"]
-    for one in left:
-        before, after = one.errors
+    for test in held_out:
+        before, after = test.errors
         lines.append(
-            f"{one.row.name:{width}}  {one.row.method:6}  {one.row.seconds:10.4f}"
-            f"  {one.before:8.4f} {before:+7.0%}  {one.after:10.4f} {after:+7.0%}"
+            f"{test.row.name:{width}}  {test.row.method:6}  {test.row.seconds:10.4f}"
+            f"  {test.before:8.4f} {before:+7.0%}  {test.after:10.4f} {after:+7.0%}"
         )
-    for method in dict.fromkeys(one.row.method for one in left):
-        mine = [one.errors for one in left if one.row.method == method]
+    for method in dict.fromkeys(test.row.method for test in held_out):
+        mine = [test.errors for test in held_out if test.row.method == method]
         sizes = [statistics.median(abs(e[i]) for e in mine) for i in (0, 1)]
         worst = [max(abs(e[i]) for e in mine) for i in (0, 1)]
         lines.append(
@@ -93,7 +93,7 @@ def table(left: Sequence[HeldOut]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the fit's errors by leave-one-out, and write the option where asked.
+    """Print the fit's errors by leave-one-out, and write the option where options.
 
     Raises:
         UserError: see `read` and `base`; or the output exists or cannot be written.
@@ -102,26 +102,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds measured timing.json files")
     parser.add_argument("--output", metavar="FILE", type=Path, help="conf/cluster/<name>.yaml")
     parser.add_argument("--force", action="store_true", help="replace the output")
-    asked = parser.parse_args(arguments)
-    if asked.output and asked.output.exists() and not asked.force:
-        raise UserError(f"{asked.output} exists; add --force to replace it, or name another")
-    rows = read(asked.folder)
-    text = option(asked.output.stem if asked.output else "calibrated", rows)
-    left = leave_one_out(rows)
-    if left:
-        print("\n".join(table(left)))
+    options = parser.parse_args(arguments)
+    if options.output and options.output.exists() and not options.force:
+        raise UserError(f"{options.output} exists; add --force to replace it, or name another")
+    rows = read(options.folder)
+    text = option(options.output.stem if options.output else "calibrated", rows)
+    held_out = leave_one_out(rows)
+    if held_out:
+        print("\n".join(table(held_out)))
     for row in rows:
-        if row not in [one.row for one in left]:
+        if row not in [test.row for test in held_out]:
             print(f"{row.name}: no other row of method {row.method}, so it cannot be left out")
     print()
-    if not asked.output:
+    if not options.output:
         print(text, end="")
         return 0
     try:
-        write_atomic(asked.output, text)
+        write_atomic(options.output, text)
     except OSError as error:
-        raise UserError(f"cannot write {asked.output}: {error.strerror}") from None
-    print(f"written: {asked.output}")
+        raise UserError(f"cannot write {options.output}: {error.strerror}") from None
+    print(f"written: {options.output}")
     return 0
 
 
@@ -130,4 +130,4 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.exit_with(main)

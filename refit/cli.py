@@ -44,7 +44,7 @@ class PointFailed(Exception):
     """A point of a launcher that is not ours ended otherwise than verified."""
 
 
-def run_one(config: DictConfig) -> float | None:
+def run_point(config: DictConfig) -> float | None:
     """Run one point: the objective of whoever sweeps.
 
     Returns:

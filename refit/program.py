@@ -34,7 +34,7 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Call `main` with the command line's arguments and exit with what it returns.
 
     What a user got wrong is one message on stderr and exit code 2. A reader that goes away, as

@@ -24,7 +24,7 @@ class Published:
 
     Attributes:
         seconds: the author's, smallest and largest.
-        found: None where nothing of ours can be set beside it; `why` says the reason.
+        prediction: None where nothing of ours can be set beside it; `why` says the reason.
         why: what was assumed, or why there is no comparison.
     """
 
@@ -33,14 +33,14 @@ class Published:
     source: str
     clock: str
     why: str
-    found: Prediction | None
+    prediction: Prediction | None
 
     @property
     def error(self) -> float | None:
         """Estimate against the middle of the author's seconds: -0.5 is half of it."""
-        if self.found is None or self.found.estimate is None:
+        if self.prediction is None or self.prediction.estimate is None:
             return None
-        return self.found.estimate.seconds / (sum(self.seconds) / 2) - 1
+        return self.prediction.estimate.seconds / (sum(self.seconds) / 2) - 1
 
 
 def rows() -> list[Published]:
@@ -55,39 +55,44 @@ def rows() -> list[Published]:
 
 
 def _row(entry: dict[str, Any], clocks: dict[str, str]) -> Published:
-    found, why = None, entry.get("not_comparable") or entry["assumed"]
+    prediction, why = None, entry.get("not_comparable") or entry["assumed"]
     if "overrides" in entry:
         job = compose.job(["mode=plan", *entry["overrides"]])
         if reason := impossible(job):
             raise UserError(f"{DATA.name}: {entry['name']}: {reason}")
-        found = predict(Setup.of(job))
+        prediction = predict(Setup.of(job))
     low, high = entry["seconds"]
     clock = clocks[entry["clock"]].strip()
-    return Published(entry["name"], (low, high), entry["source"], clock, why.strip(), found)
+    return Published(entry["name"], (low, high), entry["source"], clock, why.strip(), prediction)
 
 
-def lines(found: Sequence[Published]) -> list[str]:
+def lines(refits: Sequence[Published]) -> list[str]:
     """The table, then of each row its source, clock, and what was assumed."""
-    width = max(len(row.name) for row in found)
-    label = len(f"[{len(found)}]")
+    width = max(len(row.name) for row in refits)
+    label = len(f"[{len(refits)}]")
     head = (
         f"{'':{label}} {'refit':{width}}  published s    floor s  estimate s  error"
         "  busiest recv GB"
     )
     shown, notes = [head], []
-    for number, row in enumerate(found, 1):
+    for number, row in enumerate(refits, 1):
         low, high = row.seconds
         published = f"{low:g}" if low == high else f"{low:g} to {high:g}"
         ours = "not comparable"
-        why = f"not comparable: {row.why}" if row.found is None else f"assumed: {row.why}"
-        if row.found and row.found.floor and row.found.estimate and row.error is not None:
-            recv = int(row.found.traffic.received_bytes.max()) / 1e9
+        why = f"not comparable: {row.why}" if row.prediction is None else f"assumed: {row.why}"
+        if (
+            row.prediction
+            and row.prediction.floor
+            and row.prediction.estimate
+            and row.error is not None
+        ):
+            recv = int(row.prediction.traffic.received_bytes.max()) / 1e9
             ours = (
-                f"{row.found.floor.seconds:9.3f}  {row.found.estimate.seconds:10.3f}"
+                f"{row.prediction.floor.seconds:9.3f}  {row.prediction.estimate.seconds:10.3f}"
                 f"  {row.error:+5.0%}  {recv:15.2f}"
             )
-            if row.found.shortage:
-                why += f"; both at once do not fit: {row.found.shortage.split(', cluster')[0]}"
+            if row.prediction.shortage:
+                why += f"; both at once do not fit: {row.prediction.shortage.split(', cluster')[0]}"
         shown.append(f"{f'[{number}]':{label}} {row.name:{width}}  {published:12}  {ours}")
         notes.append(f"[{number}] {row.source}\n    clock: {row.clock}\n    {why}")
     return [*shown, "", *notes]
@@ -104,4 +109,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.exit_with(main)

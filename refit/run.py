@@ -15,7 +15,7 @@ schema.register()
 @hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
 def run(config: DictConfig) -> float | None:
     """One point, and its objective; our own launcher does not come here."""
-    return cli.run_one(config)
+    return cli.run_point(config)
 
 
 def main() -> NoReturn:

@@ -101,7 +101,7 @@ def summary(every: Sequence[Workload]) -> list[str]:
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Degrees and messages, one line per workload."""
     columns = ("name", "world_size", "tp", "pp", "ep", "edp", "experts_per_rank", *MESSAGES)
-    cells = [columns, *(tuple(str(found[c]) for c in columns) for found in rows)]
+    cells = [columns, *(tuple(str(row[c]) for c in columns) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return [
         "  ".join(
@@ -114,19 +114,19 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def detail(workload: Workload) -> list[str]:
     """All about one workload: degrees, messages beside its dense twin's, how to refit from it."""
-    found, twin, layout = row(workload), row(workload, dense=True), workload.layout
+    moe, twin, layout = row(workload), row(workload, dense=True), workload.layout
     lines = [
-        f"{workload.name}: {workload.size}, {found['layers']} layers, hidden {found['hidden']}",
+        f"{workload.name}: {workload.size}, {moe['layers']} layers, hidden {moe['hidden']}",
         f"world {layout.gpus} = TP {layout.tp} * PP {layout.pp} * EP {layout.ep} * DP {layout.edp};"
         f" ETP {layout.etp}; {workload.experts_per_rank} experts per EP rank",
-        f"global batch {found['gbs']}, micro batch {found['mbs']}, sequence {found['seq']}",
+        f"global batch {moe['gbs']}, micro batch {moe['mbs']}, sequence {moe['seq']}",
         "",
         f"{'bytes per rank and layer':52s}{'MoE':>14s}{'dense twin':>14s}",
     ]
-    lines += [f"{MESSAGES[m]:52s}{found[m]:14d}{twin[m]:14d}" for m in MESSAGES]
+    lines += [f"{MESSAGES[m]:52s}{moe[m]:14d}{twin[m]:14d}" for m in MESSAGES]
     lines.append("(of the data parallel messages: per rank and step)")
-    if found["impossible"]:
-        return [*lines, "", f"Megatron cannot run it: {found['impossible']}"]
+    if moe["impossible"]:
+        return [*lines, "", f"Megatron cannot run it: {moe['impossible']}"]
     command = f"python -m refit.run workload={workload.name} cluster.nodes={layout.gpus // 8}"
     return [*lines, "", f"as the source of a refit: {command}"]
 
@@ -151,41 +151,41 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--ep", type=int, help="those with this EP, with their message sizes")
     parser.add_argument("--dense", action="store_true", help="their twins without experts (EP 1)")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write a row for each")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     every = workloads()
-    if asked.name:
-        every = [_named(asked.name, every)]
-    if asked.ep is not None:
+    if options.name:
+        every = [_named(options.name, every)]
+    if options.ep is not None:
         degrees = sorted({w.ep for w in every})
-        every = [w for w in every if w.ep == asked.ep]
+        every = [w for w in every if w.ep == options.ep]
         if not every:
             listed = ", ".join(map(str, degrees))
-            raise UserError(f"--ep {asked.ep}: no workload has it; they have {listed}")
-    rows = [row(workload, asked.dense) for workload in every]
-    if asked.name:
+            raise UserError(f"--ep {options.ep}: no workload has it; they have {listed}")
+    rows = [row(workload, options.dense) for workload in every]
+    if options.name:
         lines = detail(every[0])
     else:
         lines = summary(every)
-        if asked.ep is not None or asked.dense:
+        if options.ep is not None or options.dense:
             lines += ["", *table(rows)]
     print("\n".join(lines))
-    if asked.csv:
+    if options.csv:
         try:
-            write_atomic(asked.csv, as_csv(rows))
+            write_atomic(options.csv, as_csv(rows))
         except OSError as error:
-            raise UserError(f"cannot write {asked.csv}: {error.strerror or error}") from None
-        print(f"written: {asked.csv}")
+            raise UserError(f"cannot write {options.csv}: {error.strerror or error}") from None
+        print(f"written: {options.csv}")
     return 0
 
 
 def _named(name: str, every: Sequence[Workload]) -> Workload:
-    found = {workload.name: workload for workload in every}
-    if name in found:
-        return found[name]
-    close = get_close_matches(name, found)
+    by_name = {workload.name: workload for workload in every}
+    if name in by_name:
+        return by_name[name]
+    close = get_close_matches(name, by_name)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise UserError(f"no workload '{name}'{hint} All of them: --csv FILE, or --ep 2, 4, 8, 16")
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.exit_with(main)

@@ -55,16 +55,16 @@ def main() -> NoReturn:
         sys.exit(0)
     if name not in PROGRAMS:
         if not _is_hydras(name):
-            program.run(_unknown)
+            program.exit_with(_unknown)
         name, rest = "run", [name, *rest]
     if name in HYDRAS:
         _complete()
         if HYDRAS[name] and any(word.lstrip("+").startswith("mode=") for word in rest):
-            program.run(_another_mode)
+            program.exit_with(_another_mode)
         sys.argv[1:] = [*HYDRAS[name], *rest]
         run.main()
     sys.argv[:] = [f"{program.COMMAND} {name}", *rest]
-    program.run(import_module(PROGRAMS[name][0]).main)
+    program.exit_with(import_module(PROGRAMS[name][0]).main)
 
 
 def _is_hydras(word: str) -> bool:

@@ -78,20 +78,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/timing.json")
     parser.add_argument("--csv", metavar="FILE", type=Path)
     parser.add_argument("--parquet", metavar="FILE", type=Path)
-    asked = parser.parse_args(arguments)
-    records, refused = read(asked.folder)
+    options = parser.parse_args(arguments)
+    records, refused = read(options.folder)
     for path, why in refused.items():
         print(f"left out: {path}: {why}", file=sys.stderr)
     if not records:
         left_out = f" that can be read; {len(refused)} left out" if refused else ""
-        raise UserError(f"no records in {asked.folder}: it has no */timing.json{left_out}")
+        raise UserError(f"no records in {options.folder}: it has no */timing.json{left_out}")
     display = Display()
     display.table(records)
-    frozen = {path.parent for path in asked.folder.glob("*/point.json")}
+    frozen = {path.parent for path in options.folder.glob("*/point.json")}
     waiting = len([point for point in frozen if not (point / "timing.json").exists()])
     display.line(f"\n{len(records)} records, {len(refused)} left out, {waiting} points without one")
     rows = [Row.of(record) for record in records]
-    for write, path in ((write_csv, asked.csv), (write_parquet, asked.parquet)):
+    for write, path in ((write_csv, options.csv), (write_parquet, options.parquet)):
         if path:
             try:
                 write(rows, path)
@@ -102,4 +102,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.exit_with(main)

@@ -93,4 +93,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.exit_with(main)

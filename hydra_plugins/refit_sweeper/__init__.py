@@ -68,13 +68,13 @@ class RefitSweeper(BasicSweeper):
 
         assert self.hydra_context is not None and self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        asked = [*self._parse_config(), *arguments]
-        overrides = [self._expanded(each) for each in parser.parse_overrides(asked)]
+        requested = [*self._parse_config(), *arguments]
+        overrides = [self._expanded(override) for override in parser.parse_overrides(requested)]
         batch = [
             point for part in self.split_arguments(overrides, self.max_batch_size) for point in part
         ]
         if not batch:
-            raise UserError(f"the sweep has no point: nothing matches {' '.join(asked)}")
+            raise UserError(f"the sweep has no point: nothing matches {' '.join(requested)}")
         results = self.launcher.launch(batch, initial_job_idx=0)
         if any(r.status is JobStatus.FAILED for r in results):
             sys.exit(1)
@@ -82,17 +82,17 @@ class RefitSweeper(BasicSweeper):
 
     def _expanded(self, override: Override) -> Override:
         """A glob as the choice of what it meets; hydra.searchpath counts, as it does in Hydra."""
-        found = override.value()
-        if not isinstance(found, Glob):
+        glob = override.value()
+        if not isinstance(glob, Glob):
             return override
         assert self.hydra_context is not None and self.config is not None
         hydra, loader = self.config.hydra, self.hydra_context.config_loader
-        said = list(hydra.overrides.hydra)
+        hydra_overrides = list(hydra.overrides.hydra)
 
         def listed(group: str, kind: ObjectType) -> list[str]:
-            return loader.get_group_options(group, kind, hydra.job.config_name, said)
+            return loader.get_group_options(group, kind, hydra.job.config_name, hydra_overrides)
 
-        names: Any = public.met(found, override.key_or_group, listed)
+        names: Any = public.met(glob, override.key_or_group, listed)
         chosen = ChoiceSweep(list=names)
         return replace(override, value_type=ValueType.CHOICE_SWEEP, _value=chosen)
 

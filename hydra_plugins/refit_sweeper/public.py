@@ -82,10 +82,10 @@ def met(glob: Glob, group: str, listed: Listed) -> list[str]:
     """
     options = glob.filter(listed(group, ObjectType.CONFIG))
     begins = [pattern for pattern in glob.include if pattern[:1] not in ("*", "?", "[")]
-    known = set(listed(group, ObjectType.CONFIG))
+    in_group = set(listed(group, ObjectType.CONFIG))
     for option in _below(group, "", listed):
         names = (option, option.rpartition("/")[2])
-        if names[1] in known:  # an option of the group itself goes before its namesake
+        if names[1] in in_group:  # an option of the group itself goes before its namesake
             continue
         if _any(names, begins) and not _any(names, glob.exclude):
             options.append(option)

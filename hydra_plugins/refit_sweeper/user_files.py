@@ -25,7 +25,7 @@ class UserFilesFirst(SearchPathPlugin):
         """Put a `UserOptions` for each folder before `main`; what is no folder is left to Hydra."""
         from refit import cli
 
-        for path in reversed(_asked(cli.COMMAND_LINE)):
+        for path in reversed(_folders(cli.COMMAND_LINE)):
             if "://" not in path:
                 if not Path(path).is_dir():
                     continue
@@ -72,12 +72,12 @@ class UserOptions(ConfigSource):
         return self.behind.list(config_path, results_filter)
 
 
-def _asked(arguments: Sequence[str]) -> list[str]:
+def _folders(arguments: Sequence[str]) -> list[str]:
     """Folders, as the user wrote them; those that are none too."""
-    known, _ = get_args_parser().parse_known_args(list(arguments))
-    paths = [known.config_dir] if known.config_dir else []
+    options, _ = get_args_parser().parse_known_args(list(arguments))
+    paths = [options.config_dir] if options.config_dir else []
     try:
-        overrides = OverridesParser.create().parse_overrides(known.overrides)
+        overrides = OverridesParser.create().parse_overrides(options.overrides)
     except HydraException:  # Hydra says it in its own time
         return paths
     for override in overrides:

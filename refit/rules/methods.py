@@ -18,38 +18,41 @@ if TYPE_CHECKING:
     from refit.rules.setup import Setup
 
 
-def _ipc(job: Job, placement: Placement) -> str | None:
-    if placement.nodes > 1:
-        return f"ipc reads its peers' memory and so needs one node; {_spans(job, placement)}"
-    return None
+@dataclass(frozen=True)
+class Method:
+    """One way for weights to travel. All that is known of it without its transport stands here.
+
+    Attributes:
+        transport: the class that does it, in refit/transport/<name>.py.
+        how: what it does, for the README's table.
+        devices: where the weights may be: cpu, cuda.
+        one_node: it moves nothing between nodes.
+        library: what must be installed besides, a module and the extra that brings it.
+        cannot: any other reason why it cannot run here; asked before any rank starts.
+        one_sided: it copies each block on its own, straight to its place, and packs nothing.
+        slots: it stages at most this many times `refit.in_flight` buckets on a rank.
+        plans_itself: it carries out a plan of its own, and not ours.
+        refuses: why it cannot do a job on any machine, or None; asked where nothing is run.
+        planner: of one that plans for itself, the module in refit/transport/ whose `planned(setup)`
+            says without ranks which rows it would carry out; empty where that cannot be said.
+        preload: what its ranks import that takes long and can be forked.
+    """
+
+    transport: str
+    how: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    one_node: bool = False
+    library: str = ""
+    cannot: Callable[[Job, Placement], str | None] = lambda job, placement: None
+    one_sided: bool = False
+    slots: int = 2
+    plans_itself: bool = False
+    refuses: Callable[[Job], str | None] = lambda job: None
+    planner: str = ""
+    preload: tuple[str, ...] = ()
 
 
-def _gloo(job: Job, placement: Placement) -> str | None:
-    if devices.device(job) == "cuda":
-        return (
-            "gloo moves host memory, and this point's weights are on GPUs;"
-            " use refit=ipc, nccl or nvshmem, or cluster.device=cpu"
-        )
-    return None
-
-
-def _symmetric(job: Job, placement: Placement) -> str | None:
-    if devices.device(job) == "cuda":
-        return "symmetric is for CPU ranks; use refit=nvshmem, or cluster.device=cpu"
-    if placement.nodes > 1:
-        return f"symmetric is one node's shared memory; {_spans(job, placement)}"
-    return None
-
-
-def _nixl(job: Job, placement: Placement) -> str | None:
-    if not _installed("nixl"):
-        return "nixl is not installed; pip install 'refit-sweep[nixl]'"
-    return None
-
-
-def _nccl(job: Job, placement: Placement) -> str | None:
-    if devices.device(job) == "cpu":
-        return f"nccl needs a GPU for each rank; {_on_cpu()}; use refit=gloo"
+def _gpu_per_rank(job: Job, placement: Placement) -> str | None:
     ranks = min(placement.ranks_per_node, placement.world)
     if ranks > devices.gpus():
         return (
@@ -84,60 +87,41 @@ def _megatron(job: Job, placement: Placement) -> str | None:
         # its nccl service would run here all the same, over gloo
         return f"refit.backend={backend} moves GPU memory; {_on_cpu()}; use refit.backend=gloo"
     if devices.device(job) == "cuda" and backend in ("auto", "nccl"):
-        reason = _nccl(job, placement)
+        reason = _gpu_per_rank(job, placement)
         return reason and f"refit.backend=nccl: {reason}, or refit.backend=gloo"
     return None
 
 
-def _nvshmem(job: Job, placement: Placement) -> str | None:
-    install = "pip install 'refit-sweep[nvshmem]'"
-    if devices.device(job) == "cpu":
-        return (
-            f"nvshmem needs NVIDIA GPUs and nvshmem4py ({install}); {_on_cpu()};"
-            " refit=symmetric runs the same schedule in CPU memory"
-        )
-    return None if _installed("nvshmem") else f"nvshmem4py is not installed; {install}"
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way for weights to travel.
-
-    Attributes:
-        transport: the class that does it, in refit/transport/<name>.py.
-        cannot: why it cannot run here, or None; asked before any rank starts.
-        one_sided: it copies each block on its own, straight to its place, and packs nothing.
-        plans_itself: it carries out a plan of its own, and not ours.
-        preload: what its ranks import that takes long and can be forked.
-        refuses: why it cannot do a job on any machine, or None; asked where nothing is run.
-        planner: of one that plans for itself, the module in refit/transport/ whose `planned(setup)`
-            says without ranks which rows it would carry out; empty where that cannot be said.
-    """
-
-    transport: str
-    cannot: Callable[[Job, Placement], str | None]
-    one_sided: bool = False
-    plans_itself: bool = False
-    preload: tuple[str, ...] = ()
-    refuses: Callable[[Job], str | None] = lambda job: None
-    planner: str = ""
-
-
 METHODS = {
-    "ipc": Method("IpcTransport", _ipc, one_sided=True),
-    "gloo": Method("GlooTransport", _gloo),
-    "symmetric": Method("SharedTransport", _symmetric),
-    "nixl": Method("NixlTransport", _nixl, one_sided=True, preload=("nixl",)),
-    "nccl": Method("NcclTransport", _nccl),
-    "nvshmem": Method("NvshmemTransport", _nvshmem),
+    "ipc": Method(
+        "IpcTransport", "each destination rank reads its peers' source shards in place",
+        one_node=True, one_sided=True, slots=0,
+    ),
+    "gloo": Method("GlooTransport", "packed messages in bounded buckets", devices=("cpu",)),
+    "nccl": Method(
+        "NcclTransport", "the same messages on streams of their own, a GPU per rank",
+        devices=("cuda",), cannot=_gpu_per_rank,
+    ),
+    "symmetric": Method(
+        "SharedTransport", "pack, put, signal, unpack in a heap of shared memory",
+        devices=("cpu",), one_node=True,
+    ),
+    "nvshmem": Method(
+        "NvshmemTransport", "the same schedule in NVSHMEM's heap, by nvshmem4py",
+        devices=("cuda",), library="nvshmem",
+    ),
+    "nixl": Method(
+        "NixlTransport", "reads of registered memory, by NIXL and UCX",
+        library="nixl", one_sided=True, slots=1, preload=("nixl",),
+    ),
     "megatron": Method(
         "MegatronTransport",
-        _megatron,
-        plans_itself=True,
-        refuses=_not_megatrons,
+        "the peer: the installed megatron-core's own planner and copy service, `refit.backend`;"
+        " `build=megatron`",
+        cannot=_megatron, plans_itself=True, refuses=_not_megatrons,
         planner="megatron_planner" if megatron_versions.PLANS_WITHOUT_RANKS else "",
     ),
-}
+}  # fmt: skip
 
 ON_GPUS = {
     "non-collocated": ("nvshmem", "ipc", "nccl", "nixl"),
@@ -165,7 +149,7 @@ def choose(job: Job, placement: Placement) -> tuple[str, str]:
     if planned:  # nobody can ask what is installed there
         return order[0], why
     for method in order:
-        reason = METHODS[method].cannot(job, placement)
+        reason = _cannot(method, job, placement)
         if reason is None:
             return method, why
         why += f"; not {method}: {reason}"
@@ -177,7 +161,7 @@ def unsupported(method: str, job: Job, placement: Placement) -> str | None:
     return (
         not_there(method)
         or devices.missing(job)
-        or (METHODS[method].cannot(job, placement) if method in METHODS else None)
+        or (_cannot(method, job, placement) if method in METHODS else None)
     )
 
 
@@ -220,9 +204,40 @@ def locate(method: str) -> tuple[str, str]:
     return module, name
 
 
-def _spans(job: Job, placement: Placement) -> str:
-    across = "nccl or nvshmem" if devices.device(job) == "cuda" else "gloo"
-    return f"this point spans {placement.nodes}; use refit={across}"
+def _cannot(name: str, job: Job, placement: Placement) -> str | None:
+    """Why a method of ours cannot run here, or None: what its entry says of it, in order."""
+    method, device = METHODS[name], devices.device(job)
+    if device not in method.devices:
+        others = _others(device, placement.nodes)
+        if device == "cuda":
+            return (
+                f"{name} moves host memory, and this point's weights are on GPUs;"
+                f" use refit={others}, or cluster.device=cpu"
+            )
+        also = f" and {method.library} ({_install(method)})" if method.library else ""
+        return f"{name} needs GPUs{also}; {_on_cpu()}; use refit={others}"
+    if method.one_node and placement.nodes > 1:
+        others = _others(device, placement.nodes)
+        return f"{name} needs one node, and this point spans {placement.nodes}; use refit={others}"
+    if method.library and not _installed(method.library):
+        return f"{method.library} is not installed; {_install(method)}"
+    return method.cannot(job, placement)
+
+
+def _others(device: str, nodes: int) -> str:
+    """The methods that move what is on a device, over so many nodes: `ipc, nccl or nvshmem`."""
+    names = [
+        name
+        for name, method in METHODS.items()
+        if device in method.devices
+        and not (method.one_node and nodes > 1)
+        and not method.plans_itself
+    ]
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _install(method: Method) -> str:
+    return f"pip install 'refit-sweep[{method.library}]'"
 
 
 def _on_cpu() -> str:

@@ -10,8 +10,11 @@ import pytest
 
 from refit.job import Cluster, Degrees
 from refit.ranks.agent import Agent
-from tests.support.jobs import job
+from tests.support.jobs import job, methods_on_cpu
 from tests.support.records import check_verified, ran
+
+ACROSS = methods_on_cpu(across_nodes=True)
+AGENT_OF = [job(method=method) for method in ACROSS]
 
 
 def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:
@@ -27,7 +30,7 @@ def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[s
     return ran(agent, folder, what)
 
 
-@pytest.mark.parametrize("method", ["gloo", "nixl"])
+@pytest.mark.parametrize("method", ACROSS)
 def test_both_fanouts_are_verified_and_one_crosses_nodes_once(
     agent: Agent, tmp_path: Path, method: str
 ) -> None:

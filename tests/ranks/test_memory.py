@@ -9,7 +9,8 @@ import pytest
 
 from refit.job import Degrees
 from refit.ranks.agent import Agent
-from tests.support.jobs import TINY, job
+from refit.rules.methods import METHODS
+from tests.support.jobs import TINY, job, methods_on_cpu
 from tests.support.records import verified
 
 BUCKET_MB = 4.0
@@ -17,7 +18,6 @@ IN_FLIGHT = 8
 # Per rank, whatever the model: code and heap pages that the first refit touches, and UCX's pools
 # (5.4 MB were measured with ipc, which stages nothing).
 LIBRARY_BYTES = 10e6
-SLOTS = {"ipc": 0, "gloo": 2 * IN_FLIGHT, "symmetric": 2 * IN_FLIGHT, "nixl": IN_FLIGHT}
 
 # Many experts of blocks below 256 KiB, so that gloo stages them.
 WIDE = replace(
@@ -30,7 +30,7 @@ WIDE = replace(
 )
 
 
-@pytest.mark.parametrize("method", SLOTS)
+@pytest.mark.parametrize("method", methods_on_cpu())
 def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> None:
     # both ranks send and receive, so that slots of both directions are in use
     what = job(
@@ -43,7 +43,8 @@ def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> 
         refit={"bucket_mb": BUCKET_MB, "in_flight": IN_FLIGHT},
     )
     record = verified(agent, tmp_path, what)
-    memory, bound = record["memory"], SLOTS[method] * BUCKET_MB * 1e6
+    memory = record["memory"]
+    bound = METHODS[method].slots * IN_FLIGHT * BUCKET_MB * 1e6
     assert record["plan"]["max_recv_bytes"] > 10 * BUCKET_MB * 1e6
     # the model fills every slot, so that a bound missed by a quarter is seen
     assert 0.95 * bound <= memory["staging_bytes"] <= bound

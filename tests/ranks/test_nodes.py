@@ -13,7 +13,7 @@ import pytest
 
 from refit.job import Cluster, Degrees, Job
 from refit.record.point import Point
-from tests.support.jobs import job
+from tests.support.jobs import job, methods_on_cpu
 from tests.support.records import check_verified
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def on_two_nodes(folder: Path, method: str, **bench: Any) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.parametrize("method", ["gloo", "nixl"])
+@pytest.mark.parametrize("method", methods_on_cpu(across_nodes=True))
 def test_both_nodes_take_part(tmp_path: Path, method: str) -> None:
     record = on_two_nodes(tmp_path, method)
     check_verified(record)

@@ -17,16 +17,19 @@ from refit.ranks.agent import Agent
 from refit.record.point import Point, identity
 from refit.record.record import SCHEMA, Record
 from refit.rules import devices, methods
+from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
-from tests.support.jobs import TINY, job
+from tests.support.jobs import TINY, job, methods_on_cpu
 from tests.support.records import ran, verified
 
-# nixl is an extra that the test extra brings along, so that it is always among them here
-METHODS = [
-    *(("cpu", method) for method in ("ipc", "gloo", "symmetric", "nixl")),
+# nixl is an extra that the test extra brings along, so that it can always run here
+ON_CPU = methods_on_cpu()
+EVERYWHERE = [
+    *(("cpu", method) for method in ON_CPU),
     *(
-        pytest.param("cuda", method, marks=pytest.mark.gpu)
-        for method in ("ipc", "nixl", "nccl", "nvshmem")
+        pytest.param("cuda", name, marks=pytest.mark.gpu)
+        for name, method in METHODS.items()
+        if "cuda" in method.devices and not method.plans_itself
     ),
 ]
 
@@ -80,7 +83,7 @@ def by(what: Job, device: str, method: str) -> Job:
     return what
 
 
-@pytest.mark.parametrize(("device", "method"), METHODS)
+@pytest.mark.parametrize(("device", "method"), EVERYWHERE)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_pair_is_bit_exact(
     agent: Agent, tmp_path: Path, pair: str, device: str, method: str
@@ -106,7 +109,7 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
         assert 0 < memory["refit_peak_bytes"] <= memory["host_peak_bytes"]
 
 
-@pytest.mark.parametrize("method", ["gloo", "symmetric", "nixl"])
+@pytest.mark.parametrize("method", [m for m in ON_CPU if METHODS[m].slots])
 @pytest.mark.parametrize(
     ("bucket_mb", "in_flight", "max_ops"), [(0.001, 2, 2), (0.02, 3, 3), (0.05, 1, 1000)]
 )
@@ -120,8 +123,8 @@ def test_small_buckets(
     record = verified(agent, tmp_path, what)
     # one index of the widest tensor, the whole fc1 row, may exceed the smallest bucket
     widest = 2 * TINY.hidden_size * 2
-    ways = 1 if method == "nixl" else 2
-    assert 0 < record["memory"]["staging_bytes"] <= ways * in_flight * max(bucket_mb * 1e6, widest)
+    slots = METHODS[method].slots
+    assert 0 < record["memory"]["staging_bytes"] <= slots * in_flight * max(bucket_mb * 1e6, widest)
     if method == "gloo":
         assert 2 <= record["transport"]["largest_group_ops"] <= max_ops
     if method == "symmetric":
@@ -150,7 +153,7 @@ def last_block() -> int:
     return int(plan.nbytes[plan.to_rank(2)][-1]) // 2
 
 
-@pytest.mark.parametrize(("device", "method"), METHODS)
+@pytest.mark.parametrize(("device", "method"), EVERYWHERE)
 @pytest.mark.parametrize(
     ("fault", "wrong"),
     [
@@ -224,8 +227,8 @@ def test_attempts_stay(agent: Agent, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ("nccl", "needs a GPU for each rank; this node has no NVIDIA GPU"),
-        ("nvshmem", "nvshmem4py (pip install 'refit-sweep[nvshmem]')"),
+        ("nccl", "nccl needs GPUs; this node has no NVIDIA GPU"),
+        ("nvshmem", "nvshmem (pip install 'refit-sweep[nvshmem]')"),
     ],
 )
 def test_a_missing_device_starts_no_rank(

@@ -13,6 +13,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import ROW_4, Sweep
+from tests.support.table import ROWS
 
 WAITS = "tests.support.faults:GlooWaits"
 # jobs that ask for no GPU: more than one fits a node
@@ -45,7 +46,10 @@ def test_the_ten_rows_and_two_nodes_in_one_sweep(cluster: Cluster, tmp_path: Pat
     assert all(r["verification"]["mismatches"] == 0 for r in records.values())
     assert {name: s["state"] for name, s in states.items()} == dict.fromkeys(records, "ok")
     worlds = {name: r["layout"]["world"] for name, r in records.items()}
-    assert sorted(worlds.values()) == [8] * 10 + [16] * 2
+    by_pair = {r["config"]["parallel"]["name"]: worlds[name] for name, r in records.items()}
+    assert by_pair.keys() >= ROWS.keys() and len(by_pair) == len(records)
+    assert {by_pair[pair] for pair in ROWS} == {8}
+    assert by_pair["pitfall_12gpus_tp8_to_tp4"] == by_pair["twonode_tp4ep4_to_tp8ep2"] == 16
     shapes: dict[str, set[int]] = {}
     for name, at in states.items():
         nodes = worlds[name] // 8

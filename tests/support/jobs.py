@@ -7,6 +7,7 @@ from typing import Any
 
 from refit.job import Bench, Cluster, Degrees, Job, Model, Parallel, Refit
 from refit.layout.layout import Placement, place
+from refit.rules.methods import METHODS
 
 # gated experts, a shared expert, expert bias, a dense first layer
 TINY = Model(
@@ -50,6 +51,17 @@ SMALL = Model(
     position_embedding_type="rope",
     share_embeddings_and_output_weights=False,
 )
+
+
+def methods_on_cpu(across_nodes: bool = False) -> list[str]:
+    """The methods that carry out our plan between CPU ranks, or between those of several nodes."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if "cpu" in method.devices
+        and not method.plans_itself
+        and not (across_nodes and method.one_node)
+    ]
 
 
 def job(

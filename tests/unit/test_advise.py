@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from refit.advise import advise, asked, dispatcher, lines, serving_bytes
+from refit.advise import advise, dispatcher, job_asked_for, lines, serving_bytes
 from refit.forecast.predict import predict
 from refit.job import Degrees, Hardware, Job, UserError
 from refit.layout.layout import Layout, place
@@ -81,13 +81,15 @@ def test_the_dispatcher_goes_by_ep() -> None:
 
 
 def test_the_source_is_a_pair_s_or_degrees() -> None:
-    made, gpus, top = asked(["model=moe_16e", "gpus=8", "source=collocated_1_tp4ep2_to_tp2ep4"])
+    made, gpus, top = job_asked_for(
+        ["model=moe_16e", "gpus=8", "source=collocated_1_tp4ep2_to_tp2ep4"]
+    )
     assert (gpus, top, made.placement_mode) == (8, 10, "collocated")
     assert (place(made).source.tp, place(made).source.ep) == (4, 2)
-    made, _, top = asked(["model=moe_16e", "gpus=8", "source.ep=4", "top=3"])
+    made, _, top = job_asked_for(["model=moe_16e", "gpus=8", "source.ep=4", "top=3"])
     assert (top, made.parallel.source) == (3, Degrees(ep=4, etp=1))
     assert made.cluster.name == "h100"
-    made, *_ = asked(["model=llama31_8b", "gpus=8", "cluster=a100"])
+    made, *_ = job_asked_for(["model=llama31_8b", "gpus=8", "cluster=a100"])
     assert made.parallel.name.startswith("llama31_8b_") and made.cluster.name == "a100"
 
 
@@ -104,7 +106,7 @@ def test_the_source_is_a_pair_s_or_degrees() -> None:
 )
 def test_bad_input_is_named(arguments: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        asked(arguments)
+        job_asked_for(arguments)
 
 
 def test_a_cluster_without_rates_and_an_impossible_source() -> None:

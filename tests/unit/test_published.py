@@ -19,28 +19,33 @@ def test_each_row_is_what_its_name_says() -> None:
     for row in found:
         assert row.source in text and row.clock in text and row.why in text
         assert 0 < row.seconds[0] <= row.seconds[1]
-    compared = [row for row in found if row.found]
+    compared = [row for row in found if row.prediction]
     assert len(compared) == 8
     for row in compared:
-        assert row.found and row.found.floor and row.found.estimate and row.error is not None
-        assert row.found.floor.seconds <= row.found.estimate.seconds
+        assert (
+            row.prediction
+            and row.prediction.floor
+            and row.prediction.estimate
+            and row.error is not None
+        )
+        assert row.prediction.floor.seconds <= row.prediction.estimate.seconds
         # nothing published is faster than the floor, but for the one that halves the bytes
-        bound = row.found.floor.seconds / (2 if "FP8" in row.name else 1)
+        bound = row.prediction.floor.seconds / (2 if "FP8" in row.name else 1)
         assert bound < row.seconds[0]
         middle = np.mean(row.seconds)
-        assert abs(row.error - (row.found.estimate.seconds - middle) / middle) < 1e-12
+        assert abs(row.error - (row.prediction.estimate.seconds - middle) / middle) < 1e-12
     assert text.count("not comparable: moves FP8") == 2
 
 
 def test_bytes_of_a_row_by_hand() -> None:
     (row,) = [r for r in rows() if "PP 2 EP 8 to TP 8" in r.name]
-    assert row.found is not None
+    assert row.prediction is not None
     # Qwen3-30B-A3B: 28,991,029,248 of its parameters are experts, an eighth of them on each rank;
     # embeddings of 151936 * 2048, twice, are cut too, as are 48 layers of q, k, v and o
     attention = 2048 * 128 * (32 + 2 * 4) + 32 * 128 * 2048
     cut = 28_991_029_248 + 2 * 151936 * 2048 + 48 * attention
     whole = 48 * (128 * 2048 + 2 * 2048 + 2 * 128) + 2048  # router, norms
-    assert row.found.traffic.received_bytes[16:].tolist() == [2 * (cut // 8 + whole)] * 16
+    assert row.prediction.traffic.received_bytes[16:].tolist() == [2 * (cut // 8 + whole)] * 16
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/measurements.md"])

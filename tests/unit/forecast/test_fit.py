@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refit.forecast import cost
-from refit.forecast.fit import Left, Row, _not_negative, base, fit, leave_one_out, row_of
+from refit.forecast.fit import HeldOut, Row, _not_negative, base, fit, leave_one_out, row_of
 from refit.job import Cluster, Hardware, UserError
 from refit.record.point import Point
 from tests.support.jobs import SMALL, job
@@ -40,7 +40,7 @@ def test_a_row_is_what_its_record_says(tmp_path: Path) -> None:
 
 
 def test_errors_are_relative_to_what_was_measured(tmp_path: Path) -> None:
-    assert Left(row(tmp_path, 2.0), 3.0, 1.5).errors == (0.5, -0.25)
+    assert HeldOut(row(tmp_path, 2.0), 3.0, 1.5).errors == (0.5, -0.25)
 
 
 def test_what_a_cluster_states_is_what_it_is(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def test_a_shortage_says_what_takes_how_much() -> None:
         Setup.of(planned(hardware, mode="collocated", method="gloo", model=WIDE))
     )
     most = found.held_bytes.argmax()
+    assert found.staging_bytes is not None
     source, destination, staging = (
         of[most] / 1e9 for of in (found.source_bytes, found.destination_bytes, found.staging_bytes)
     )
@@ -220,8 +221,8 @@ def test_another_plan_than_the_setups_is_the_one_that_is_costed() -> None:
     plan = setup.plan()
     # all that either rank has from rank 0
     worst = replace(plan, source=np.where(plan.length > 0, 0, plan.source))
-    assert predict.predict(setup, worst).traffic.sent.tolist() == [1456, 0, 0, 0]
-    assert predict.predict(setup).traffic.sent.max() == 736
+    assert predict.predict(setup, worst).traffic.sent_bytes.tolist() == [1456, 0, 0, 0]
+    assert predict.predict(setup).traffic.sent_bytes.max() == 736
 
 
 def test_a_prediction_never_overwrites_a_measurement() -> None:

@@ -14,6 +14,7 @@ from refit.job import Degrees, Model, UserError
 from refit.layout.layout import Layout, span
 from refit.layout.layout import resolve as resolve_degrees
 from tests.support.jobs import placed
+from tests.support.table import ROWS, mode
 
 DENSE = Model(name="dense", num_layers=4, hidden_size=8, num_attention_heads=4, vocab_size=64)
 MOE = Model(
@@ -125,29 +126,14 @@ def test_layers_that_do_not_divide_name_the_way_out() -> None:
 
 # ---- placement: the ten rows of the reference table
 
-REFERENCE_ROWS = [
-    # mode, source (tp, ep), destination (tp, ep), GPUs used, idle
-    ("non-collocated", (2, 2), (2, 1), 6, 2),
-    ("non-collocated", (2, 2), (2, 2), 8, 0),
-    ("non-collocated", (4, 1), (2, 1), 6, 2),
-    ("non-collocated", (2, 1), (1, 1), 3, 5),
-    ("non-collocated", (4, 1), (4, 1), 8, 0),
-    ("non-collocated", (1, 4), (1, 2), 6, 2),
-    ("collocated", (4, 2), (2, 4), 8, 0),
-    ("collocated", (8, 1), (4, 2), 8, 0),
-    ("collocated", (4, 2), (4, 1), 8, 0),
-    ("collocated", (2, 2), (2, 1), 4, 4),
-]
 
-
-@pytest.mark.parametrize(("mode", "source", "destination", "used", "idle"), REFERENCE_ROWS)
-def test_reference_table(
-    mode: str, source: tuple[int, int], destination: tuple[int, int], used: int, idle: int
-) -> None:
+@pytest.mark.parametrize("name", ROWS)
+def test_reference_table(name: str) -> None:
+    source, destination, used, idle, _ = ROWS[name]
     placement = placed(
         Degrees(tp=source[0], ep=source[1], etp=1),
         Degrees(tp=destination[0], ep=destination[1]),
-        mode,
+        mode(name),
     )
     assert placement.world == 8 and placement.nodes == 1
     assert placement.used == used
@@ -156,7 +142,7 @@ def test_reference_table(
     assert len(placement.destination.ranks) == destination[0] * destination[1]
     assert placement.source.ranks.start == 0
     assert placement.destination.ranks.start == (
-        0 if mode == "collocated" else placement.source.gpus
+        0 if mode(name) == "collocated" else placement.source.gpus
     )
     assert placement.destination.etp == 1
     assert len(placement.header()) == (4 if idle else 3)

@@ -15,28 +15,11 @@ from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalog
 from refit.model.moe_layers import moe_layers
 from refit.model.parameters import active_parameters
 from tests.support import oracle
-from tests.support.composed import PUBLIC, composed
+from tests.support.composed import PUBLIC, PUBLISHED, composed
 
 # ---- the public models
 
 KIMI_K2, DEEPSEEK_V3 = (composed(f"model={name}").model for name in ("kimi_k2", "deepseek_v3"))
-
-# The counts that the models' makers publish, without multi-token prediction heads and expert_bias:
-# total; active; active without the input embedding; parameters of one expert; MoE layers
-PUBLISHED = {
-    "kimi_k2": (1_026_408_209_408, 32_861_477_888, 31_687_072_768, 44_040_192, 60),
-    "deepseek_v3": (671_026_404_352, 37_552_282_624, 36_625_603_584, 44_040_192, 58),
-    "qwen3_30b_a3b": (30_532_122_624, 3_353_032_704, 3_041_867_776, 4_718_592, 48),
-    "qwen3_235b_a22b": (235_093_634_560, 22_190_763_520, 21_568_433_664, 18_874_368, 94),
-    "mixtral_8x7b": (46_702_792_704, 12_879_925_248, 12_748_853_248, 176_160_768, 32),
-    "mixtral_8x22b": (140_620_634_112, 39_152_031_744, 38_955_423_744, 301_989_888, 56),
-    "gpt_oss_20b": (20_914_757_184, 4_187_440_704, 3_608_307_264, 24_891_840, 24),
-    "gpt_oss_120b": (116_829_156_672, 5_711_982_912, 5_132_849_472, 24_891_840, 36),
-    "glm45_355b": (352_797_814_784, 33_632_251_904, 32_856_305_664, 23_592_960, 89),
-    "glm45_air_106b": (106_852_245_504, 13_424_123_904, 12_803_366_912, 17_301_504, 45),
-    "llama31_8b": (8_030_261_248, 8_030_261_248, 7_504_924_672, 0, 0),
-    "llama31_70b": (70_553_706_496, 70_553_706_496, 69_503_033_344, 0, 0),
-}
 
 
 def closed_form(model: Model, moe_count: int) -> int:

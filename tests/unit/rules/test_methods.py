@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 from dataclasses import replace
@@ -15,9 +16,12 @@ from refit.job import Hardware, Job
 from refit.layout.layout import place
 from refit.rules import devices, methods
 from refit.rules.impossible import impossible
+from refit.rules.methods import METHODS
+from tests.support.composed import composed
 from tests.support.jobs import job
 
 ROOT = Path(__file__).parents[3]
+KINDS = {"cpu": "CPU", "cuda": "GPU"}
 
 
 def on(device: str, mode: str = "non-collocated", method: str = "auto", nodes: int = 1) -> Job:
@@ -37,7 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, *libraries: str) -> None
         # the reference table: NVSHMEM for non-collocated, NCCL for collocated
         ("non-collocated", 8, ["nvshmem"], "nvshmem", "non-collocated on GPUs"),
         ("collocated", 8, ["nvshmem"], "nccl", "collocated on GPUs"),
-        ("non-collocated", 8, [], "ipc", "not nvshmem: nvshmem4py is not installed"),
+        ("non-collocated", 8, [], "ipc", "not nvshmem: nvshmem is not installed"),
         ("collocated", 1, [], "ipc", "not nccl: nccl needs a GPU for each rank; this node has 1"),
         ("collocated", 0, [], "ipc", "all ranks are on one node"),
     ],
@@ -62,9 +66,9 @@ def test_auto(
     ("method", "gpus", "device", "nodes", "words"),
     [
         ("gloo", 4, "auto", 1, "gloo moves host memory"),
-        ("symmetric", 4, "auto", 1, "refit=nvshmem"),
-        ("symmetric", 0, "auto", 2, "use refit=gloo"),
-        ("ipc", 4, "cuda", 2, "use refit=nccl or nvshmem"),
+        ("symmetric", 4, "auto", 1, "use refit=ipc, nccl, nvshmem or nixl, or cluster.device=cpu"),
+        ("symmetric", 0, "auto", 2, "use refit=gloo or nixl"),
+        ("ipc", 4, "cuda", 2, "use refit=nccl, nvshmem or nixl"),
         ("nccl", 2, "auto", 1, "has 2 for 4 ranks"),
         ("nccl", 4, "cpu", 1, "cluster.device=cpu"),
         ("nvshmem", 0, "auto", 1, "pip install 'refit-sweep[nvshmem]'"),
@@ -86,6 +90,28 @@ def test_logits_are_not_compared_on_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     machine(monkeypatch, 4)
     what = replace(on("auto", method="ipc"), verify="logits")
     assert "verify=bits" in (methods.unsupported("ipc", what, place(what)) or "")
+
+
+def test_the_documented_table_is_the_entries() -> None:
+    """Wherever a page has the table of methods; it is in one of them."""
+    wanted = [
+        f"| `{name}` | {method.how} | {' or '.join(KINDS[d] for d in method.devices)},"
+        f" {'one node' if method.one_node else 'any number of nodes'} |"
+        for name, method in METHODS.items()
+    ]
+    header = "| method | how | runs on |\n|---|---|---|\n"
+    pages = [page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    tables = [page.partition(header)[2].partition("\n\n")[0] for page in pages if header in page]
+    assert [table.splitlines() for table in tables] == [wanted]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_entry_is_of_what_is_there(name: str) -> None:
+    """Its transport, without importing it; and an option of its name chooses it."""
+    tree = ast.parse((ROOT / "refit" / "transport" / f"{name}.py").read_text())
+    classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert METHODS[name].transport in classes
+    assert composed(f"refit={name}").refit.method == name
 
 
 @pytest.mark.parametrize(
