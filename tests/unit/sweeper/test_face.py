@@ -28,10 +28,9 @@ def face_of(*words: str, code: int = 0, **environment: str) -> str:
 @pytest.mark.parametrize("name", face.PROGRAMS)
 def test_each_subcommand_has_its_help_and_version(name: str) -> None:
     assert face_of(name, "--version") == f"refit-sweep {__version__}\n"
-    short, long = face_of(name, "-h"), face_of(name, "--help")
-    assert short == long
-    assert f"refit-sweep {name}" in long
-    assert "python -m" in long or name in face.HYDRAS
+    text = face_of(name, "-h")
+    assert f"refit-sweep {name}" in text
+    assert "python -m" in text or name in face.HYDRAS
 
 
 def test_the_command_itself() -> None:
