@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming
-from refit.job import Job, UserError
+from refit.job import Job, UserError, unknown_field
 from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
 EXIT_FAILED = 1
@@ -121,8 +121,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     try:
         main()
     except CompactHydraException as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        _give_up("\n".join(str(e) for e in (error, cause, _nearest(error)) if e))
+        _give_up(_in_words(error))
     except OmegaConfBaseException as error:
         _give_up(str(error))
     except yaml.YAMLError as error:
@@ -150,19 +149,24 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     sys.exit(0)
 
 
-def _nearest(error: CompactHydraException) -> str | None:
-    """For an unknown field of a config file, the one that was probably meant."""
+def _in_words(error: CompactHydraException) -> str:
+    """Hydra's own words and their cause; of an unknown field of ours what `Job` says of it.
+
+    Hydra advises to append it with +, which is refused as well.
+    """
     inner = error.__cause__ or error.__context__
     if not isinstance(inner, OmegaConfBaseException):
-        return None
+        return str(error)
+    key = str(inner.key)
     if is_dataclass(inner.object_type):
-        known = [f.name for f in fields(inner.object_type)]
+        if key not in {declared.name for declared in fields(inner.object_type)}:
+            return unknown_field(inner.object_type, key, str(inner.full_key))
     elif isinstance(inner.parent_node, DictConfig):  # a plain mapping, such as cluster.slurm
-        known = [str(key) for key in inner.parent_node]
-    else:
-        return None
-    close = [] if inner.key in known else get_close_matches(str(inner.key), known, 1)
-    return f"did you mean {close[0]}?" if close else None
+        names = [str(name) for name in inner.parent_node]
+        if close := [] if key in names else get_close_matches(key, names, 1):
+            return f"{error}\n{inner}\ndid you mean {close[0]}?"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    return "\n".join(str(e) for e in (error, cause) if e)
 
 
 def _of_hydra(error: Exception) -> bool:

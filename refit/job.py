@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any, Optional, get_type_hints
 
 # `Optional[...]` and not `... | None` below: OmegaConf 2.3 reads these hints as the schema.
@@ -105,6 +106,39 @@ class Model:
     def is_moe(self) -> bool:
         """True where the model has routed experts."""
         return self.num_moe_experts is not None
+
+
+NOT_MODELLED = {
+    "mtp_num_layers": "the weights of multi-token prediction",
+    "mtp_hybrid_override_pattern": "the weights of multi-token prediction",
+    "attention_output_gate": "the gate's half of linear_qkv",
+    "experimental_attention_variant": "the weights of that attention",
+    "linear_attention_freq": "the weights of linear attention",
+    "linear_conv_kernel_dim": "the weights of linear attention",
+    "linear_key_head_dim": "the weights of linear attention",
+    "linear_value_head_dim": "the weights of linear attention",
+    "linear_num_key_heads": "the weights of linear attention",
+    "linear_num_value_heads": "the weights of linear attention",
+    "dsa_indexer_n_heads": "the weights of sparse attention's indexer",
+    "dsa_indexer_head_dim": "the weights of sparse attention's indexer",
+    "dsa_indexer_topk": "the weights of sparse attention's indexer",
+    "moe_latent_size": "the projections into and out of the experts' latent space",
+    "is_hybrid_model": "the weights of Mamba's layers",
+    "hybrid_layer_pattern": "the weights of Mamba's layers",
+    "hybrid_override_pattern": "the weights of Mamba's layers",
+    "hybrid_attention_ratio": "the weights of Mamba's layers",
+    "hybrid_mlp_ratio": "the weights of Mamba's layers",
+    "mamba_state_dim": "the weights of Mamba's layers",
+    "mamba_head_dim": "the weights of Mamba's layers",
+    "mamba_num_groups": "the weights of Mamba's layers",
+    "mamba_num_heads": "the weights of Mamba's layers",
+    "heterogeneous_block_specs": "what each layer has of its own",
+    "heterogeneous_layers_config_path": "what each layer has of its own",
+    "heterogeneous_layers_config_encoded_json": "what each layer has of its own",
+    "fp8_param": "the scales of FP8 weights, whose bytes are half as many,",
+    "fp4_param": "the scales of FP4 weights, whose bytes are a quarter as many,",
+}
+"""Megatron's fields and arguments that change which weights there are, and which `Model` lacks."""
 
 
 @dataclass(frozen=True)
@@ -248,13 +282,33 @@ class Job:
         return _build(Job, values, "")
 
 
+def unknown_field(cls: Any, key: str, where: str) -> str:
+    """What to say of a key that a config class does not have.
+
+    Args:
+        cls: a dataclass of this module.
+        where: the key with the path to it, such as `model.mtp_num_layers`.
+    """
+    names = [declared.name for declared in fields(cls)]
+    not_modelled = NOT_MODELLED if cls is Model else {}
+    close = get_close_matches(key, [*names, *not_modelled], 1)
+    if close and close[0] in not_modelled:
+        weights = not_modelled[close[0]]
+        return (
+            f"'{where}' is not modelled: {weights} would be missing, and every number of the refit"
+            " be wrong. Leave it out only for a model that does not have it"
+        )
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown field '{where}'; {hint}All fields there are: python -m refit.run --cfg job"
+
+
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     """A dataclass of these values; `path` is where it stands, with a dot behind it, or empty."""
     hints = get_type_hints(cls)
     names = [field.name for field in fields(cls)]
     for key in values:
         if key not in names:
-            raise UserError(f"unknown field '{path}{key}'; allowed: {', '.join(sorted(names))}")
+            raise UserError(unknown_field(cls, str(key), f"{path}{key}"))
     arguments: dict[str, Any] = {}
     for declared in fields(cls):
         where, hint = path + declared.name, hints[declared.name]

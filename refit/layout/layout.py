@@ -242,4 +242,20 @@ def _side(job: Job, name: str, default_etp: int, offset: int) -> Layout:
     try:
         return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, offset)
     except UserError as error:
-        raise UserError(f"parallel.{name}: {error}") from None
+        hint = "" if dense else _etp_hint(degrees, default_etp, name)
+        raise UserError(f"parallel.{name}: {error}{hint}") from None
+
+
+def _etp_hint(degrees: Degrees, default_etp: int, name: str) -> str:
+    """What to add where a layout is impossible by its default ETP alone."""
+    if degrees.etp is not None:
+        return ""
+    try:
+        resolve(degrees, 1)
+    except UserError:
+        return ""
+    whose = "tp" if name == "source" else "the source's"
+    return (
+        f". etp is {whose}, {default_etp}, by default, as Megatron has it; with etp=1, each expert"
+        f" whole, this works: parallel.{name}.etp=1"
+    )

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refit.job import Job
+from refit.job import NOT_MODELLED, Job
 from refit.layout.layout import place
 from refit.model import megatron_versions as versions
 from refit.rules.impossible import impossible
@@ -23,7 +23,7 @@ from tests.support.jobs import make_job
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from megatron.core.transformer.transformer_config import TransformerConfig
+    from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
 
 
 def refused(job: Job) -> str | None:
@@ -253,3 +253,15 @@ def test_never_laxer_and_stricter_only_where_known(
         assert impossible(job) is not None, theirs
     else:
         assert fired <= STRICTER, fired
+
+
+def test_what_is_not_modelled_are_megatrons_own_names() -> None:
+    config = {field.name for field in fields(MLATransformerConfig)}
+    # arguments that its programs make a model of, and a field of the newest versions
+    elsewhere = {
+        "hybrid_layer_pattern", "hybrid_override_pattern", "hybrid_attention_ratio",
+        "hybrid_mlp_ratio", "heterogeneous_layers_config_path",
+        "heterogeneous_layers_config_encoded_json", "mtp_hybrid_override_pattern",
+    }  # fmt: skip
+    assert NOT_MODELLED.keys() - config <= elsewhere
+    assert {"mtp_num_layers", "mamba_state_dim", "fp8_param"} <= config & NOT_MODELLED.keys()
