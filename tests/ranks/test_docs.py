@@ -133,8 +133,8 @@ def test_the_command_runs(page: Path, words: tuple[str, ...], where: Path, tmp_p
 @pytest.mark.parametrize(
     ("typed", "broken", "reason"),
     [
-        ("parallel.source.pp=2", "parallel.source.qq=2", "Key 'qq' not in 'Degrees'"),
-        ("sweep.wait=false", "sweep.waits=false", "Key 'waits' not in 'Sweep'"),
+        ("parallel.source.pp=2", "parallel.source.qq=2", "unknown field 'parallel.source.qq'"),
+        ("sweep.wait=false", "sweep.waits=false", "did you mean wait?"),
         ("refit.mode=collocated", "refit.mode=together", "refit.mode=together"),
         ("sweeper.collect results", "sweeper.collect nowhere", "nowhere"),
     ],
