@@ -8,9 +8,11 @@ import pytest
 from refit.job import Degrees
 from refit.layout.layout import IntArray
 from refit.layout.tensors import Family
+from refit.model.architecture import catalogue
+from refit.plan.build import build_plan
 from refit.plan.fanout import fetchers
 from refit.plan.holders import Holders, _fill
-from tests.support.jobs import placed
+from tests.support.jobs import SMALL, placed
 
 CUT, WHOLE = Family("c", (8, 8), axis=0), Family("w", (8,))
 EXPERT = Family("e", (8, 8), axis=0, grid="expert", num_experts=4)
@@ -129,8 +131,22 @@ def test_fetchers_of_several_nodes_and_of_sets_that_overlap() -> None:
     assert found.tolist() == [0, 0, 3, 3, 1, 1, 4, 4, *[0] * 3, *[1] * 3, *[2] * 3]
 
 
+def test_sets_that_begin_alike_share_each_its_own() -> None:
+    # ranks 0 and 1 want blocks 1 and 3, ranks 0 and 2 blocks 2 and 4
+    block, rank = np.repeat([1, 2, 3, 4], 2), np.array([0, 1, 0, 2, 0, 1, 0, 2])
+    found = fetchers(block, np.zeros(8, np.int64), rank, np.full(8, 6))
+    assert found[::2].tolist() == [0, 0, 1, 2]
+
+
 def test_a_fetcher_is_dealt_by_bytes_and_not_by_blocks() -> None:
     block, rank = np.repeat([1, 2, 3], 2), np.tile([4, 7], 3)
     for nbytes, by in (([1, 1, 10], [4, 4, 4]), ([10, 1, 1], [4, 7, 7]), ([4, 4, 4], [4, 4, 7])):
         found = fetchers(block, np.ones(6, np.int64), rank, np.repeat(nbytes, 2))
         assert found[::2].tolist() == by
+
+
+def test_a_model_without_experts_divides_by_no_number_of_them() -> None:
+    with np.errstate(all="raise"):
+        for ep in (1, 2):
+            placement = placed(Degrees(ep=ep, gpus=2), Degrees(etp=1), model=SMALL)
+            assert build_plan(catalogue(SMALL), placement).total_bytes == 1456

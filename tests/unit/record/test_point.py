@@ -91,6 +91,7 @@ def test_a_frozen_point_is_the_point_again(tmp_path: Path) -> None:
         Point.load(point.directory)
     point.freeze()
     assert Point.load(point.directory) == point
+    assert '\n  "config": {\n' in point.frozen.read_text()  # for people to read, too
     assert point.frozen == point.directory / "point.json"
     assert point.timing == point.directory / "timing.json"
 
