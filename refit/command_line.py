@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from hydra._internal.utils import get_args_parser
-
+from refit.hydra_side import get_args_parser
 from refit.job import Job
 
 

@@ -1,7 +1,7 @@
 """All of submitit that it does not document: the one place to look at when a release changes it.
 
 What it promises (an executor's parameters, `submit`, `batch`) is used here too, so that nobody
-else imports it. Read in submitit 1.5; pyproject keeps the next major version out.
+else imports it. Read in submitit 1.5; pyproject keeps the next version out.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +22,7 @@ from hydra_plugins.refit_sweeper import public
 from hydra_plugins.refit_sweeper.public import PublicPairs, PublicPairsSearchPath
 from hydra_plugins.refit_sweeper.user_files import UserFilesFirst, UserOptions
 from hydra_plugins.refit_sweeper.workloads import WorkloadSearchPath, WorkloadSource
+from refit.hydra_side import BasicSweeper
 
 if TYPE_CHECKING:
     from sweeper.decisions import Outcome

@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Glob
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from refit.hydra_side import SourcesRegistry
 
 GROUP, FOLDER = "parallel", "public"
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from refit import schema
+from refit.hydra_side import BasicSweeper
 from refit.job import Hardware, Job
 from refit.layout.layout import place
 from refit.model.architecture import catalogue

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 LINT = Path(sys.executable).with_name("lint-imports")
@@ -63,3 +66,26 @@ def test_every_module_says_what_it_is_for() -> None:
     for path in [*ROOT.glob("refit/**/*.py"), *ROOT.glob("sweeper/**/*.py")]:
         first = path.read_text().splitlines()[0]
         assert first.startswith('"""') and len(first) > 20, path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "owner"),
+    [
+        (r"\bhydra\._internal\b", "refit/hydra_side.py"),
+        (r"(?m)^\s*(import|from) submitit\b", "sweeper/submitit_side.py"),
+    ],
+)
+def test_private_names_of_others_stand_in_one_file(pattern: str, owner: str) -> None:
+    rooms = ("refit", "sweeper", "hydra_plugins")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    users = {str(p.relative_to(ROOT)) for p in files if re.search(pattern, p.read_text())}
+    assert users == {owner}
+
+
+def test_what_may_break_with_a_new_version_is_bounded() -> None:
+    """By a minor version: the libraries promise nothing of their private names."""
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = {r.name: str(r.specifier) for r in map(Requirement, needed)}
+    assert "<1.4" in bounds["hydra-core"] and "<1.6" in bounds["submitit"]
+    assert bounds["submitit"].count("1.5") == 1 and bounds["hydra-core"].count("1.3") == 1
+    assert "<0.20" in bounds["megatron-core"]

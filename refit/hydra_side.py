@@ -1,0 +1,33 @@
+"""Hydra's private names that are used here, all of them: what may break with a new Hydra.
+
+* its parser of options, as no public one says which words are options and which overrides;
+* its registry of config sources, by which ours read another one behind them;
+* its basic sweeper, whose way of splitting arguments ours keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal.utils import get_args_parser
+
+if TYPE_CHECKING:
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+__all__ = ["BasicSweeper", "SourcesRegistry", "get_args_parser"]
+
+
+def __getattr__(name: str) -> Any:
+    """The basic sweeper, when it is asked for: Hydra executes its plugins' modules at its start.
+
+    A class from before that is not the one that its methods know then.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name == "BasicSweeper":
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        return BasicSweeper
+    raise AttributeError(name)
