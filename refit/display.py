@@ -144,6 +144,10 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in GROUP_STATES)
 
 
+GROWTH = 0.01
+"""The share of a rank's memory by which it may grow over the timed refits without a remark."""
+
+
 def outcome(record: Record) -> str:
     """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
     if record.status != "ok":
@@ -162,7 +166,19 @@ def outcome(record: Record) -> str:
         f" (slowest rank, median of {len(seconds.warm)}; cold {seconds.cold:.3f} s),"
         f" {throughput.gbps:.2f} GB/s,"
         f" {throughput.fraction:.0%} of {limit};"
-        f" {checked.elements} elements verified bit for bit"
+        f" {checked.elements} elements verified bit for bit{_remark(record)}"
+    )
+
+
+def _remark(record: Record) -> str:
+    """What deserves a look though every element is right; empty where nothing does."""
+    memory = record.memory
+    if memory is None or memory.growth is None or memory.growth <= 1 + GROWTH:
+        return ""
+    rank = max(memory.growth_per_rank, key=lambda rank: memory.growth_per_rank[rank])
+    return (
+        f"; remark: memory of rank {rank} grew by {memory.growth - 1:.1%} from the first tenth of"
+        " the refits to the last"
     )
 
 

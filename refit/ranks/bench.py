@@ -89,7 +89,7 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
     before = memory.forget_peak()
     progress("cold refit")
     cold, cold_phases = _cold(setup, hops, rank, sides, plans_itself=transport.plans_itself)
-    warm, phases = _warm(setup, hops, progress)
+    warm, phases, held_bytes = _warm(setup, hops, progress)
     refit_peak = memory.peak_since(before)
     proof = _proof(setup, hops, rank, sides, trained, progress)
     # asked before close, which empties them
@@ -120,6 +120,7 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         plans_itself=transport.plans_itself,
         moved=moved,
         versions=_versions(),
+        held_bytes=held_bytes,
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),
     )
@@ -200,13 +201,19 @@ def _cold(
     return _timed(first)
 
 
-def _warm(setup: Setup, hops: Hops, progress: Progress) -> tuple[list[Span], dict[str, float]]:
-    """The timed refits, after the warm-up; and the median seconds of each of their phases."""
+def _warm(
+    setup: Setup, hops: Hops, progress: Progress
+) -> tuple[list[Span], dict[str, float], list[int]]:
+    """The timed refits, after the warm-up.
+
+    Returns:
+        Their spans, the median seconds of each of their phases, and what is held after each: bytes.
+    """
     bench = setup.job.bench
     for i in range(bench.warmup):
         progress(f"warm-up {i + 1}/{bench.warmup}")
         _timed(hops.execute)
-    warm, phases, told = [], [], -PROGRESS_S
+    warm, phases, held_bytes, told = [], [], [], -PROGRESS_S
     for i in range(bench.iterations):
         if time.monotonic() - told >= PROGRESS_S:
             progress(f"timed iteration {i + 1}/{bench.iterations}")
@@ -214,7 +221,9 @@ def _warm(setup: Setup, hops: Hops, progress: Progress) -> tuple[list[Span], dic
         span, seconds = _timed(hops.execute)
         warm.append(span)
         phases.append(seconds)
-    return warm, {name: statistics.median(p[name] for p in phases) for name in phases[0]}
+        held_bytes.append(memory.held_bytes() + rank_device.held_bytes())
+    medians = {name: statistics.median(p[name] for p in phases) for name in phases[0]}
+    return warm, medians, held_bytes
 
 
 def _proof(

@@ -58,6 +58,11 @@ def peak_bytes() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
 
 
+def held_bytes() -> int:
+    """What torch's allocator holds on the GPU now."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_initialized() else 0
+
+
 def name(device: torch.device) -> str:
     """As the record has it: `cpu`, or what the GPU calls itself."""
     return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)

@@ -29,12 +29,7 @@ def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -
         begun,
         plan=_plan(begun.plan, reports, begun.layout.ranks_per_node),
         verification=checked,
-        memory=Memory(
-            host_peak_bytes=max(r.host_peak_bytes for r in reports),
-            device_peak_bytes=max(r.device_peak_bytes for r in reports),
-            refit_peak_bytes=_most(r.refit_peak_bytes for r in reports),
-            staging_bytes=_most(r.staging_bytes for r in reports),
-        ),
+        memory=_memory(reports),
         transport=_transport(reports),
         environment={
             **begun.environment,
@@ -78,6 +73,19 @@ def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:
 def _most(values: Iterable[int | None]) -> int | None:
     """The largest; None where none is known."""
     return max((value for value in values if value is not None), default=None)
+
+
+def _memory(reports: Sequence[RankReport]) -> Memory:
+    growth = {str(r.rank): drift(r.held_bytes) for r in reports if r.active and all(r.held_bytes)}
+    known = {rank: times for rank, times in growth.items() if times is not None}
+    return Memory(
+        host_peak_bytes=max(r.host_peak_bytes for r in reports),
+        device_peak_bytes=max(r.device_peak_bytes for r in reports),
+        refit_peak_bytes=_most(r.refit_peak_bytes for r in reports),
+        staging_bytes=_most(r.staging_bytes for r in reports),
+        growth=max(known.values(), default=None),
+        growth_per_rank=known,
+    )
 
 
 def _verification(reports: Sequence[RankReport]) -> Verification:
@@ -141,16 +149,16 @@ def _times(
     return seconds, throughput
 
 
-def drift(warm: Sequence[float]) -> float | None:
-    """Median of the last tenth of some times over that of the first tenth: 1 where they stay.
+def drift(values: Sequence[float]) -> float | None:
+    """Median of the last tenth of some values over that of the first tenth: 1 where they stay.
 
     Returns:
-        None for fewer than twenty, whose tenths are a single time each.
+        None for fewer than twenty, whose tenths are a single value each.
     """
-    tenth = len(warm) // 10
+    tenth = len(values) // 10
     if tenth < 2:
         return None
-    return statistics.median(warm[-tenth:]) / statistics.median(warm[:tenth])
+    return statistics.median(values[-tenth:]) / statistics.median(values[:tenth])
 
 
 def _slowest(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:

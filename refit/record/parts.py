@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from refit.plan.plan import Bounds
@@ -143,12 +143,17 @@ class Memory:
         refit_peak_bytes: private memory above what was held before the cold refit; null where the
             system does not say.
         staging_bytes: null where the method does not say.
+        growth: what a rank holds after the last tenth of the timed refits over what it holds after
+            the first tenth, medians, of the rank where that is most; null below 20 refits.
+        growth_per_rank: the same of each rank that holds weights.
     """
 
     host_peak_bytes: int
     device_peak_bytes: int
     refit_peak_bytes: int | None
     staging_bytes: int | None
+    growth: float | None = None
+    growth_per_rank: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

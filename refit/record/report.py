@@ -28,6 +28,7 @@ class RankReport:
         cold_phases, phases: seconds; of the timed iterations the median.
         source_mismatches: elements of the source that the refits changed.
         host_peak_bytes: resident in the process, since it began.
+        held_bytes: after each timed refit, of the process and on its device.
         device_peak_bytes: of torch's allocator, since it began.
         refit_peak_bytes: private memory above what was held before the cold refit.
         transport: its own words: heap, messages.
@@ -49,6 +50,7 @@ class RankReport:
     source_mismatches: int = 0
     logits: Logits | None = None
     host_peak_bytes: int = 0
+    held_bytes: list[int] = field(default_factory=list)
     device_peak_bytes: int = 0
     refit_peak_bytes: int | None = None
     staging_bytes: int | None = None

@@ -42,6 +42,7 @@ class Row:
     limit_source: str | None
     fraction: float | None
     refit_peak_bytes: int | None
+    growth: float | None
     elements: int | None
     mismatches: int | None
     host: str | None
@@ -88,6 +89,7 @@ class Row:
             limit_source=throughput.limit_source if throughput else None,
             fraction=throughput.fraction if throughput else None,
             refit_peak_bytes=memory.refit_peak_bytes if memory else None,
+            growth=memory.growth if memory else None,
             elements=checked.elements if checked else None,
             mismatches=checked.mismatches if checked else None,
             host=record.environment.get("host"),

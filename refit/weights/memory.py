@@ -100,6 +100,12 @@ class Resident:
     shared: int
 
 
+def held_bytes() -> int:
+    """What is resident of this process now, shared memory too; 0 where the system does not say."""
+    resident = _resident("VmRSS:")
+    return resident.total if resident else 0
+
+
 def forget_peak() -> Resident | None:
     """Let the kernel's peak of this process begin anew.
 

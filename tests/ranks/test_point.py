@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from refit.display import outcome
 from refit.job import Degrees, Job, UserError
 from refit.layout.layout import place
 from refit.ranks.agent import Agent
@@ -107,6 +108,25 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
     memory = record["memory"]
     if memory["refit_peak_bytes"] is not None:  # where the kernel keeps a peak
         assert 0 < memory["refit_peak_bytes"] <= memory["host_peak_bytes"]
+
+
+def test_memory_that_grows_is_remarked(agent: Agent, tmp_path: Path) -> None:
+    sides = (Degrees(tp=2, etp=1), Degrees(etp=1))
+    bench = {"iterations": 20}
+    kept = verified(
+        agent, tmp_path, job(*sides, method="tests.support.faults:KeepsMemory", bench=bench)
+    )
+    growth = kept["memory"]["growth_per_rank"]
+    assert set(growth) == {"0", "1", "2"}
+    # after the first and the last two refits: eighteen times 4 MiB lie between their middles
+    assert growth["2"] == kept["memory"]["growth"] > 1.01 > max(growth["0"], growth["1"])
+    held = kept["memory"]["host_peak_bytes"]
+    assert (growth["2"] - 1) * (held - 18 * (4 << 20)) == pytest.approx(18 * (4 << 20), rel=0.3)
+    said = outcome(Record.load(next(tmp_path.glob("*/timing.json"))))
+    assert f"remark: memory of rank 2 grew by {growth['2'] - 1:.1%}" in said
+    steady = verified(agent, tmp_path / "steady", job(*sides, bench=bench))
+    assert steady["memory"]["growth"] == pytest.approx(1, abs=0.01)
+    assert "remark" not in outcome(Record.load(next(tmp_path.glob("steady/*/timing.json"))))
 
 
 @pytest.mark.parametrize("method", [m for m in ON_CPU if METHODS[m].slots])

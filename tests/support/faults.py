@@ -160,6 +160,22 @@ class Killed(IpcTransport):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class KeepsMemory(IpcTransport):
+    """Delivers all, and on a rank with a destination keeps 4 MiB of every refit."""
+
+    def prepare(
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(copies, rank, source, destination)
+        self.kept: list[torch.Tensor] | None = None if destination is None else []
+
+    def execute(self) -> dict[str, float]:
+        phases = super().execute()
+        if self.kept is not None:
+            self.kept.append(torch.ones(1 << 20, dtype=torch.int32))
+        return phases
+
+
 class Hangs(Killed):
     """Its first destination rank sleeps past any deadline."""
 
