@@ -45,7 +45,7 @@ def test_another_node_takes_what_the_first_chose() -> None:
 
 def test_nodes_that_build_differently_say_so() -> None:
     mine = Setup.of(job())
-    for build in (Build("megatron", []), Build("shards", [], "0.17.1"), Build("shards", ["x"])):
+    for build in (Build("megatron", []), Build("shards", [], "another"), Build("shards", ["x"])):
         chosen = replace(mine, build=build).chosen()
         with pytest.raises(UserError, match=r"the nodes build differently: node 0 .*this one"):
             mine.as_chosen(chosen)
