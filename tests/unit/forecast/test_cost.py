@@ -87,6 +87,20 @@ def test_two_nodes_by_hand() -> None:
     assert found.estimate.wire_s + found.estimate.imbalance_s == pytest.approx(1456 / 200)
 
 
+def test_what_stays_where_it_is_costs_its_copies_alone() -> None:
+    what = small("ipc", 2)
+    pair = Parallel("pair", mode="collocated", source=Degrees(tp=2), destination=Degrees(tp=2))
+    found = predict(Setup.of(replace(what, parallel=pair)))
+    assert found.floor is not None and found.estimate is not None
+    # each rank reads and writes the 752 bytes that it holds
+    assert asdict(found.floor) == pytest.approx(
+        {"memory_s": 2 * 752 / 2000}
+        | dict.fromkeys(("receive_s", "send_s", "node_in_s", "node_out_s", "node_s"), 0)
+    )
+    assert found.estimate.wire_s == pytest.approx(0.752)
+    assert (found.estimate.imbalance_s, found.estimate.staging_s) == pytest.approx((0, 0))
+
+
 def test_a_shared_memory_bounds_its_ranks_together() -> None:
     found = predict(Setup.of(small("ipc", 3, replace(SLOW, node_gbps=0.1e-6))))
     assert found.floor is not None and found.estimate is not None

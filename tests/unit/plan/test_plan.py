@@ -43,6 +43,13 @@ def test_experts_whose_etp_changes(
     check_elements(case(model, source, destination, mode, per_node=3))
 
 
+def test_biases_of_experts_that_are_cut_are_whole_on_each_of_their_ranks() -> None:
+    # no rule lets such a job pass, and the plan does not lean on that
+    model = replace(SMALL, num_moe_experts=4, moe_ffn_hidden_size=4, add_bias_linear=True)
+    check_elements(case(model, Degrees(ep=2, etp=1), Degrees(ep=2, etp=2, gpus=4)))
+    check_elements(case(model, Degrees(tp=2, etp=2), Degrees(tp=2, ep=2, etp=2, gpus=4)))
+
+
 @given(cases())
 def test_source_is_itself_else_on_its_node_else_any_holder(case: Case) -> None:
     plan = case.plan

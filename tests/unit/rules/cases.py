@@ -432,6 +432,7 @@ GOOD: list[dict[str, Any]] = [
         "model__moe_aux_loss_coeff": [1e-2, 1],
     },
     {"verify": "logits", "model__moe_router_load_balancing_type": "sinkhorn"},
+    {"model__moe_router_load_balancing_type": "sinkhorn", "model__moe_aux_loss_coeff": 0.01},
     {"cluster__hardware__fitted": {"ipc": {}, "gloo": dict.fromkeys(("wire", "staging"), 1)}},
     {"cluster__hardware__fitted": {"x": dict.fromkeys(("latency_us", "staging", "fixed_us"), 0)}},
     {"model__moe_z_loss_coeff": 1e-3, "model__moe_input_jitter_eps": 1e-2},
