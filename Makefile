@@ -44,12 +44,13 @@ asked: .venv/bin/python
 table: setup
 	$(BIN)/python -m refit.run -m 'parallel=glob(*)'
 
-# The pure tests run beside those on Slurm, which mostly wait; what ranks do is better undisturbed.
+# What ranks do is better undisturbed; those on Slurm mostly wait, and the others run beside them.
 test: lint
-	@$(BIN)/python -m pytest tests/torch tests/ranks; ended=$$?; $(BIN)/python -m pytest tests/install || ended=1; \
-	$(BIN)/python -m pytest tests/unit >.venv/unit.log 2>&1 & unit=$$!; \
+	@$(BIN)/python -m pytest tests/torch tests/ranks; ended=$$?; \
+	{ $(BIN)/python -m pytest tests/unit; unit=$$?; \
+	$(BIN)/python -m pytest tests/install && exit $$unit; } >.venv/beside.log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest tests/slurm || ended=1; \
-	wait $$unit || ended=1; cat .venv/unit.log; exit $$ended
+	wait $$beside || ended=1; cat .venv/beside.log; exit $$ended
 
 test-versions: setup
 	@bash tests/versions.sh $(BIN)/python .venv/megatron-core

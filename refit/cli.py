@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -157,10 +158,11 @@ def _in_words(error: CompactHydraException) -> str:
     inner = error.__cause__ or error.__context__
     if not isinstance(inner, OmegaConfBaseException):
         return str(error)
-    key = str(inner.key)
+    key, where = str(inner.key), str(inner.full_key)
     if is_dataclass(inner.object_type):
         if key not in {declared.name for declared in fields(inner.object_type)}:
-            return unknown_field(inner.object_type, key, str(inner.full_key))
+            file = re.match(r"In '[^']+': ", str(error))  # where a file says it
+            return f"{file[0] if file else ''}{unknown_field(inner.object_type, key, where)}"
     elif isinstance(inner.parent_node, DictConfig):  # a plain mapping, such as cluster.slurm
         names = [str(name) for name in inner.parent_node]
         if close := [] if key in names else get_close_matches(key, names, 1):
