@@ -154,6 +154,8 @@ def outcome(record: Record) -> str:
         return f"{record.status}: {record.reason}"
     assert record.plan is not None
     what = f"{size(record.plan.bytes)} by {record.method}"
+    if left_out := record.plan.left_out_tensors:
+        what += f" ({left_out} tensors, {size(record.plan.left_out_bytes)}, left out)"
     if record.kind == "predicted":
         return f"predicted: {what}; nothing was run"
     seconds, throughput, checked = record.seconds, record.throughput, record.verification

@@ -181,6 +181,10 @@ class Refit:
     # direct: every replica from a holder | hierarchical: a block crosses to each node once, and the
     # rank that fetched it passes it on
     fanout: str = "direct"
+    # lists of patterns over tensors' names, such as ['*.mlp.experts.*']: what travels, and what of
+    # it does not; null: all, and nothing
+    include: Any = None
+    exclude: Any = None
     backend: str = "auto"  # of method megatron: auto | gloo | nccl | nvshmem | nixl
     # of method megatron, how experts are named to it: production (as TEGroupedMLP names them) |
     # installed (as the models that are built here do)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Placement
 from refit.layout.tensors import Catalogue, Family
@@ -13,7 +14,12 @@ from refit.plan.holders import Holders
 from refit.plan.plan import Plan, block_number
 
 
-def build_plan(catalogue: Catalogue, placement: Placement, fanout: str = "direct") -> Plan:
+def build_plan(
+    catalogue: Catalogue,
+    placement: Placement,
+    fanout: str = "direct",
+    travels: NDArray[np.bool_] | None = None,
+) -> Plan:
     """Every block copy, each with exactly one source.
 
     Rows are ordered by family, layer, expert, piece, replica. The source of a block is its
@@ -27,6 +33,9 @@ def build_plan(catalogue: Catalogue, placement: Placement, fanout: str = "direct
     node holds, one of them fetches it and is the source of the others (`refit.plan.fanout`), so
     that each block crosses the network once per destination node.
 
+    Args:
+        travels: [tensors] of bool, by tensor id: which are moved; None: all.
+
     Raises:
         UserError: a tensor does not divide over a layout (`refit.rules.layout` finds that first).
     """
@@ -34,9 +43,11 @@ def build_plan(catalogue: Catalogue, placement: Placement, fanout: str = "direct
     tables = [
         _copies(family, catalogue.num_layers, placement, holders) for family in catalogue.families
     ]
-    tensor, destination, source_start, destination_start, length, nbytes, holder_set = (
-        np.concatenate(column) for column in zip(*tables, strict=True)
-    )
+    columns = [np.concatenate(column) for column in zip(*tables, strict=True)]
+    if travels is not None:
+        rows = np.flatnonzero(travels[columns[0]])
+        columns = [column[rows] for column in columns]
+    tensor, destination, source_start, destination_start, length, nbytes, holder_set = columns
     source = destination.copy()
     if fanout == "hierarchical":
         node = destination // placement.ranks_per_node

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
@@ -231,14 +232,16 @@ def _proof(
 ) -> _Proof:
     """Look at every element of what the timed refits left, and of one more of changed weights."""
     progress("verifying")
-    destination = _check(trained, sides.destination)
+    destination = _check(trained, sides.destination, setup.travels)
     progress("refit of changed weights")
     changed = Pattern(setup.job.seed, 1)
     if sides.source:
         changed.fill(sides.source)
     _timed(hops.execute)
     progress("verifying changed weights")
-    destination += _check(changed, sides.destination)
+    destination += _check(changed, sides.destination, setup.travels)
+    if sides.destination and setup.travels is not None:
+        destination += trained.check_left_out(sides.destination, setup.travels)
     source = _check(changed, sides.source)
     logits = None
     if setup.job.verify == "logits":
@@ -247,9 +250,11 @@ def _proof(
     return _Proof(destination, source, logits)
 
 
-def _check(pattern: Pattern, weights: Weights | None) -> Check:
-    """Of every element that the rank holds of a side."""
-    return pattern.check(weights) if weights else Check(0, 0)
+def _check(
+    pattern: Pattern, weights: Weights | None, travels: NDArray[numpy.bool_] | None = None
+) -> Check:
+    """Of every element that the rank holds of a side, and that travels."""
+    return pattern.check(weights, travels) if weights else Check(0, 0)
 
 
 def _logits(setup: Setup, hops: Hops, rank: int, sides: _Sides) -> Logits:

@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from refit.layout.layout import Layout, Placement
 from refit.model.convention import Build
+from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
 from refit.plan.plan import Bounds, Plan
 from refit.record.parts import (
@@ -217,6 +220,7 @@ def placed(
 def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
     """What a record says of the rows that are carried out, one hop after another."""
     first, *later = hops
+    held = per_rank_bytes(rows.catalogue, rows.placement.destination).sum()
     return PlanNumbers(
         copies=len(rows),
         bytes=rows.total_bytes,
@@ -228,6 +232,8 @@ def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
         max_peer_bytes=rows.busiest_bytes(rows.remote & ~rows.crosses_nodes),
         max_cross_node_bytes=rows.busiest_bytes(rows.crosses_nodes),
         lower_bounds=bounds,
+        left_out_tensors=rows.catalogue.num_tensors - len(np.unique(rows.tensor)),
+        left_out_bytes=int(held) - rows.total_bytes,
     )
 
 

@@ -16,6 +16,7 @@ from refit.model.architecture import (
 )
 from refit.model.convention import build_of
 from refit.model.moe_layers import moe_layers
+from refit.plan.selection import meets, names_of, selected
 
 Rule = Callable[[Job, Placement], str | None]
 
@@ -179,6 +180,25 @@ def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     return None
 
 
+def patterns_meet_tensors(job: Job, placement: Placement) -> str | None:
+    """A pattern that meets nothing is a mistake, and so is leaving all out."""
+    tensors = catalogue(job.model, placement.source.tp)
+    travels = selected(tensors, job.refit)
+    if travels is None:
+        return None
+    names = names_of(tensors)
+    for field in ("include", "exclude"):
+        for pattern in getattr(job.refit, field) or ():
+            if not meets(names, [pattern]).any():
+                return (
+                    f"refit.{field}: '{pattern}' meets no tensor of model {job.model.name}; they"
+                    f" are {names[0]} to {names[-1]}, {len(names)} in all"
+                )
+    if not travels.any():
+        return "refit.include and refit.exclude leave nothing to move"
+    return None
+
+
 LAYOUT: tuple[Rule, ...] = (
     pair_of_another_model,
     too_many_gpus,
@@ -192,6 +212,7 @@ LAYOUT: tuple[Rule, ...] = (
     vocabulary_divides,
     layers_divide,
     cut_axes_divide,
+    patterns_meet_tensors,
 )
 
 

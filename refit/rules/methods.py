@@ -71,6 +71,11 @@ def _not_megatrons(job: Job) -> str | None:
         )
     if job.refit.fanout != "direct":
         return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
+    if job.refit.include is not None or job.refit.exclude is not None:
+        return (
+            "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"
+            " out, or use another method"
+        )
     if job.mode == "plan" and job.refit.peer_names != "production":
         return (
             "mode=plan gives megatron-core's planner experts under production's names;"

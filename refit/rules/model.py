@@ -19,6 +19,11 @@ def logits_need_float64(job: Job) -> str | None:
     """Only a real model has a forward pass, and only Megatron's own layers have it in float64."""
     if job.verify != "logits":
         return None
+    if job.refit.include is not None or job.refit.exclude is not None:
+        return (
+            "verify=logits compares whole models, and refit.include and exclude leave tensors out;"
+            " use verify=bits"
+        )
     if job.build != "megatron":
         return f"verify=logits needs a forward pass, build={job.build} has none; use build=megatron"
     if has_transformer_engine():

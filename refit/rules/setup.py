@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from refit.job import Job, UserError
 from refit.layout.layout import Placement, place
@@ -12,6 +16,7 @@ from refit.model.architecture import catalogue
 from refit.model.convention import Build, build_of
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
+from refit.plan.selection import selected
 from refit.rules import methods
 
 
@@ -61,4 +66,9 @@ class Setup:
 
     def plan(self) -> Plan:
         """The plan, which every rank computes alike, so that there is nothing to gather."""
-        return build_plan(self.catalogue, self.placement, self.job.refit.fanout)
+        return build_plan(self.catalogue, self.placement, self.job.refit.fanout, self.travels)
+
+    @cached_property
+    def travels(self) -> NDArray[np.bool_] | None:
+        """[tensors]: which are moved; None where all are."""
+        return selected(self.catalogue, self.job.refit)

@@ -183,6 +183,19 @@ def exclude_is_a_list(job: Job) -> str | None:
     return f"sweep.exclude={value} is not a list of patterns; write 'sweep.exclude=[*gloo*]'"
 
 
+def patterns_are_lists(job: Job) -> str | None:
+    """Patterns over tensors' names stand in a list, also a single one."""
+    for name in ("include", "exclude"):
+        value = getattr(job.refit, name)
+        if value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+            continue
+        return (
+            f"refit.{name}={value} is not a list of patterns; write"
+            f" \"refit.{name}=['*.mlp.experts.*']\""
+        )
+    return None
+
+
 def windows_valid(job: Job) -> str | None:
     """A window is two sizes; what it skips is every Nth layer, or said layer by layer."""
     m = job.model
@@ -253,6 +266,7 @@ MISTAKES: tuple[JobRule, ...] = (
 )
 VALUES: tuple[JobRule, ...] = (
     *MISTAKES,
+    patterns_are_lists,
     counts_large_enough,
     amounts_positive,
     rates_positive,

@@ -67,12 +67,32 @@ class Pattern:
             view, rows, columns = self._hashed(shard, weights.tensors[shard.tensor])
             torch.bitwise_xor(~rows[:, None], columns, out=view)
 
-    def check(self, weights: Weights) -> Check:
-        """Compare every element, in bits."""
-        return sum((self._check(s, weights.tensors[s.tensor]) for s in weights.shards), Check(0, 0))
+    def check(self, weights: Weights, travels: NDArray[np.bool_] | None = None) -> Check:
+        """Compare every element, in bits.
 
-    def _check(self, shard: Shard, tensor: torch.Tensor) -> Check:
+        Args:
+            travels: [tensors], which are looked at; None: all.
+        """
+        checks = (
+            self._check(shard, weights.tensors[shard.tensor])
+            for shard in weights.shards
+            if travels is None or travels[shard.tensor]
+        )
+        return sum(checks, Check(0, 0))
+
+    def check_left_out(self, weights: Weights, travels: NDArray[np.bool_]) -> Check:
+        """Whether what does not travel is still the poison that was written: no element counts."""
+        checks = (
+            self._check(shard, weights.tensors[shard.tensor], poisoned=True)
+            for shard in weights.shards
+            if not travels[shard.tensor]
+        )
+        found = sum(checks, Check(0, 0))
+        return Check(0, found.mismatches, found.first)
+
+    def _check(self, shard: Shard, tensor: torch.Tensor, poisoned: bool = False) -> Check:
         view, rows, columns = self._hashed(shard, tensor)
+        rows = ~rows if poisoned else rows
         step = max(1, _CHUNK_BYTES[view.device.type] // (len(columns) * view.element_size()))
         expected = torch.empty(
             (min(step, len(rows)), len(columns)), dtype=view.dtype, device=view.device

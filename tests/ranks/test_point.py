@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, replace
@@ -108,6 +109,35 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
     memory = record["memory"]
     if memory["refit_peak_bytes"] is not None:  # where the kernel keeps a peak
         assert 0 < memory["refit_peak_bytes"] <= memory["host_peak_bytes"]
+
+
+@pytest.mark.parametrize("method", ON_CPU)
+def test_part_of_the_weights(agent: Agent, tmp_path: Path, method: str) -> None:
+    sides = (Degrees(tp=2, ep=2, etp=1), Degrees(tp=4, ep=1, etp=1))
+    some = {"exclude": ["*.mlp.experts.*"]}
+    record = ran(agent, tmp_path, job(*sides, "collocated", method, refit=some))
+    assert (record["status"], record["reason"]) == ("ok", "")
+    # what is left out is said, and not among the elements that were found right, twice
+    setup = Setup.of(job(*sides, "collocated", method, refit=some))
+    moves, destination = setup.travels, setup.placement.destination
+    assert moves is not None
+    shards = [s for rank in destination.ranks for s in setup.catalogue.held_by(destination, rank)]
+    moved, left_out = (
+        sum(math.prod(s.shape) for s in shards if moves[s.tensor] == travels)
+        for travels in (True, False)
+    )
+    assert record["verification"]["elements"] == 2 * moved
+    assert record["plan"]["left_out_tensors"] == 8
+    assert record["plan"]["left_out_bytes"] == 2 * left_out  # experts are bfloat16
+    assert "8 tensors" in outcome(Record.load(next(tmp_path.glob("*/timing.json"))))
+
+
+def test_what_is_left_out_is_not_touched(agent: Agent, tmp_path: Path) -> None:
+    fault = "tests.support.faults:ipc_WritesWhatIsLeftOut"
+    what = job(method=fault, refit={"include": ["*.mlp.experts.*"]})
+    record = ran(agent, tmp_path, what)
+    assert record["status"] == "invalid"
+    assert record["verification"]["mismatches"] == 1  # of the one rank with a destination
 
 
 def test_memory_that_grows_is_remarked(agent: Agent, tmp_path: Path) -> None:

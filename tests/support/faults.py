@@ -96,6 +96,14 @@ class DropsBlock(_Fault):
         pass
 
 
+class WritesWhatIsLeftOut(_Fault):
+    """Clears one element of a tensor that the plan leaves out."""
+
+    def spoil(self, destination: Weights) -> None:
+        left_out = next(iter(destination.tensors.keys() - set(self.copies.tensor.tolist())))
+        destination.tensors[left_out].flatten()[0] = 0
+
+
 class DeliversStale(_Fault):
     """Delivers what the source held at the first refit, each time."""
 
@@ -127,7 +135,14 @@ class ScribblesOnSource(_Fault):
 
 FAULTS = {
     fault.__name__: fault
-    for fault in (SwapsExperts, MisordersGateUp, DropsBlock, DeliversStale, ScribblesOnSource)
+    for fault in (
+        SwapsExperts,
+        MisordersGateUp,
+        DropsBlock,
+        WritesWhatIsLeftOut,
+        DeliversStale,
+        ScribblesOnSource,
+    )
 }
 
 

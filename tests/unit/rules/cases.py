@@ -15,6 +15,7 @@ from refit.rules.layout import (
     latent_ranks_divide,
     layers_divide,
     pair_of_another_model,
+    patterns_meet_tensors,
     query_groups_divide,
     too_many_gpus,
     vocabulary_divides,
@@ -48,6 +49,7 @@ from refit.rules.values import (
     exclude_is_a_list,
     known_words,
     method_known,
+    patterns_are_lists,
     rates_positive,
     sweep_counts_large_enough,
     windows_valid,
@@ -100,6 +102,10 @@ BAD: dict[Any, list[Case]] = {
     ],
     exclude_is_a_list: [
         ({"sweep__exclude": "*gloo*"}, "sweep.exclude=*gloo* is not a list of patterns"),
+    ],
+    patterns_are_lists: [
+        ({"refit__include": "*"}, "refit.include=* is not a list of patterns"),
+        ({"refit__exclude": [3]}, "refit.exclude=[3] is not a list of patterns"),
     ],
     counts_large_enough: [
         ({"bench__iterations": 0}, "bench.iterations=0: must be 1 or more"),
@@ -178,6 +184,10 @@ BAD: dict[Any, list[Case]] = {
         (
             {"build": "shards", "verify": "logits"},
             "verify=logits needs a forward pass, build=shards",
+        ),
+        (
+            {"verify": "logits", "refit__exclude": ["*router*"]},
+            "verify=logits compares whole models, and refit.include and exclude leave tensors out",
         ),
     ],
     head_size_whole: [
@@ -407,6 +417,11 @@ BAD: dict[Any, list[Case]] = {
             },
             "0 layers after 4 in the fixed first/last stages",
         ),
+    ],
+    patterns_meet_tensors: [
+        ({"refit__exclude": ["*router*", "*zzz*"]}, "refit.exclude: '*zzz*' meets no tensor"),
+        ({"refit__include": ["lm_head"]}, "refit.include: 'lm_head' meets no tensor"),
+        ({"refit__include": ["*fc1*"], "refit__exclude": ["*"]}, "leave nothing to move"),
     ],
     cut_axes_divide: [
         (
