@@ -72,6 +72,9 @@ class Model:
     beta_slow: float = 1.0
     mscale: float = 1.0
     mscale_all_dim: float = 0.0
+    # {rank: 32, targets: [linear_qkv, linear_proj, linear_fc1, linear_fc2]}: the model is these
+    # adapters alone; not Megatron's field, which has no adapters
+    lora: Any = None
     # experts
     num_moe_experts: Optional[int] = None
     moe_layer_freq: Any = 1  # an int, a list of 0 and 1, or Megatron's string form "([0]*1+[1]*60)"

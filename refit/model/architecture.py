@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from refit.job import Model
 from refit.layout.tensors import Catalogue, Family
+from refit.model.lora import adapters
 from refit.model.moe_layers import moe_layers
 
 
@@ -33,7 +34,7 @@ def padded_vocab(model: Model, source_tp: int) -> int:
 def catalogue(
     model: Model, source_tp: int = 1, convention: Convention = PRODUCTION, padded: bool = True
 ) -> Catalogue:
-    """The logical tensors of a model.
+    """The logical tensors of a model; of one with `lora` its adapters alone.
 
     Args:
         model: the architecture.
@@ -51,6 +52,8 @@ def catalogue(
         *_norm(model, convention, "decoder.final_layernorm", model.hidden_size, (), "last"),
         *_output_layer(model, vocab),
     ]
+    if model.lora is not None:
+        families = list(adapters(families, model.lora))
     return Catalogue(_numbered(families), model.num_layers)
 
 

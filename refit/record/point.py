@@ -143,9 +143,9 @@ def identity(job: Job) -> str:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
-    for patterns in ("include", "exclude"):
-        if config["refit"][patterns] is None:  # all travel, as before there were such patterns
-            del config["refit"][patterns]
+    for group, later in (("refit", "include"), ("refit", "exclude"), ("model", "lora")):
+        if config[group][later] is None:  # as before there was such a field
+            del config[group][later]
     if job.refit.method != "megatron":
         del config["refit"]["peer_names"]  # no other reads it
     del config["parallel"]["use_case"], config["parallel"]["model"]

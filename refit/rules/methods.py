@@ -71,6 +71,8 @@ def _not_megatrons(job: Job) -> str | None:
         )
     if job.refit.fanout != "direct":
         return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
+    if job.model.lora is not None:
+        return "refit=megatron knows no adapters, and model.lora asks for them; use another method"
     if job.refit.include is not None or job.refit.exclude is not None:
         return (
             "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from refit.job import Job
+from refit.model.lora import TARGETS
 from refit.rules.methods import METHODS
 
 JobRule = Callable[[Job], str | None]
@@ -196,6 +197,36 @@ def patterns_are_lists(job: Job) -> str | None:
     return None
 
 
+def lora_valid(job: Job) -> str | None:
+    """Adapters have a rank, and linear layers that they adapt; no GPTModel holds them."""
+    lora = job.model.lora
+    if lora is None:
+        return None
+    example = "model.lora={rank:32,targets:[linear_qkv,linear_proj]}"
+    if not isinstance(lora, dict) or set(lora) != {"rank", "targets"}:
+        return f"model.lora={lora} does not say rank and targets, as {example} does"
+    rank, targets = lora["rank"], lora["targets"]
+    if (
+        not isinstance(rank, int)
+        or isinstance(rank, bool)
+        or not 1 <= rank <= job.model.hidden_size
+    ):
+        return (
+            f"model.lora.rank={rank}: must be a whole number from 1 to model.hidden_size="
+            f"{job.model.hidden_size}"
+        )
+    known = isinstance(targets, list) and targets and all(t in TARGETS for t in targets)
+    if not known or len(set(targets)) < len(targets):
+        return f"model.lora.targets={targets} is not a list of some of {', '.join(TARGETS)}"
+    if job.model.multi_latent_attention and "linear_qkv" in targets:
+        return "model.lora.targets: latent attention has no linear_qkv; leave it out"
+    if job.build == "megatron" and job.mode == "measure":
+        return (
+            "build=megatron makes whole models, and model.lora is adapters alone; use build=shards"
+        )
+    return None
+
+
 def windows_valid(job: Job) -> str | None:
     """A window is two sizes; what it skips is every Nth layer, or said layer by layer."""
     m = job.model
@@ -267,6 +298,7 @@ MISTAKES: tuple[JobRule, ...] = (
 VALUES: tuple[JobRule, ...] = (
     *MISTAKES,
     patterns_are_lists,
+    lora_valid,
     counts_large_enough,
     amounts_positive,
     rates_positive,

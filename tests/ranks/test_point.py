@@ -132,6 +132,19 @@ def test_part_of_the_weights(agent: Agent, tmp_path: Path, method: str) -> None:
     assert "8 tensors" in outcome(Record.load(next(tmp_path.glob("*/timing.json"))))
 
 
+@pytest.mark.parametrize("method", ON_CPU)
+def test_adapters_alone(agent: Agent, tmp_path: Path, method: str) -> None:
+    lora = {"rank": 4, "targets": ["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]}
+    sides = (Degrees(tp=2, ep=2, etp=1), Degrees(tp=4, ep=1, etp=1))
+    what = job(*sides, "collocated", method, model=replace(TINY, lora=lora))
+    record, setup = ran(agent, tmp_path, what), Setup.of(what)
+    assert (record["status"], record["reason"]) == ("ok", "")
+    destination = setup.placement.destination
+    shards = [s for rank in destination.ranks for s in setup.catalogue.held_by(destination, rank)]
+    assert record["verification"]["elements"] == 2 * sum(math.prod(s.shape) for s in shards)
+    assert record["plan"]["left_out_tensors"] == 0
+
+
 def test_what_is_left_out_is_not_touched(agent: Agent, tmp_path: Path) -> None:
     fault = "tests.support.faults:ipc_WritesWhatIsLeftOut"
     what = job(method=fault, refit={"include": ["*.mlp.experts.*"]})

@@ -48,6 +48,7 @@ from refit.rules.values import (
     counts_large_enough,
     exclude_is_a_list,
     known_words,
+    lora_valid,
     method_known,
     patterns_are_lists,
     rates_positive,
@@ -189,6 +190,19 @@ BAD: dict[Any, list[Case]] = {
             {"verify": "logits", "refit__exclude": ["*router*"]},
             "verify=logits compares whole models, and refit.include and exclude leave tensors out",
         ),
+    ],
+    lora_valid: [
+        ({"model__lora": {"rank": 8}}, "does not say rank and targets, as model.lora={rank:32,"),
+        ({"model__lora": 8}, "model.lora=8 does not say rank and targets"),
+        ({"model__lora": {"rank": 0, "targets": ["linear_qkv"]}}, "model.lora.rank=0: must be"),
+        ({"model__lora": {"rank": 1e9, "targets": ["linear_qkv"]}}, "must be a whole number from"),
+        ({"model__lora": {"rank": 8, "targets": ["lm_head"]}}, "is not a list of some of linear_"),
+        ({"model__lora": {"rank": 8, "targets": []}}, "model.lora.targets=[] is not a list of"),
+        (
+            {"model__lora": {"rank": 8, "targets": ["linear_fc1", "linear_fc1"]}},
+            "is not a list of some of linear_qkv",
+        ),
+        ({"model__lora": {"rank": 8, "targets": ["linear_fc2"]}}, "use build=shards"),
     ],
     head_size_whole: [
         ({"model__num_attention_heads": 6}, "hidden_size=1024 does not divide by"),
