@@ -46,9 +46,9 @@ table: setup
 
 # What ranks do is better undisturbed; those on Slurm mostly wait, and the others run beside them.
 test: lint
-	@$(BIN)/python -m pytest tests/torch tests/ranks; ended=$$?; \
-	{ $(BIN)/python -m pytest tests/unit; unit=$$?; \
-	$(BIN)/python -m pytest tests/install && exit $$unit; } >.venv/beside.log 2>&1 & beside=$$!; \
+	@$(BIN)/python -m pytest tests/ranks; ended=$$?; \
+	{ ok=0; for tests in unit torch install; do $(BIN)/python -m pytest tests/$$tests || ok=1; done; \
+	exit $$ok; } >.venv/beside.log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest tests/slurm || ended=1; \
 	wait $$beside || ended=1; cat .venv/beside.log; exit $$ended
 
