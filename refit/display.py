@@ -154,8 +154,9 @@ def outcome(record: Record) -> str:
         return f"{record.status}: {record.reason}"
     assert record.plan is not None
     what = f"{size(record.plan.bytes)} by {record.method}"
-    if left_out := record.plan.left_out_tensors:
-        what += f" ({left_out} tensors, {size(record.plan.left_out_bytes)}, left out)"
+    if record.plan.left_out_tensors and record.plan.left_out_bytes:
+        left_out = size(record.plan.left_out_bytes)
+        what += f" ({record.plan.left_out_tensors} tensors, {left_out}, left out)"
     if record.kind == "predicted":
         return f"predicted: {what}; nothing was run"
     seconds, throughput, checked = record.seconds, record.throughput, record.verification

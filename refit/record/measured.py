@@ -124,7 +124,7 @@ def _times(
     copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
     copy = statistics.median(copies) / active[0].limit_share
     gbps, device = plan.bytes / median / 1e9, active[0].device
-    held_bytes = plan.bytes + plan.left_out_bytes  # what was copied is all that there is
+    held_bytes = plan.bytes + (plan.left_out_bytes or 0)  # what was copied is all that there is
     rates = [limits.memory_copy(held_bytes, copy, device), *limits.links(plan, hardware, device)]
     tightest = min(rates, key=lambda limit: limit.gbps)
     seconds = Seconds(

@@ -44,6 +44,8 @@ def unknown(plan: PlanNumbers) -> PlanNumbers:
         max_recv_bytes=None,
         max_peer_bytes=None,
         max_cross_node_bytes=None,
+        left_out_tensors=None,
+        left_out_bytes=None,
     )
 
 
@@ -56,10 +58,12 @@ def executed(plan: PlanNumbers, moved: Sequence[Moved], ranks_per_node: int) -> 
     """
     sent = [_Split.of(rank, one.sent, ranks_per_node) for rank, one in enumerate(moved)]
     received = [_Split.of(rank, one.received, ranks_per_node) for rank, one in enumerate(moved)]
+    written = sum(split.local + split.peers for split in received)
+    left_out = max(0, plan.bytes - written)
     return replace(
         plan,
         copies=sum(one.copies for one in moved),
-        bytes=sum(split.local + split.peers for split in received),
+        bytes=written,
         local_bytes=sum(split.local for split in received),
         cross_node_bytes=sum(split.away for split in received),
         max_send_bytes=max(split.peers for split in sent),
@@ -67,6 +71,8 @@ def executed(plan: PlanNumbers, moved: Sequence[Moved], ranks_per_node: int) -> 
         max_recv_bytes=max(split.peers for split in received),
         max_peer_bytes=max(split.near for split in (*sent, *received)),
         max_cross_node_bytes=max(split.away for split in (*sent, *received)),
+        left_out_tensors=None if left_out else 0,  # which they were was not counted
+        left_out_bytes=left_out,
     )
 
 

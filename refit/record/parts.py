@@ -61,7 +61,8 @@ class PlanNumbers:
         copies: blocks, local ones too.
         bytes: written at all destinations.
         left_out_bytes: held at all destinations and not written, by refit.include and exclude, or
-            as a method that plans for itself does not know it; `left_out_tensors` counts them.
+            as a method that plans for itself does not know it; `left_out_tensors` counts them, and
+            is null where such a method left some out.
         local_bytes: whose source is the destination itself.
         max_send_bytes, max_recv_bytes: of the busiest rank, to and from others.
         max_forward_bytes: of the busiest rank that passes on what it fetched; 0 without fan-out.
@@ -80,8 +81,8 @@ class PlanNumbers:
     max_peer_bytes: int | None
     max_cross_node_bytes: int | None
     lower_bounds: Bounds
-    left_out_tensors: int = 0
-    left_out_bytes: int = 0
+    left_out_tensors: int | None = 0
+    left_out_bytes: int | None = 0
 
 
 @dataclass(frozen=True)
