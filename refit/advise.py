@@ -26,6 +26,7 @@ from refit.job import Degrees, Job, Model, UserError
 from refit.layout.layout import Layout, place
 from refit.model.architecture import catalogue
 from refit.model.weight_bytes import per_rank_bytes
+from refit.rules import methods
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 
@@ -112,14 +113,19 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
         The advice; how many layouts the rules refuse; how many do not fit device memory.
 
     Raises:
-        UserError: the cluster does not state its rates, the source itself is impossible, or no
-            destination is left.
+        UserError: the cluster does not state its rates, the method has no estimate, the source
+            itself is impossible, or no destination is left.
     """
     memory_gb = job.cluster.hardware.memory_gb
     if memory_gb is None or job.cluster.hardware.peer_gbps is None:
         raise UserError(
             f"cluster '{job.cluster.name}' does not state its memory and rates, by which layouts"
             " are ranked; add hardware=h100 or another of conf/hardware, or set cluster.hardware"
+        )
+    if methods.plans_itself(job.refit.method):
+        raise UserError(
+            f"refit={job.refit.method} carries out a plan of its own and has no estimate, by which"
+            " layouts are ranked; use another method"
         )
     alone = replace(job, parallel=replace(job.parallel, destination=job.parallel.source))
     if reason := impossible(alone):

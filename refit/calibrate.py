@@ -93,7 +93,7 @@ def table(held_out: Sequence[HeldOut]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the fit's errors by leave-one-out, and write the option where options.
+    """Print the fit's errors by leave-one-out, and write the option where it is asked for.
 
     Raises:
         UserError: see `read` and `base`; or the output exists or cannot be written.

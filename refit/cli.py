@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -122,7 +122,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     try:
         main()
     except CompactHydraException as error:
-        _give_up(_in_words(error))
+        _give_up(in_words(error))
     except OmegaConfBaseException as error:
         _give_up(str(error))
     except yaml.YAMLError as error:
@@ -150,7 +150,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     sys.exit(0)
 
 
-def _in_words(error: CompactHydraException) -> str:
+def in_words(error: HydraException) -> str:
     """Hydra's own words and their cause; of an unknown field of ours what `Job` says of it.
 
     Hydra advises to append it with +, which is refused as well.

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import schema
-from refit.cli import job_of
+from refit.cli import in_words, job_of
 from refit.job import Job, UserError
 
 
@@ -30,5 +30,7 @@ def job(overrides: Sequence[str]) -> Job:
     """
     try:
         return job_of(compose("config", list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError("\n".join(str(e) for e in (error, error.__cause__) if e)) from None
+    except HydraException as error:
+        raise UserError(in_words(error)) from None
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from None

@@ -15,6 +15,7 @@ from refit.layout.layout import place
 from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
+from refit.plan.selection import selected
 from refit.record.record import Record
 
 
@@ -73,7 +74,8 @@ def row_of(record: Record, path: Path) -> Row:
     job = Job.from_dict(record.config)
     placement = place(job)
     tensors = catalogue(job.model, placement.source.tp, build.convention)
-    plan = build_plan(tensors, placement, job.refit.fanout)
+    travels = selected(tensors, job.refit)
+    plan = build_plan(tensors, placement, job.refit.fanout, travels)
     if plan.total_bytes != record.plan.bytes:
         raise UserError(
             f"{path} says {record.plan.bytes} bytes, its config plans {plan.total_bytes};"

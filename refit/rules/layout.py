@@ -182,10 +182,9 @@ def cut_axes_divide(job: Job, placement: Placement) -> str | None:
 
 def patterns_meet_tensors(job: Job, placement: Placement) -> str | None:
     """A pattern that meets nothing is a mistake, and so is leaving all out."""
-    tensors = catalogue(job.model, placement.source.tp)
-    travels = selected(tensors, job.refit)
-    if travels is None:
+    if job.refit.include is None and job.refit.exclude is None:
         return None
+    tensors = catalogue(job.model, placement.source.tp, build_of(job).convention)
     names = names_of(tensors)
     for field in ("include", "exclude"):
         for pattern in getattr(job.refit, field) or ():
@@ -194,7 +193,8 @@ def patterns_meet_tensors(job: Job, placement: Placement) -> str | None:
                     f"refit.{field}: '{pattern}' meets no tensor of model {job.model.name}; they"
                     f" are {names[0]} to {names[-1]}, {len(names)} in all"
                 )
-    if not travels.any():
+    travels = selected(tensors, job.refit)
+    if travels is not None and not travels.any():
         return "refit.include and refit.exclude leave nothing to move"
     return None
 

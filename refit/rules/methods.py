@@ -32,7 +32,7 @@ class Method:
         one_sided: it copies each block on its own, straight to its place, and packs nothing.
         slots: it stages at most this many times `refit.in_flight` buckets on a rank.
         plans_itself: it carries out a plan of its own, and not ours.
-        refuses: why it cannot do a job on any machine, or None; asked where nothing is run.
+        refuses: why it cannot do a job on any machine, or None; asked where nothing is run, too.
         planner: of one that plans for itself, the module in refit/transport/ whose `planned(setup)`
             says without ranks which rows it would carry out; empty where that cannot be said.
         preload: what its ranks import that takes long and can be forked.
@@ -87,8 +87,6 @@ def _not_megatrons(job: Job) -> str | None:
 
 
 def _megatron(job: Job, placement: Placement) -> str | None:
-    if reason := _not_megatrons(job):
-        return reason
     backend = job.refit.backend
     if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
         # its nccl service would run here all the same, over gloo
@@ -228,7 +226,7 @@ def _cannot(name: str, job: Job, placement: Placement) -> str | None:
         return f"{name} needs one node, and this point spans {placement.nodes}; use refit={others}"
     if method.library and not _installed(method.library):
         return f"{method.library} is not installed; {_install(method)}"
-    return method.cannot(job, placement)
+    return method.refuses(job) or method.cannot(job, placement)
 
 
 def _others(device: str, nodes: int) -> str:

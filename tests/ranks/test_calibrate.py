@@ -17,7 +17,7 @@ from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.rules.setup import Setup
 from tests.support.jobs import job
-from tests.support.records import verified
+from tests.support.records import ran, verified
 
 
 def test_records_of_the_agent_become_an_option(
@@ -32,13 +32,19 @@ def test_records_of_the_agent_become_an_option(
     ]
     for made in jobs:
         verified(agent, results, made)
+    # part of the weights, and adapters alone: what was planned then is planned again
+    some = job(Degrees(tp=2, etp=1), Degrees(etp=1), refit={"exclude": ["*.mlp.experts.*"]})
+    lora = replace(job().model, lora={"rank": 4, "targets": ["linear_qkv"]})
+    partial = [some, job(Degrees(tp=2, etp=1), Degrees(etp=1), model=lora)]
+    for made in partial:
+        assert ran(agent, results, made)["status"] == "ok"
     predict.predict_point(
         Point.of(replace(jobs[0], mode="plan"), results)
     )  # is not measured: ignored
     output = tmp_path / "here.yaml"
     assert main([str(results), "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "ipc: 4 rows" in said and "gloo: 4 rows" in said
+    assert "ipc: 6 rows" in said and "gloo: 4 rows" in said
     option: dict[str, Any] = yaml.safe_load(output.read_text())
     made = replace(jobs[0], mode="plan")
     known = {**made.to_dict(), "cluster": option}
@@ -48,7 +54,7 @@ def test_records_of_the_agent_become_an_option(
     assert 0 < found.floor.seconds <= found.estimate.seconds
     # every row's own floor is no more than its time: the rate is the best that was seen
     rows = read(results)
-    assert len(rows) == len(jobs)
+    assert len(rows) == len(jobs) + len(partial)
     for row in rows:
         assert cost.floor(row.plan, row.hops[0], base(rows)).seconds <= row.seconds * 1.0001
     with pytest.raises(UserError, match="exists; add --force"):

@@ -101,7 +101,8 @@ def test_the_source_is_a_pair_s_or_degrees() -> None:
         (["gpus=8", "top"], "'top' is not key=value"),
         (["gpus=8", "model=moe_16e"], "no pair in conf/parallel is named after model 'moe_16e'"),
         (["gpus=8", "model=moe_17e", "source.tp=2"], "Could not find 'model/moe_17e'"),
-        (["gpus=8", "model=moe_16e", "source.tq=2"], "Key 'tq' not in 'Degrees'"),
+        (["gpus=8", "model=moe_16e", "source.tq=2"], "unknown field 'parallel.source.tq'"),
+        (["gpus=8", "model=moe_16e", "model.mtp_num_layers=1", "source.tp=2"], "is not modelled"),
     ],
 )
 def test_bad_input_is_named(arguments: list[str], words: str) -> None:
@@ -112,6 +113,9 @@ def test_bad_input_is_named(arguments: list[str], words: str) -> None:
 def test_a_cluster_without_rates_and_an_impossible_source() -> None:
     with pytest.raises(UserError, match="does not state its memory and rates"):
         advise(source(Hardware()), 4)
+    peer = replace(source(), refit=replace(source().refit, method="megatron"))
+    with pytest.raises(UserError, match=r"refit=megatron .* has no estimate"):
+        advise(peer, 4)
     wrong = replace(source(), parallel=replace(source().parallel, source=Degrees(tp=3, etp=1)))
     with pytest.raises(UserError, match=r"the source is impossible: .*num_attention_heads=4"):
         advise(wrong, 4)
