@@ -7,15 +7,18 @@ of 70 000 tensors is some thirty families. Which a model has is in `refit.model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from refit.job import UserError
+from refit.layout import megatron
+from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import IntArray, Layout
 
-ITEMSIZE = {"bfloat16": 2, "float32": 4}
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "int64": 8, "uint8": 1}
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ class Family:
     Attributes:
         name: with `{layer}` and `{expert}` where they vary.
         shape: of the whole tensor, before any sharding.
-        dtype: `bfloat16` or `float32`.
-        axis: the dimension cut over TP (over ETP for experts), or None where every rank has it
-            whole.
-        chunks: equal parts of `axis` that are each cut on their own: 2 for gate and up (Megatron's
-            partition_stride).
+        dtype: the model's, one of `ITEMSIZE`.
+        axis: the dimension that Megatron cuts over TP (over ETP for experts), or None where every
+            rank has it whole.
+        parts: sizes along `axis` of the parts that are each cut on their own, as gate and up are;
+            empty: it is one part.
         grid: `dense` or `expert`: which of the layout's two rank grids shards it.
         layers: global layer numbers, from 0; empty for what lies outside the layers.
         stage: `layer` for what lies in the layers, on whichever stage has them; outside of them
@@ -44,7 +47,7 @@ class Family:
     shape: tuple[int, ...]
     dtype: str = "bfloat16"
     axis: int | None = None
-    chunks: int = 1
+    parts: tuple[int, ...] = ()
     grid: str = "dense"
     layers: tuple[int, ...] = ()
     stage: str = "layer"
@@ -62,55 +65,31 @@ class Family:
         """Elements of one whole tensor."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    @property
-    def block_axis(self) -> int:
-        """The dimension along which blocks are counted: the cut one, the first where none is."""
-        return 0 if self.axis is None else self.axis
-
-    @property
-    def has_contiguous_blocks(self) -> bool:
-        """Whether each block is one run of bytes in every shard: rows are, columns are not."""
-        return self.block_axis == 0
-
-    @property
-    def length(self) -> int:
-        """Size along `block_axis`."""
-        return self.shape[self.block_axis]
-
-    @property
-    def bytes_per_index(self) -> int:
-        """Bytes of one index along `block_axis`."""
-        return self.elements // self.length * ITEMSIZE[self.dtype]
-
     def tensor_name(self, layer: int | None = None, expert: int | None = None) -> str:
         """The full name of one tensor, by its global layer and expert number."""
         return self.name.format(layer=layer, expert=expert)
 
-    def shards(self, layout: Layout) -> int:
-        """Into how many shards this layout cuts one tensor."""
-        if self.axis is None:
-            return 1
-        return layout.etp if self.grid == "expert" else layout.tp
-
-    def segments(self, shards: int, shard: int) -> list[tuple[int, int, int]]:
-        """What a shard holds, as (whole start, shard start, length) along `block_axis`, per chunk.
+    def cut(self, layout: Layout) -> Cut:
+        """How a side cuts each tensor.
 
         Raises:
             UserError: the axis does not divide.
         """
-        piece, rest = divmod(self.length, self.chunks * shards)
-        if rest:
-            parts = f"{self.chunks} x {shards}" if self.chunks > 1 else f"{shards}"
-            raise UserError(f"{self.name}: size {self.length} does not divide into {parts} shards")
-        chunk = self.length // self.chunks
-        return [(k * chunk + shard * piece, k * piece, piece) for k in range(self.chunks)]
+        length = self.shape[0 if self.axis is None else self.axis]
+        shards = layout.etp if self.grid == "expert" else layout.tp
+        try:
+            return megatron.cut(self.axis, self.parts or (length,), shards, length)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
 
-    def local_shape(self, shards: int) -> tuple[int, ...]:
-        """Shape of one shard."""
-        if self.axis is None:
-            return self.shape
+    def is_cut(self, layout: Layout) -> bool:
+        """Whether a rank's shard depends on where it is in its group, were that of one rank."""
+        return self.axis is not None or self.cut(layout).shards > 1
+
+    def local_shape(self, cut: Cut, shard: int) -> tuple[int, ...]:
+        """Of one shard, padding included."""
         shape = list(self.shape)
-        shape[self.axis] //= shards
+        shape[cut.axis] = cut.sizes[shard]
         return tuple(shape)
 
 
@@ -121,23 +100,35 @@ class Shard:
     tensor: int
     name: str
     family: Family
-    shards: int  # into how many the tensor is cut
-    shard: int  # which of them this is
+    cut: Cut
+    shard: int  # which of the cut's shards this is
+
+    @property
+    def dtype(self) -> str:
+        """As this side stores it."""
+        return self.family.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of this part alone."""
-        return self.family.local_shape(self.shards)
+        """Of this part alone, padding included."""
+        return self.family.local_shape(self.cut, self.shard)
 
     @property
     def nbytes(self) -> int:
-        """Of this part alone, without any padding."""
-        return int(np.prod(self.shape, dtype=np.int64)) * ITEMSIZE[self.family.dtype]
+        """Of this part alone, its own padding included, not what aligns it."""
+        return int(np.prod(self.shape, dtype=np.int64)) * ITEMSIZE[self.dtype]
 
     def global_indices(self) -> IntArray:
-        """Index in the whole tensor of each index along the cut axis of this shard."""
-        parts = self.family.segments(self.shards, self.shard)
-        return np.concatenate([np.arange(start, start + length) for start, _, length in parts])
+        """[size]: index in the whole tensor of each index along the cut axis, or `PADDING`."""
+        return self.cut.indices(self.shard)
+
+    def stretches(self) -> Iterator[tuple[int, IntArray]]:
+        """The local axis, divided where padding begins and ends: a local start, and the indices."""
+        held = self.global_indices()
+        edges = np.flatnonzero(np.diff(held == PADDING)) + 1
+        for part in np.split(np.arange(len(held)), edges):
+            if len(part):
+                yield int(part[0]), held[part]
 
 
 @dataclass(frozen=True)
@@ -197,10 +188,10 @@ class Catalogue:
             width = max(1, family.num_experts)
             per_rank = width // layout.ep
             experts = range(ep * per_rank, (ep + 1) * per_rank) if family.num_experts else range(1)
-            shards = family.shards(layout)
-            shard = 0 if family.axis is None else (etp if family.grid == "expert" else tp)
+            cut = family.cut(layout)
+            shard = 0 if cut.shards == 1 else (etp if family.grid == "expert" else tp)
             for index, layer in slots:
                 for e in experts:
                     name = family.tensor_name(layer, e)
-                    held.append(Shard(family.base + index * width + e, name, family, shards, shard))
+                    held.append(Shard(family.base + index * width + e, name, family, cut, shard))
         return held

@@ -131,7 +131,7 @@ def _linear(
     axis: int | None,
     bias: bool,
     layers: tuple[int, ...],
-    chunks: int = 1,
+    parts: tuple[int, ...] = (),
 ) -> list[Family]:
     """A [out, in] weight, and its bias [out] where asked.
 
@@ -142,7 +142,7 @@ def _linear(
             f"decoder.layers.{{layer}}.{name}.weight",
             shape,
             axis=axis,
-            chunks=chunks,
+            parts=parts,
             layers=layers,
         )
     ]
@@ -153,7 +153,7 @@ def _linear(
                 f"decoder.layers.{{layer}}.{name}.bias",
                 shape[:1],
                 axis=cut,
-                chunks=chunks,
+                parts=parts,
                 layers=layers,
             )
         )
@@ -248,9 +248,9 @@ def _latent_attention(
 
 
 def _mlp(name: str, model: Model, ffn: int, bias: bool, layers: tuple[int, ...]) -> list[Family]:
-    gated = 2 if model.gated_linear_unit else 1
+    parts = (ffn, ffn) if model.gated_linear_unit else ()
     return _linear(
-        f"{name}.linear_fc1", (gated * ffn, model.hidden_size), 0, bias, layers, chunks=gated
+        f"{name}.linear_fc1", (sum(parts) or ffn, model.hidden_size), 0, bias, layers, parts
     ) + _linear(f"{name}.linear_fc2", (model.hidden_size, ffn), 1, bias, layers)
 
 

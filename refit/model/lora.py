@@ -35,12 +35,12 @@ def adapters(families: Iterable[Family], lora: dict[str, Any]) -> Iterator[Famil
         in_name, out_name = (name.replace("{}", side) for side in ("in", "out"))
         cut_in, cut_out = family.axis == 1, family.axis == 0
         yield replace(
-            family, name=in_name, shape=(rank, columns), axis=1 if cut_in else None, chunks=1
+            family, name=in_name, shape=(rank, columns), axis=1 if cut_in else None, parts=()
         )
         yield replace(
             family,
             name=out_name,
             shape=(rows, rank),
             axis=0 if cut_out else None,
-            chunks=family.chunks if cut_out else 1,
+            parts=family.parts if cut_out else (),
         )

@@ -18,7 +18,7 @@ def per_rank_bytes(catalogue: Catalogue, layout: Layout) -> IntArray:
     stages = layout.stage_layers(catalogue.num_layers)
     held = np.zeros(layout.pp, dtype=np.int64)
     for family in catalogue.families:
-        shard = int(np.prod(family.local_shape(family.shards(layout)), dtype=np.int64))
+        shard = int(np.prod(family.local_shape(family.cut(layout), 0), dtype=np.int64))
         nbytes = shard * ITEMSIZE[family.dtype] * (max(1, family.num_experts // layout.ep))
         if family.layers:
             held += nbytes * np.array([sum(n in s for n in family.layers) for s in stages])

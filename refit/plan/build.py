@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Placement
-from refit.layout.tensors import Catalogue, Family
+from refit.layout.tensors import ITEMSIZE, Catalogue, Family
 from refit.plan.fanout import fetchers
 from refit.plan.holders import Holders
-from refit.plan.plan import Plan, block_number
+from refit.plan.pieces import Pieces, pieces
+from refit.plan.plan import Plan, block_numbers
 
 
 def build_plan(
@@ -40,32 +39,44 @@ def build_plan(
         UserError: a tensor does not divide over a layout (`refit.rules.layout` finds that first).
     """
     holders = Holders(placement)
+    boxes = [
+        pieces(family.cut(placement.source), family.cut(placement.destination))
+        for family in catalogue.families
+    ]
+    first_piece = np.cumsum([0, *(len(of_family) for of_family in boxes)])
     tables = [
-        _copies(family, catalogue.num_layers, placement, holders) for family in catalogue.families
+        _copies(family, of_family, first, catalogue.num_layers, placement, holders)
+        for family, of_family, first in zip(catalogue.families, boxes, first_piece, strict=False)
     ]
     columns = [np.concatenate(column) for column in zip(*tables, strict=True)]
     if travels is not None:
         rows = np.flatnonzero(travels[columns[0]])
         columns = [column[rows] for column in columns]
-    tensor, destination, source_start, destination_start, length, nbytes, holder_set = columns
+    tensor, destination, piece, nbytes, holder_set = columns
+    geometry = Pieces.joined(boxes)
     source = destination.copy()
     if fanout == "hierarchical":
         node = destination // placement.ranks_per_node
         away = np.flatnonzero(~holders.on_node[holder_set, node])
-        block = block_number(tensor[away], holder_set[away], source_start[away])
+        block = block_numbers(geometry, tensor[away], holder_set[away], piece[away])
+        # who passes it on has it in the same shard of the destination's cut
+        shards = geometry.destination_shard[piece[away]]
+        block = block * (1 + shards.max(initial=0)) + shards
         source[away] = fetchers(block, node[away], destination[away], nbytes[away])
     relayed = source != destination
     direct = ~relayed  # from a holder
     source[direct] = holders.choose(holder_set[direct], destination[direct], nbytes[direct])
+    if (geometry.box != np.arange(len(geometry))).any():
+        giver = np.where(relayed, -1, holders.shard_of(catalogue, tensor, source))
+        piece = geometry.given_by(piece, giver)
     return Plan(
         catalogue=catalogue,
         placement=placement,
+        pieces=geometry,
         tensor=tensor,
         source=source,
         destination=destination,
-        source_start=source_start,
-        destination_start=destination_start,
-        length=length,
+        piece=piece,
         nbytes=nbytes,
         holders=holders,
         holder_set=holder_set,
@@ -74,41 +85,46 @@ def build_plan(
 
 
 def _copies(
-    family: Family, num_layers: int, placement: Placement, holders: Holders
+    family: Family,
+    boxes: Pieces,
+    first_piece: int,
+    num_layers: int,
+    placement: Placement,
+    holders: Holders,
 ) -> list[IntArray]:
-    """The family's rows without their sources: layers x experts x pieces x replicas."""
+    """The family's rows without their sources: layers x experts x boxes x replicas.
+
+    Returns:
+        tensor, destination, piece, nbytes, holder set.
+    """
     source, destination = placement.source, placement.destination
     index, source_stage, destination_stage = _slots(family, num_layers, placement)
     expert = np.arange(max(1, family.num_experts))
     source_ep = expert // max(1, family.num_experts // source.ep)
     destination_ep = expert // max(1, family.num_experts // destination.ep)
-    source_shard, destination_shard, source_start, destination_start, length = _pieces(
-        family, family.shards(source), family.shards(destination)
+    piece = np.unique(boxes.box)  # the first of each box
+    shard = boxes.destination_shard[piece]
+    length, whole = boxes.length[piece], np.array([*family.shape, 1])
+    # every array below is [slots, experts, boxes, replicas], or broadcasts to it
+    stage, ep, shard = np.broadcast_arrays(
+        destination_stage[:, None, None], destination_ep[None, :, None], shard[None, None, :]
     )
-    # every array below is [slots, experts, pieces, replicas], or broadcasts to it
-    stage = destination_stage[:, None, None]
-    if family.grid == "expert" and family.axis is not None:
-        ranks = destination.expert[
-            stage, :, destination_ep[None, :, None], destination_shard[None, None, :]
-        ]
-    elif family.grid == "expert":
-        ranks = destination.expert[stage, :, destination_ep[None, :, None], :]
-    elif family.axis is not None:
-        ranks = destination.dense[stage, :, :, destination_shard[None, None, :]]
+    is_cut = family.is_cut(destination)
+    if family.grid == "expert":
+        ranks = destination.expert[stage, :, ep, shard if is_cut else slice(None)]
     else:
-        ranks = destination.dense[stage]
-    ranks = ranks.reshape(len(index), len(expert), len(length), -1)
+        ranks = destination.dense[stage, :, :, shard if is_cut else slice(None)]
+    ranks = ranks.reshape(*stage.shape, -1)
     tensor = family.base + index[:, None] * len(expert) + expert
-    sets = holders.set_id(
-        family, source_stage[:, None, None], source_ep[None, :, None], source_shard[None, None, :]
+    sets = holders.set_ids(
+        family, source_stage[:, None, None], source_ep[None, :, None], boxes.givers
     )
+    elements = family.elements // whole[boxes.axis[piece]].prod(1) * length.prod(1)
     columns = [
         tensor[:, :, None, None],
         ranks,
-        source_start[:, None],
-        destination_start[:, None],
-        length[:, None],
-        (length * family.bytes_per_index)[:, None],
+        (first_piece + piece)[:, None],
+        (elements * ITEMSIZE[family.dtype])[:, None],
         sets[..., None],
     ]
     return [np.broadcast_to(c, ranks.shape).ravel() for c in columns]
@@ -135,24 +151,3 @@ def _slots(
     ]
     from_stage = source.pp - 1 if family.stage == "last" else 0
     return np.zeros(len(ends), np.int64), np.full(len(ends), from_stage), np.array(ends)
-
-
-def _pieces(family: Family, source_shards: int, destination_shards: int) -> tuple[IntArray, ...]:
-    """Cut an axis at every boundary of both sides.
-
-    Returns:
-        source shard, destination shard, start in each, length; each [pieces].
-    """
-    sources, destinations = (
-        [(shard, *segment) for shard in range(count) for segment in family.segments(count, shard)]
-        for count in (source_shards, destination_shards)
-    )
-    rows = []
-    for (d, d_whole, d_local, d_length), (s, s_whole, s_local, s_length) in product(
-        destinations, sources
-    ):
-        start, stop = max(d_whole, s_whole), min(d_whole + d_length, s_whole + s_length)
-        if start < stop:
-            starts = s_local + start - s_whole, d_local + start - d_whole
-            rows.append((s, d, *starts, stop - start))
-    return tuple(np.array(rows, dtype=np.int64).T)

@@ -10,20 +10,17 @@ from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import Catalogue
+from refit.plan.pieces import Pieces
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Blocks that go from rank to rank, one per row.
-
-    A block is `length` indices of a tensor's cut axis, whole in the others.
+    """Parts of tensors that go from rank to rank, one per row.
 
     Columns, each [copies] of int64:
         tensor: id in the catalogue.
-        source, destination: global ranks; equal where the rank already holds the block.
-        source_start, destination_start: offset along the cut axis within the local shards.
-        length: along the cut axis.
-        nbytes: of the block.
+        source, destination: global ranks; equal where the rank already holds the part.
+        nbytes: of the part.
     """
 
     catalogue: Catalogue
@@ -31,9 +28,6 @@ class Rows:
     tensor: IntArray
     source: IntArray
     destination: IntArray
-    source_start: IntArray
-    destination_start: IntArray
-    length: IntArray
     nbytes: IntArray
 
     def __len__(self) -> int:
@@ -98,8 +92,39 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Copies(Rows):
-    """Rows that one transport can carry out: every source start lies in a shard of `giving`.
+class Blocks(Rows):
+    """Rows that say where their part lies.
+
+    A block is a box of a tensor's indices: `length` of its main axis, and of a second one where the
+    two sides cut different ones; whole in the others.
+
+    Attributes:
+        pieces: the boxes that there are, in the shards at both ends.
+        piece: [copies] of int64, which of them the row is.
+    """
+
+    pieces: Pieces
+    piece: IntArray
+
+    @cached_property
+    def source_start(self) -> IntArray:
+        """[copies]: offset along the main axis within the source's shard."""
+        return self.pieces.source_start[self.piece, 0]
+
+    @cached_property
+    def destination_start(self) -> IntArray:
+        """[copies]: offset along the main axis within the destination's shard."""
+        return self.pieces.destination_start[self.piece, 0]
+
+    @cached_property
+    def length(self) -> IntArray:
+        """[copies]: indices along the main axis."""
+        return self.pieces.length[self.piece, 0]
+
+
+@dataclass(frozen=True)
+class Copies(Blocks):
+    """Blocks that one transport can carry out: every source start lies in a shard of `giving`.
 
     Attributes:
         giving, receiving: the sides that the shards at both ends are of.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import cached_property
 
@@ -9,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Placement
-from refit.layout.tensors import Family
+from refit.layout.tensors import Catalogue, Family
 
 
 class Kind(IntEnum):
-    """The kinds of set that a layout has, from small and heavy to large and light."""
+    """The kinds of set that every layout has, from small and heavy to large and light."""
 
     EXPERT_CUT = 0  # experts, cut over ETP
     EXPERT_WHOLE = 1
@@ -23,10 +24,10 @@ class Kind(IntEnum):
 
 
 class Holders:
-    """The sets of source ranks that hold the same shard, numbered.
+    """The sets of source ranks that hold the same indices, numbered.
 
     Within a kind all sets are of one size, and a rank is in at most one. Sets are numbered kind
-    after kind.
+    after kind: those of `Kind`, then one kind for every group of shards that overlap.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -37,14 +38,18 @@ class Holders:
         ends = dense[sorted({0, source.pp - 1})]  # [1 or 2, dp, cp, tp]
         # by kind, each [sets, ranks of a set]
         self._tables: list[IntArray] = [
-            expert.transpose(0, 2, 3, 1).reshape(source.pp * source.ep * source.etp, -1),
+            expert.transpose(0, 2, 3, 1).reshape(-1, expert.shape[1]),
             expert.transpose(0, 2, 1, 3).reshape(source.pp * source.ep, -1),
-            dense.transpose(0, 3, 1, 2).reshape(source.pp * source.tp, -1),
+            dense.transpose(0, 3, 1, 2).reshape(source.pp * dense.shape[-1], -1),
             dense.reshape(source.pp, -1),
-            ends.transpose(3, 0, 1, 2).reshape(source.tp, -1),
+            ends.transpose(3, 0, 1, 2).reshape(dense.shape[-1], -1),
         ]
-        # [kinds + 1], the number of each kind's first set, and how many there are
-        self._first = np.cumsum([0] + [len(table) for table in self._tables])
+        self._groups: dict[tuple[str, bool, tuple[int, ...]], int] = {}  # their kinds
+
+    @property
+    def _first(self) -> IntArray:
+        """[kinds + 1], the number of each kind's first set, and how many there are."""
+        return np.cumsum([0] + [len(table) for table in self._tables])
 
     @property
     def count(self) -> int:
@@ -56,26 +61,66 @@ class Holders:
         number = int(np.searchsorted(self._first, set_id, side="right")) - 1  # of the kind
         return np.sort(self._tables[number][set_id - self._first[number]])
 
-    def set_id(self, family: Family, stage: IntArray, ep: IntArray, shard: IntArray) -> IntArray:
-        """The set that holds a family's shard at these source coordinates.
+    def set_ids(
+        self, family: Family, stage: IntArray, ep: IntArray, givers: Sequence[tuple[int, ...]]
+    ) -> IntArray:
+        """The sets that hold each box of a family at these source coordinates.
 
         Args:
-            stage, ep, shard: pipeline stage, expert-parallel rank and shard of the cut axis, of
-                shapes that broadcast; the result has the shape of all three together.
+            stage, ep: pipeline stage and expert-parallel rank, of shapes that broadcast with
+                [boxes]; the result has the shape of all three together.
+            givers: of each box the shards of the source's cut that have it.
         """
-        source = self._source
-        stage, ep, shard = np.broadcast_arrays(stage, ep, shard)
-        if family.grid == "expert" and family.axis is not None:
-            kind, within = Kind.EXPERT_CUT, (stage * source.ep + ep) * source.etp + shard
-        elif family.grid == "expert":
+        source, shards = self._source, family.cut(self._source).shards
+        is_cut, is_expert = family.is_cut(source), family.grid == "expert"
+        first = np.array([of_box[0] for of_box in givers], dtype=np.int64)
+        stage, ep, shard = np.broadcast_arrays(stage, ep, first)
+        if is_expert and is_cut:
+            kind, within = Kind.EXPERT_CUT, (stage * source.ep + ep) * shards + shard
+        elif is_expert:
             kind, within = Kind.EXPERT_WHOLE, stage * source.ep + ep
         elif family.stage == "both":
             kind, within = Kind.TIED, shard
-        elif family.axis is not None:
-            kind, within = Kind.DENSE_CUT, stage * source.tp + shard
+        elif is_cut:
+            kind, within = Kind.DENSE_CUT, stage * shards + shard
         else:
             kind, within = Kind.DENSE_WHOLE, stage
-        return np.asarray(self._first[kind] + within)
+        sets = np.array(self._first[kind] + within)
+        for group in {of_box for of_box in givers if len(of_box) > 1}:
+            boxes = [box for box, of_box in enumerate(givers) if of_box == group]
+            start = self._first[self._kind_of(group, family)]
+            number = stage * source.ep + ep if is_expert else stage
+            sets[..., boxes] = start + (0 if family.stage == "both" else number[..., boxes])
+        return sets
+
+    def _kind_of(self, group: tuple[int, ...], family: Family) -> int:
+        """The number of the kind of a group of overlapping shards; a new one if need be."""
+        is_expert, tied = family.grid == "expert", family.stage == "both"
+        key = (family.grid, tied, group)
+        if key not in self._groups:
+            source = self._source
+            if is_expert:
+                table = source.expert[..., group].transpose(0, 2, 1, 3)
+                table = table.reshape(source.pp * source.ep, -1)
+            elif tied:
+                table = source.dense[sorted({0, source.pp - 1})][..., group].reshape(1, -1)
+            else:
+                table = source.dense[..., group].reshape(source.pp, -1)
+            self._groups[key] = len(self._tables)
+            self._tables.append(table)
+        return self._groups[key]
+
+    def shard_of(self, catalogue: Catalogue, tensor: IntArray, rank: IntArray) -> IntArray:
+        """[copies]: which shard of a tensor's cut a source rank has."""
+        source = self._source
+        coordinate = np.zeros(
+            (2, self._placement.world), dtype=np.int64
+        )  # [dense or expert, world]
+        for grid, ranks in enumerate((source.dense, source.expert)):
+            coordinate[grid][ranks] = np.arange(ranks.shape[-1])
+        family = np.searchsorted(catalogue.bases, tensor, side="right") - 1
+        is_expert = np.array([f.grid == "expert" for f in catalogue.families], dtype=np.int64)
+        return coordinate[is_expert[family], rank]
 
     @cached_property
     def on_node(self) -> NDArray[np.bool_]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout
-from refit.plan.copies import Copies, Rows
+from refit.plan.copies import Blocks, Copies
 from refit.plan.holders import Holders
+from refit.plan.pieces import Pieces
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Plan(Rows):
+class Plan(Blocks):
     """All block copies of a refit. Transports carry out its `hops`.
 
     Attributes:
         holders: the sets of source ranks that hold the same shard.
         holder_set: [copies] of int64, id in `holders` of the set that holds the block.
         relayed: [copies] of bool; the source is another destination rank of the node, which has
-            fetched the block before; `source_start` still says where it lies in a holder's shard.
+            fetched the block before; `piece` still says where it lies in a holder's shard.
     """
 
     holders: Holders
@@ -50,22 +51,21 @@ class Plan(Rows):
     def hops(self) -> tuple[Copies, ...]:
         """The copies to carry out one hop after another; from the second on, destinations give."""
         source, destination = self.placement.source, self.placement.destination
-        first = self._copies(~self.relayed, source, self.source_start)
+        first = self._copies(~self.relayed, source, self.pieces)
         if not self.relayed.any():
             return (first,)
-        # ranks of one node that want the same block cut the tensor alike
-        return first, self._copies(self.relayed, destination, self.destination_start)
+        # ranks that pass on a block have it where those that want it do: `build_plan` sees to it
+        return first, self._copies(self.relayed, destination, self.pieces.from_destination())
 
-    def _copies(self, which: NDArray[np.bool_], giving: Layout, source_start: IntArray) -> Copies:
+    def _copies(self, which: NDArray[np.bool_], giving: Layout, pieces: Pieces) -> Copies:
         return Copies(
             catalogue=self.catalogue,
             placement=self.placement,
+            pieces=pieces,
             tensor=self.tensor[which],
             source=self.source[which],
             destination=self.destination[which],
-            source_start=source_start[which],
-            destination_start=self.destination_start[which],
-            length=self.length[which],
+            piece=self.piece[which],
             nbytes=self.nbytes[which],
             giving=giving,
             receiving=self.placement.destination,
@@ -115,17 +115,25 @@ class Plan(Rows):
         node = self.destination[rows] // self.placement.ranks_per_node
         return rows[~self.holders.on_node[self.holder_set[rows], node]]
 
-    @property
+    @cached_property
     def _block_numbers(self) -> IntArray:
-        """[copies]: equal for copies of one block: of a tensor, holder set and start."""
-        return block_number(self.tensor, self.holder_set, self.source_start)
+        """[copies]: equal for copies of one block."""
+        return block_numbers(self.pieces, self.tensor, self.holder_set, self.piece)
 
     def _once(self, rows: IntArray) -> IntArray:
         """The rows without those whose block came before."""
         return rows[np.unique(self._block_numbers[rows], return_index=True)[1]]
 
 
-def block_number(tensor: IntArray, holder_set: IntArray, source_start: IntArray) -> IntArray:
-    """A number for each block, which these name together; [copies]."""
-    sets, starts = 1 + holder_set.max(initial=0), 1 + source_start.max(initial=0)
-    return (tensor * sets + holder_set) * starts + source_start
+def block_numbers(
+    pieces: Pieces, tensor: IntArray, holder_set: IntArray, piece: IntArray
+) -> IntArray:
+    """[copies]: a number for each block: of a tensor, the set that holds it, and its start there.
+
+    Blocks of one tensor and set are numbered in the order of their starts.
+    """
+    box = pieces.box[piece]
+    _, start = np.unique(pieces.source_start, axis=0, return_inverse=True)
+    starts = start.reshape(-1)[box]
+    sets = 1 + holder_set.max(initial=0)
+    return (tensor * sets + holder_set) * (1 + starts.max(initial=0)) + starts

@@ -173,8 +173,7 @@ def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     for family in catalogue(job.model, placement.source.tp, build_of(job).convention).families:
         for name, side in _sides(placement):
             try:
-                if family.axis is not None:
-                    family.segments(family.shards(side), 0)
+                family.cut(side)
             except UserError as error:
                 return f"parallel.{name} ({side.describe()}): {error}"
     return None

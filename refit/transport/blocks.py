@@ -11,9 +11,23 @@ from refit.weights.weights import Weights
 Tensors = dict[int, torch.Tensor]
 
 
-def part(copies: Copies, tensor: int, tensors: Tensors, start: int, length: int) -> torch.Tensor:
-    """`length` indices from `start` of a shard's `Family.block_axis`."""
-    return tensors[tensor].narrow(copies.catalogue.family_of(tensor).block_axis, start, length)
+def part(
+    copies: Copies,
+    row: int,
+    tensors: Tensors,
+    of_source: bool,
+    first: int = 0,
+    count: int | None = None,
+) -> torch.Tensor:
+    """A row's block, as a view of the shard at one of its ends.
+
+    Args:
+        tensors: the shards of the rank at that end.
+        first, count: only so many indices of the block's main axis, from the first on; None: all.
+    """
+    pieces, piece = copies.pieces, int(copies.piece[row])
+    view = tensors[int(copies.tensor[row])][pieces.slices(piece, of_source)]
+    return view if count is None else view.narrow(int(pieces.axis[piece, 0]), first, count)
 
 
 def pairs(
@@ -27,10 +41,8 @@ def pairs(
     """
     destinations, sources = [], []
     for row in rows:
-        tensor, length = int(copies.tensor[row]), int(copies.length[row])
-        theirs = out_of[int(copies.source[row])]
-        destinations.append(part(copies, tensor, into, int(copies.destination_start[row]), length))
-        sources.append(part(copies, tensor, theirs, int(copies.source_start[row]), length))
+        destinations.append(part(copies, row, into, of_source=False))
+        sources.append(part(copies, row, out_of[int(copies.source[row])], of_source=True))
     return destinations, sources
 
 
@@ -54,7 +66,9 @@ def staged_pairs(
     Args:
         bucket: [message.nbytes] of uint8, aligned as `schedule.ALIGN` says.
     """
-    weights = [part(copies, b.tensor, tensors, b.start, b.length) for b in message.blocks]
+    weights = [
+        part(copies, b.row, tensors, message.is_send, b.first, b.count) for b in message.blocks
+    ]
     staged = [
         bucket[b.offset : b.offset + b.nbytes].view(w.dtype).view(w.shape)
         for b, w in zip(message.blocks, weights, strict=True)

@@ -15,7 +15,7 @@ from megatron.core.resharding.utils import ParameterMetadata, TransferOp
 
 from refit.job import UserError
 from refit.layout.layout import Layout
-from refit.layout.tensors import Catalogue, Shard
+from refit.layout.tensors import ITEMSIZE, Catalogue, Shard
 from refit.model import megatron_versions as versions
 from refit.plan.copies import Rows
 from refit.rules.setup import Setup
@@ -49,28 +49,24 @@ def _planned(setup: Setup) -> Rows:
             for rank in range(placement.world)
         ]
     )
-    rows: list[tuple[int, ...]] = []
+    rows: list[tuple[int, int, int, int]] = []
     with own_words("cannot plan this refit"):
         for rank in destination.ranks:
             # of the whole schedule only what this rank receives: the others' turns are left out
             mine = planner.build_plan_from_rosters({rank: wanted[rank]}, offered, rank)
             rows += [_row(setup, rank, op) for op in mine.recv_ops]
-    tensor, sender, receiver, there, here, length, nbytes = (
-        np.array(rows, dtype=np.int64).reshape(-1, 7).T
-    )
-    return Rows(tensors, placement, tensor, sender, receiver, there, here, length, nbytes)
+    tensor, sender, receiver, nbytes = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    return Rows(tensors, placement, tensor, sender, receiver, nbytes)
 
 
-def _row(setup: Setup, rank: int, op: TransferOp) -> tuple[int, ...]:
+def _row(setup: Setup, rank: int, op: TransferOp) -> tuple[int, int, int, int]:
     """One receipt of a rank, as columns of `Rows`."""
-    tensor, tensors = int(op.param_name), setup.catalogue
-    family = tensors.family_of(tensor)
-    axis = family.block_axis
-    size = family.local_shape(family.shards(setup.placement.destination))[axis]
-    here, stop, _ = op.my_slice[axis].indices(size)
-    there = op.peer_slice[axis].start or 0
-    nbytes = (stop - here) * family.bytes_per_index
-    return tensor, op.peer_rank, rank, there, here, stop - here, nbytes
+    tensor = int(op.param_name)
+    family = setup.catalogue.family_of(tensor)
+    cut = family.cut(setup.placement.destination)
+    start, stop, _ = op.my_slice[cut.axis].indices(cut.sizes[0])
+    nbytes = family.elements // cut.length * (stop - start) * ITEMSIZE[family.dtype]
+    return tensor, op.peer_rank, rank, nbytes
 
 
 def _metadata(tensors: Catalogue, side: Layout, rank: int) -> list[ParameterMetadata]:
@@ -103,7 +99,7 @@ def _of_shard(shard: Shard, side: Layout, groups: Groups, rank: int) -> Paramete
     marks: dict[str, Any] = {
         "tensor_model_parallel": family.axis is not None,
         "partition_dim": family.axis or 0,
-        "partition_stride": family.chunks,
+        "partition_stride": max(1, len(family.parts)),
     }
     if is_expert:
         layer, leaf = family.name.split(".")[-2:]

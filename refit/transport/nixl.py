@@ -168,11 +168,12 @@ class _Piece:
 
     Attributes:
         row: of the copies.
-        first, rows: which of the block's rows (of its 2-d view of the destination).
+        first, rows: which of the block's rows, its indices along dimension 0; a vector is one row.
         at: byte in the source's arena.
         run, count, stride: bytes of a run, how many, and from one to the next in the source.
         pitch: bytes from one row to the next in staging; 0: read in place, not staged.
         offset: in the batch's staging.
+        strides: within a row, in elements.
     """
 
     row: int
@@ -183,7 +184,8 @@ class _Piece:
     count: int
     stride: int
     pitch: int
-    offset: int
+    strides: tuple[int, ...]
+    offset: int = 0
 
 
 class _Batch:
@@ -201,8 +203,8 @@ class _Batch:
     def bind(self, copies: Copies, slot: torch.Tensor, tensors: blocks.Tensors) -> None:
         """Find the addresses in this rank's shards and in the staging slot."""
         for p in self.pieces:
-            into = _view(copies, p.row, tensors, is_source=False)
-            if into.dim() == 2:
+            into = blocks.part(copies, p.row, tensors, of_source=False)
+            if into.dim() > 1:
                 into = into[p.first : p.first + p.rows]
             if not p.pitch:
                 self.runs.append((into.data_ptr(), p.at, p.run))
@@ -211,7 +213,10 @@ class _Batch:
             self.runs += [(base + i * p.run, p.at + i * p.stride, p.run) for i in range(p.count)]
             item = into.element_size()
             flat = slot[p.offset : p.offset + aligned(p.rows * p.pitch)]
-            size, stride = into.shape, (p.pitch // item, 1)
+            size, stride = (
+                into.shape,
+                (p.pitch // item, *p.strides) if into.dim() > 1 else p.strides,
+            )
             start = flat.storage_offset() // item
             self.views.append(flat.view(into.dtype).as_strided(size, stride, start))
             self.weights.append(into)
@@ -260,34 +265,35 @@ def _pieces(
     Args:
         mine, theirs: shards at both ends, without memory.
     """
-    into = _view(copies, row, mine, is_source=False)
-    out_of = _view(copies, row, theirs, is_source=True)
+    into = blocks.part(copies, row, mine, of_source=False)
+    out_of = blocks.part(copies, row, theirs, of_source=True)
     item = out_of.element_size()
     at = int(out_of.storage_offset()) * item
     in_place = into.is_contiguous() and out_of.is_contiguous()
-    num_rows = out_of.shape[0] if out_of.dim() == 2 else 1
-    run = out_of.numel() // num_rows * item
-    stride = out_of.stride(0) * item if out_of.dim() == 2 else run
+    is_vector = out_of.dim() == 1
+    num_rows = 1 if is_vector else out_of.shape[0]
+    sizes, strides = (out_of.shape, out_of.stride()) if is_vector else _in_row(out_of)
+    # from a row's first element to its last, what lies between them too
+    run = (1 + sum((n - 1) * by for n, by in zip(sizes, strides, strict=True))) * item
+    stride = run if is_vector else out_of.stride(0) * item
     joined = stride - run <= GAP_BYTES
     step = max(1, limit // (stride if joined else run))
     for first in range(0, num_rows, step):
         rows = min(step, num_rows - first)
         begin = at + first * stride
         if in_place:
-            yield _Piece(row, first, rows, begin, rows * run, 1, 0, 0, 0)
+            yield _Piece(row, first, rows, begin, rows * run, 1, 0, 0, strides)
         elif joined:
             # the last row ends with its run: what follows may be beyond the arena
             span = (rows - 1) * stride + run
-            yield _Piece(row, first, rows, begin, span, 1, 0, stride, 0)
+            yield _Piece(row, first, rows, begin, span, 1, 0, stride, strides)
         else:
-            yield _Piece(row, first, rows, begin, run, rows, stride, run, 0)
+            yield _Piece(row, first, rows, begin, run, rows, stride, run, strides)
 
 
-def _view(copies: Copies, row: int, tensors: blocks.Tensors, is_source: bool) -> torch.Tensor:
-    """A row's block in the shard at one of its ends."""
-    starts = copies.source_start if is_source else copies.destination_start
-    tensor, start, length = (int(c[row]) for c in (copies.tensor, starts, copies.length))
-    return blocks.part(copies, tensor, tensors, start, length)
+def _in_row(block: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes and strides of one row of a block, in elements."""
+    return tuple(block.shape[1:]), tuple(block.stride()[1:])
 
 
 def _meta_shards(copies: Copies, rank: int, source: bool) -> blocks.Tensors:

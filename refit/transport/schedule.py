@@ -14,11 +14,11 @@ Order = tuple[int, int]
 
 @dataclass(frozen=True)
 class Block:
-    """Part of one row: `length` indices of a tensor's cut axis, and where it lies in its bucket."""
+    """Part of one row: so many indices of its main axis, and where it lies in its bucket."""
 
-    tensor: int
-    start: int  # along the cut axis, in this rank's shard
-    length: int
+    row: int  # of the copies
+    first: int  # of the row's block along its main axis
+    count: int
     offset: int  # bytes, in the bucket
     nbytes: int
 
@@ -48,7 +48,7 @@ def messages(
 ) -> list[Message]:
     """Everything a rank sends and receives, in posting order; receives before sends of equal order.
 
-    A message is at most `bucket_bytes`, except where one index of a cut axis alone is larger.
+    A message is at most `bucket_bytes`, except where one index of a main axis alone is larger.
 
     Args:
         in_place_bytes: contiguous blocks of at least so many bytes go as messages of their own;
@@ -57,7 +57,6 @@ def messages(
     both_ways = []
     for is_send, rows in ((False, copies.to_rank(rank)), (True, copies.from_rank(rank))):
         peers = copies.destination if is_send else copies.source
-        starts = (copies.source_start if is_send else copies.destination_start).tolist()
         by_peer: dict[int, list[int]] = {}
         for row in rows[copies.remote[rows]].tolist():
             by_peer.setdefault(int(peers[row]), []).append(row)
@@ -65,10 +64,10 @@ def messages(
             shift = (peer - rank if is_send else rank - peer) % copies.placement.world
             alone = [r for r in mine if _goes_in_place(copies, r, in_place_bytes)]
             packed = [r for r in mine if not _goes_in_place(copies, r, in_place_bytes)]
-            buckets = [(b, False) for b in _buckets(copies, packed, starts, bucket_bytes)]
+            buckets = [(b, False) for b in _buckets(copies, packed, bucket_bytes)]
             for row in alone:
                 # its own bucket, or several where it exceeds one
-                buckets += [(b, True) for b in _buckets(copies, [row], starts, bucket_bytes)]
+                buckets += [(b, True) for b in _buckets(copies, [row], bucket_bytes)]
             for number, (blocks, in_place) in enumerate(buckets):
                 size = blocks[-1].offset + blocks[-1].nbytes
                 order = (shift, number)
@@ -112,15 +111,15 @@ def aligned(nbytes: int) -> int:
 def _goes_in_place(copies: Copies, row: int, in_place_bytes: int | None) -> bool:
     if in_place_bytes is None or copies.nbytes[row] < in_place_bytes:
         return False
-    return copies.catalogue.family_of(int(copies.tensor[row])).has_contiguous_blocks
+    return bool(copies.pieces.in_rows[copies.piece[row]])
 
 
-def _buckets(copies: Copies, rows: list[int], starts: list[int], limit: int) -> list[list[Block]]:
-    """Pack rows, cut along their axis where too large, into buckets of at most `limit` bytes."""
+def _buckets(copies: Copies, rows: list[int], limit: int) -> list[list[Block]]:
+    """Pack rows, divided along their main axis where too large, into buckets of at most `limit`."""
     buckets: list[list[Block]] = []
     used = limit
     for row in rows:
-        tensor, length = int(copies.tensor[row]), int(copies.length[row])
+        length = int(copies.length[row])
         unit = int(copies.nbytes[row]) // length
         done = 0
         while done < length:
@@ -130,7 +129,7 @@ def _buckets(copies: Copies, rows: list[int], starts: list[int], limit: int) -> 
                 buckets.append([])
                 offset, fits = 0, max(limit // unit, 1)
             take = min(fits, length - done)
-            buckets[-1].append(Block(tensor, starts[row] + done, take, offset, take * unit))
+            buckets[-1].append(Block(row, done, take, offset, take * unit))
             used = offset + take * unit
             done += take
     return buckets

@@ -163,7 +163,9 @@ class _Group:
         """Take in a message; `offset` is its place in the slot, None where it goes in place."""
         if offset is None or slot is None:
             (block,) = message.blocks
-            part = blocks.part(copies, block.tensor, tensors, block.start, block.length)
+            part = blocks.part(
+                copies, block.row, tensors, message.is_send, block.first, block.count
+            )
             self.parts[message.is_send].append((message.peer, part.view(-1).view(torch.uint8)))
             return
         bucket = slot[offset : offset + message.nbytes]

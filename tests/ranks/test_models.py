@@ -134,8 +134,8 @@ def fill(weights: Weights | None, rename: Callable[[str], str] = str, chunked: b
     for shard in weights.shards:
         tensor, axis = whole(rename(shard.name), shard), shard.family.axis
         if axis is not None:
-            parts = tensor.chunk(shard.family.chunks if chunked else 1, axis)
-            tensor = torch.cat([p.chunk(shard.shards, axis)[shard.shard] for p in parts], axis)
+            parts = tensor.chunk(max(1, len(shard.family.parts)) if chunked else 1, axis)
+            tensor = torch.cat([p.chunk(shard.cut.shards, axis)[shard.shard] for p in parts], axis)
         weights.tensors[shard.tensor].copy_(tensor)
 
 
@@ -160,7 +160,7 @@ def inspect(weights: Weights | None) -> dict[str, Any]:
         "count": (len(held), len(weights.shards)),
         "buffers": sorted(buffers),
         "parts": {
-            s.name: (s.family.axis, s.family.chunks, partition(megatron[s.tensor]))
+            s.name: (s.family.axis, max(1, len(s.family.parts)), partition(megatron[s.tensor]))
             for s in weights.shards
             if not s.family.is_buffer
         },

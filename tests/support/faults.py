@@ -80,13 +80,7 @@ class DropsBlock(_Fault):
             return super().execute()
         rows = self.copies.to_rank(self.rank)
         row = int(rows[self.copies.remote[rows]][-1])
-        into = blocks.part(
-            self.copies,
-            int(self.copies.tensor[row]),
-            self.destination.tensors,
-            int(self.copies.destination_start[row]),
-            int(self.copies.length[row]),
-        )
+        into = blocks.part(self.copies, row, self.destination.tensors, of_source=False)
         before = into.clone()
         phases = super().execute()
         into.copy_(before)

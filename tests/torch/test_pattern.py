@@ -91,8 +91,8 @@ def _cut(whole: torch.Tensor, shard: Shard) -> torch.Tensor:
     axis = shard.family.axis
     if axis is None:
         return whole
-    chunks = whole.chunk(shard.family.chunks, axis)
-    return torch.cat([c.chunk(shard.shards, axis)[shard.shard] for c in chunks], axis)
+    chunks = whole.chunk(max(1, len(shard.family.parts)), axis)
+    return torch.cat([c.chunk(shard.cut.shards, axis)[shard.shard] for c in chunks], axis)
 
 
 @pytest.mark.parametrize("other", [Pattern(0, 1), Pattern(1, 0)], ids=["generation", "seed"])
