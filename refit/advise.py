@@ -24,7 +24,7 @@ from refit.forecast import traffic
 from refit.forecast.predict import Prediction, predict
 from refit.job import Degrees, Job, Model, UserError
 from refit.layout.layout import Layout, place
-from refit.model.architecture import catalogue
+from refit.model.architecture import PRODUCTION, tensors_of
 from refit.model.weight_bytes import per_rank_bytes
 from refit.rules import methods
 from refit.rules.impossible import impossible
@@ -166,7 +166,7 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
 def _least_bytes(job: Job) -> int:
     """Weights on the fullest rank, staging aside: asked before a plan is made."""
     placement = place(job)
-    tensors = catalogue(job.model, placement.source.tp)
+    tensors = tensors_of(job, placement, PRODUCTION)
     held = np.zeros(placement.world, dtype=np.int64)
     for side in (placement.source, placement.destination):
         held[side.offset : side.offset + side.gpus] += per_rank_bytes(tensors, side)

@@ -156,6 +156,11 @@ class Degrees:
     gpus: Optional[int] = None  # default tp*cp*pp*ep
     num_layers_in_first_pipeline_stage: Optional[int] = None
     num_layers_in_last_pipeline_stage: Optional[int] = None
+    kind: Optional[str] = None  # megatron, which null means | fsdp: PyTorch's fully_shard
+    shard: Optional[int] = None  # of fsdp: ranks that share each parameter; null: all its gpus
+    dtype: Optional[str] = None  # of what the model has in bfloat16: that | float16 | float32
+    # null: a source's is the model's, and a destination has as many rows as its source
+    make_vocab_size_divisible_by: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,9 @@ class Refit:
     # direct: every replica from a holder | hierarchical: a block crosses to each node once, and the
     # rank that fetched it passes it on
     fanout: str = "direct"
+    # where the sides' dtypes differ, who casts: auto (so that fewer bytes travel) | source |
+    # destination
+    cast_at: str = "auto"
     # lists of patterns over tensors' names, such as ['*.mlp.experts.*']: what travels, and what of
     # it does not; null: all, and nothing
     include: Any = None

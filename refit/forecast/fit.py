@@ -12,11 +12,12 @@ import numpy as np
 from refit.forecast import cost
 from refit.job import Hardware, Job, UserError
 from refit.layout.layout import place
-from refit.model.architecture import catalogue
+from refit.model.architecture import tensors_of
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from refit.plan.selection import selected
 from refit.record.record import Record
+from refit.rules import methods
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,10 @@ def row_of(record: Record, path: Path) -> Row:
     assert build and seconds and throughput and record.plan and record.method
     job = Job.from_dict(record.config)
     placement = place(job)
-    tensors = catalogue(job.model, placement.source.tp, build.convention)
+    tensors = tensors_of(job, placement, build.convention)
     travels = selected(tensors, job.refit)
-    plan = build_plan(tensors, placement, job.refit.fanout, travels)
+    cast_at = methods.cast_at(record.method, job, placement)
+    plan = build_plan(tensors, placement, job.refit.fanout, travels, cast_at)
     if plan.total_bytes != record.plan.bytes:
         raise UserError(
             f"{path} says {record.plan.bytes} bytes, its config plans {plan.total_bytes};"

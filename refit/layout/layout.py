@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import lcm
 from typing import Literal
@@ -37,8 +37,17 @@ class Layout:
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
     offset: int = 0
+    kind: str = "megatron"  # or fsdp
+    shard: int = 1  # of fsdp: ranks that share each parameter
+    vocab_rows: int | None = None  # as this side stores them; None: as many as the tensor has
+    dtype: str | None = None  # of what the model has in bfloat16; None: that
+    trained_dtype: str | None = None  # the source's `dtype`
+    casts: bool = False  # the sides differ in it
 
     def __post_init__(self) -> None:
+        if self.kind == "fsdp":
+            self._check_fsdp()
+            return
         for name in ("tp", "cp", "pp", "ep", "etp"):
             value = getattr(self, name)
             if value < 1:
@@ -61,15 +70,23 @@ class Layout:
                 f" the smallest that works is {smallest}"
             )
 
+    def _check_fsdp(self) -> None:
+        if self.shard < 1:
+            raise UserError(f"shard={self.shard} must be 1 or more")
+        if self.gpus == 0:
+            object.__setattr__(self, "gpus", self.shard)
+        if self.gpus % self.shard:
+            raise UserError(f"gpus={self.gpus} must be a multiple of shard={self.shard}")
+
     @property
     def dp(self) -> int:
         """Replicas of a dense shard: ranks that differ only in their data-parallel index."""
-        return self.gpus // (self.tp * self.cp * self.pp)
+        return self.gpus // (self.tp * self.cp * self.pp * self.shard)
 
     @property
     def edp(self) -> int:
         """Replicas of an expert shard."""
-        return self.gpus // (self.etp * self.ep * self.pp)
+        return self.gpus // (self.etp * self.ep * self.pp * self.shard)
 
     @property
     def ranks(self) -> range:
@@ -78,14 +95,18 @@ class Layout:
 
     @cached_property
     def dense(self) -> IntArray:
-        """Global ranks as [pp, dp, cp, tp]."""
+        """Global ranks as [pp, dp, cp, tp]; of fsdp as [1, replicas, 1, shard]."""
+        if self.kind == "fsdp":
+            return np.array(self.ranks).reshape(1, -1, 1, self.shard)
         return np.arange(self.offset, self.offset + self.gpus).reshape(
             self.pp, self.dp, self.cp, self.tp
         )
 
     @cached_property
     def expert(self) -> IntArray:
-        """Global ranks as [pp, edp, ep, etp]."""
+        """Global ranks as [pp, edp, ep, etp]; of fsdp as `dense`."""
+        if self.kind == "fsdp":
+            return self.dense
         return np.arange(self.offset, self.offset + self.gpus).reshape(
             self.pp, self.edp, self.ep, self.etp
         )
@@ -121,11 +142,15 @@ class Layout:
 
     def describe(self) -> str:
         """`TP=2, PP=1, EP=2`, and CP and ETP where they are above 1; not how many GPUs."""
+        if self.kind == "fsdp":
+            return " ".join([f"FSDP={self.shard}"] + [f"as {self.dtype}"] * bool(self.dtype))
         parts = [f"TP={self.tp}", f"PP={self.pp}", f"EP={self.ep}"]
         if self.cp > 1:
             parts.append(f"CP={self.cp}")
         if self.etp > 1:
             parts.append(f"ETP={self.etp}")
+        if self.dtype:
+            parts.append(f"as {self.dtype}")
         return ", ".join(parts)
 
 
@@ -189,6 +214,12 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
     Raises:
         UserError: from `Layout`; or `gpus` is below 1.
     """
+    if degrees.kind == "fsdp":
+        return _fsdp(degrees, offset)
+    if degrees.kind not in (None, "megatron"):
+        raise UserError(f"kind '{degrees.kind}' is not megatron or fsdp")
+    if degrees.shard is not None:
+        raise UserError(f"shard={degrees.shard} is of kind=fsdp; here the kind is megatron")
     return Layout(
         tp=degrees.tp,
         cp=degrees.cp,
@@ -199,7 +230,36 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         first_stage_layers=degrees.num_layers_in_first_pipeline_stage,
         last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
         offset=offset,
+        dtype=_dtype(degrees.dtype),
     )
+
+
+def _fsdp(degrees: Degrees, offset: int) -> Layout:
+    """A side of PyTorch's fully_shard; what only Megatron has must not be said of it."""
+    others = replace(Degrees(), **{name: getattr(degrees, name) for name in _OF_FSDP})
+    said = [f.name for f in fields(Degrees) if getattr(degrees, f.name) != getattr(others, f.name)]
+    if said:
+        name = said[0]
+        raise UserError(
+            f"{name}={getattr(degrees, name)} is Megatron's; kind=fsdp has {', '.join(_OF_FSDP)}"
+        )
+    return Layout(
+        kind="fsdp",
+        shard=_explicit(degrees.shard) or _explicit(degrees.gpus) or 1,
+        gpus=_explicit(degrees.gpus),
+        offset=offset,
+        dtype=_dtype(degrees.dtype),
+    )
+
+
+_OF_FSDP = ("kind", "shard", "gpus", "dtype", "make_vocab_size_divisible_by")
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is not None and name not in DTYPES:
+        raise UserError(f"dtype '{name}' is not {', '.join(DTYPES)}")
+    return None if name == "bfloat16" else name
 
 
 def _explicit(gpus: int | None) -> int:
@@ -228,12 +288,45 @@ def place(job: Job) -> Placement:
         )
     source = _side(job, "source", job.parallel.source.tp, 0)
     start = 0 if job.placement_mode == "collocated" else source.gpus
-    destination = _side(job, "destination", source.etp, start)
+    etp = job.parallel.destination.tp if source.kind == "fsdp" else source.etp
+    destination = _side(job, "destination", etp, start)
+    source, destination = _told_of_each_other(job, source, destination)
     per_node = job.cluster.ranks_per_node
     if per_node < 1:
         raise UserError(f"cluster.ranks_per_node={per_node} must be 1 or more")
     used = max(source.ranks.stop, destination.ranks.stop)
     return Placement(source, destination, per_node, -(-used // per_node) * per_node)
+
+
+def _told_of_each_other(job: Job, source: Layout, destination: Layout) -> tuple[Layout, Layout]:
+    """Both sides with their vocabulary's rows, and with the dtype that the values come from.
+
+    Megatron pads the vocabulary to a multiple of make_vocab_size_divisible_by * TP, FSDP not at
+    all. The destination has as many rows as the source, but where it says its own multiple.
+    """
+    model, pair = job.model, job.parallel
+    multiple = pair.source.make_vocab_size_divisible_by
+    if multiple is None:
+        multiple = 1 if source.kind == "fsdp" else model.make_vocab_size_divisible_by
+    rows = padded(model.vocab_size, multiple * source.tp)
+    multiple = pair.destination.make_vocab_size_divisible_by
+    theirs = rows if multiple is None else padded(model.vocab_size, multiple * destination.tp)
+    trained, casts = source.dtype, source.dtype != destination.dtype
+    return (
+        replace(source, vocab_rows=rows, trained_dtype=trained, casts=casts),
+        replace(destination, vocab_rows=theirs, trained_dtype=trained, casts=casts),
+    )
+
+
+def padded(size: int, multiple: int) -> int:
+    """The least multiple that is no smaller.
+
+    Raises:
+        UserError: the multiple is below 1.
+    """
+    if multiple < 1:
+        raise UserError(f"make_vocab_size_divisible_by must be 1 or more, not {multiple}")
+    return -(-size // multiple) * multiple
 
 
 def _side(job: Job, name: str, default_etp: int, offset: int) -> Layout:

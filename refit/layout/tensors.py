@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from refit.job import UserError
-from refit.layout import megatron
+from refit.layout import fsdp, megatron
 from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import IntArray, Layout
 
@@ -40,6 +40,9 @@ class Family:
             first keeps its own copy.
         num_experts: 0 where there are none.
         is_buffer: a persistent buffer, not a parameter.
+        fused: rows of each of the parameters that are fused in it, in one group of its rows; the
+            groups fill it. Empty: it is one parameter.
+        is_vocabulary: its rows are the vocabulary's, which a side may pad.
         base: id of its first tensor; ids go by layer, then expert.
     """
 
@@ -53,6 +56,8 @@ class Family:
     stage: str = "layer"
     num_experts: int = 0
     is_buffer: bool = False
+    fused: tuple[int, ...] = ()
+    is_vocabulary: bool = False
     base: int = 0
 
     @property
@@ -75,16 +80,28 @@ class Family:
         Raises:
             UserError: the axis does not divide.
         """
-        length = self.shape[0 if self.axis is None else self.axis]
-        shards = layout.etp if self.grid == "expert" else layout.tp
+        axis = 0 if self.axis is None else self.axis
+        stored = (layout.vocab_rows if self.is_vocabulary else None) or self.shape[axis]
         try:
-            return megatron.cut(self.axis, self.parts or (length,), shards, length)
+            if layout.kind == "fsdp":
+                if self.is_buffer:  # fully_shard leaves them as they are
+                    return Cut.whole(0, self.shape[0])
+                return fsdp.cut(stored, self.fused, layout.shard).below(self.shape[0])
+            shards = layout.etp if self.grid == "expert" else layout.tp
+            parts = self.parts or (self.shape[axis],)
+            return megatron.cut(self.axis, parts, shards, stored)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 
     def is_cut(self, layout: Layout) -> bool:
         """Whether a rank's shard depends on where it is in its group, were that of one rank."""
-        return self.axis is not None or self.cut(layout).shards > 1
+        if layout.kind == "fsdp":
+            return not self.is_buffer
+        return self.axis is not None
+
+    def dtype_on(self, side_dtype: str | None) -> str:
+        """As a side stores it whose own dtype that is: what the model has in bfloat16 has that."""
+        return side_dtype if side_dtype and self.dtype == "bfloat16" else self.dtype
 
     def local_shape(self, cut: Cut, shard: int) -> tuple[int, ...]:
         """Of one shard, padding included."""
@@ -102,11 +119,9 @@ class Shard:
     family: Family
     cut: Cut
     shard: int  # which of the cut's shards this is
-
-    @property
-    def dtype(self) -> str:
-        """As this side stores it."""
-        return self.family.dtype
+    dtype: str  # as this side stores it
+    trained_dtype: str  # as the source does
+    casts: bool  # the two sides' dtypes differ
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -190,8 +205,11 @@ class Catalogue:
             experts = range(ep * per_rank, (ep + 1) * per_rank) if family.num_experts else range(1)
             cut = family.cut(layout)
             shard = 0 if cut.shards == 1 else (etp if family.grid == "expert" else tp)
+            dtypes = (family.dtype_on(layout.dtype), family.dtype_on(layout.trained_dtype))
+            casts = layout.casts and family.dtype == "bfloat16"
             for index, layer in slots:
                 for e in experts:
                     name = family.tensor_name(layer, e)
-                    held.append(Shard(family.base + index * width + e, name, family, cut, shard))
+                    tensor = family.base + index * width + e
+                    held.append(Shard(tensor, name, family, cut, shard, *dtypes, casts))
         return held

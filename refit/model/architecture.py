@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from refit.job import Model
+from refit.job import Job, Model
+from refit.layout.layout import Placement, padded
 from refit.layout.tensors import Catalogue, Family
 from refit.model.lora import adapters
 from refit.model.moe_layers import moe_layers
@@ -27,12 +28,14 @@ down-projections are plain column-parallel layers."""
 
 def padded_vocab(model: Model, source_tp: int) -> int:
     """Vocabulary rows, padded as Megatron does by make_vocab_size_divisible_by * source TP."""
-    multiple = model.make_vocab_size_divisible_by * source_tp
-    return -(-model.vocab_size // multiple) * multiple
+    return padded(model.vocab_size, model.make_vocab_size_divisible_by * source_tp)
 
 
 def catalogue(
-    model: Model, source_tp: int = 1, convention: Convention = PRODUCTION, padded: bool = True
+    model: Model,
+    source_tp: int = 1,
+    convention: Convention = PRODUCTION,
+    vocab_rows: int | None = None,
 ) -> Catalogue:
     """The logical tensors of a model; of one with `lora` its adapters alone.
 
@@ -40,12 +43,12 @@ def catalogue(
         model: the architecture.
         source_tp: pads the vocabulary.
         convention: what the build at hand does otherwise than production.
-        padded: False counts the published vocabulary.
+        vocab_rows: of the vocabulary; None: padded as Megatron does.
 
     Raises:
         UserError: from `moe_layers`.
     """
-    vocab = padded_vocab(model, source_tp) if padded else model.vocab_size
+    vocab = padded_vocab(model, source_tp) if vocab_rows is None else vocab_rows
     families = [
         *_embeddings(model, vocab),
         *_layers(model, convention),
@@ -55,6 +58,13 @@ def catalogue(
     if model.lora is not None:
         families = list(adapters(families, model.lora))
     return Catalogue(_numbered(families), model.num_layers)
+
+
+def tensors_of(job: Job, placement: Placement, convention: Convention) -> Catalogue:
+    """The logical tensors of a placed job: of the vocabulary the rows that both sides have."""
+    sides = (placement.source, placement.destination)
+    rows = min(side.vocab_rows or job.model.vocab_size for side in sides)
+    return catalogue(job.model, placement.source.tp, convention, rows)
 
 
 def _numbered(families: list[Family]) -> tuple[Family, ...]:
@@ -70,7 +80,8 @@ def _embeddings(model: Model, vocab: int) -> list[Family]:
     """Of words, [vocab, hidden]; and of positions where the model learns them."""
     stage = "both" if model.share_embeddings_and_output_weights else "first"
     shape = (vocab, model.hidden_size)
-    families = [Family("embedding.word_embeddings.weight", shape, axis=0, stage=stage)]
+    name = "embedding.word_embeddings.weight"
+    families = [Family(name, shape, axis=0, stage=stage, is_vocabulary=True)]
     if model.position_embedding_type == "learned_absolute":
         shape = (model.max_position_embeddings, model.hidden_size)
         families.append(Family("embedding.position_embeddings.weight", shape, stage="first"))
@@ -81,7 +92,8 @@ def _output_layer(model: Model, vocab: int) -> list[Family]:
     """None of its own where the embedding of words is shared."""
     if model.share_embeddings_and_output_weights:
         return []
-    return [Family("output_layer.weight", (vocab, model.hidden_size), axis=0, stage="last")]
+    shape = (vocab, model.hidden_size)
+    return [Family("output_layer.weight", shape, axis=0, stage="last", is_vocabulary=True)]
 
 
 def _layers(model: Model, convention: Convention) -> list[Family]:
@@ -132,17 +144,20 @@ def _linear(
     bias: bool,
     layers: tuple[int, ...],
     parts: tuple[int, ...] = (),
+    fused: tuple[int, ...] = (),
 ) -> list[Family]:
     """A [out, in] weight, and its bias [out] where asked.
 
     The bias is cut like the rows, and whole where columns are cut.
     """
+    fused = fused or parts
     families = [
         Family(
             f"decoder.layers.{{layer}}.{name}.weight",
             shape,
             axis=axis,
             parts=parts,
+            fused=fused,
             layers=layers,
         )
     ]
@@ -154,6 +169,7 @@ def _linear(
                 shape[:1],
                 axis=cut,
                 parts=parts,
+                fused=fused,
                 layers=layers,
             )
         )
@@ -197,7 +213,13 @@ def _attention(model: Model, convention: Convention, layers: tuple[int, ...]) ->
     )
     qkv_bias = model.add_bias_linear or model.add_qkv_bias
     families = _linear(
-        "self_attention.linear_qkv", ((heads + 2 * groups) * size, h), 0, qkv_bias, layers
+        "self_attention.linear_qkv",
+        ((heads + 2 * groups) * size, h),
+        0,
+        qkv_bias,
+        layers,
+        # of each group its queries, its key and its value
+        fused=(heads // groups * size, size, size),
     )
     if model.qk_layernorm:
         families += _norm(model, convention, "self_attention.q_layernorm", size, layers)

@@ -35,7 +35,12 @@ def adapters(families: Iterable[Family], lora: dict[str, Any]) -> Iterator[Famil
         in_name, out_name = (name.replace("{}", side) for side in ("in", "out"))
         cut_in, cut_out = family.axis == 1, family.axis == 0
         yield replace(
-            family, name=in_name, shape=(rank, columns), axis=1 if cut_in else None, parts=()
+            family,
+            name=in_name,
+            shape=(rank, columns),
+            axis=1 if cut_in else None,
+            parts=(),
+            fused=(),
         )
         yield replace(
             family,

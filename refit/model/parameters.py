@@ -10,7 +10,7 @@ def active_parameters(model: Model, catalogue: Catalogue, input_embedding: bool 
     """Parameters that one token meets: of the routed experts, topk in each layer.
 
     Args:
-        catalogue: the model's; `padded=False` for the published count.
+        catalogue: the model's; the vocabulary's own rows for the published count.
         input_embedding: False leaves the table out of which a token reads one row; a table that is
             also the output layer stays.
     """

@@ -14,15 +14,20 @@ def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
 
 
 def per_rank_bytes(catalogue: Catalogue, layout: Layout) -> IntArray:
-    """[gpus]: `weight_bytes` of every rank of a layout; the ranks of a stage hold equal bytes."""
+    """[gpus]: `weight_bytes` of every rank of a layout."""
     stages = layout.stage_layers(catalogue.num_layers)
-    held = np.zeros(layout.pp, dtype=np.int64)
+    held = np.zeros(layout.gpus, dtype=np.int64)
     for family in catalogue.families:
-        shard = int(np.prod(family.local_shape(family.cut(layout), 0), dtype=np.int64))
-        nbytes = shard * ITEMSIZE[family.dtype] * (max(1, family.num_experts // layout.ep))
         if family.layers:
-            held += nbytes * np.array([sum(n in s for n in family.layers) for s in stages])
+            tensors = np.array([sum(n in s for n in family.layers) for s in stages])
         else:
             ends = {"first": [0], "last": [layout.pp - 1], "both": [0, layout.pp - 1]}
-            held[sorted(set(ends[family.stage]))] += nbytes
-    return np.repeat(held, layout.gpus // layout.pp)
+            tensors = np.bincount(sorted(set(ends[family.stage])), minlength=layout.pp)
+        tensors = tensors * max(1, family.num_experts // layout.ep)  # [pp], as all below: of a rank
+        cut = family.cut(layout)
+        elements = [np.prod(family.local_shape(cut, shard)) for shard in range(cut.shards)]
+        nbytes = np.array(elements, dtype=np.int64) * ITEMSIZE[family.dtype_on(layout.dtype)]
+        # ranks as [pp, replicas, CP or EP, shards]
+        ranks = layout.expert if family.grid == "expert" else layout.dense
+        held[ranks - layout.offset] += tensors[:, None, None, None] * nbytes
+    return held

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.layout.layout import IntArray, Placement
+from refit.layout.layout import IntArray, Layout, Placement, Side
 from refit.layout.tensors import ITEMSIZE, Catalogue, Family
 from refit.plan.fanout import fetchers
 from refit.plan.holders import Holders
@@ -18,6 +18,7 @@ def build_plan(
     placement: Placement,
     fanout: str = "direct",
     travels: NDArray[np.bool_] | None = None,
+    cast_at: Side = "destination",
 ) -> Plan:
     """Every block copy, each with exactly one source.
 
@@ -34,18 +35,20 @@ def build_plan(
 
     Args:
         travels: [tensors] of bool, by tensor id: which are moved; None: all.
+        cast_at: the side that casts where the sides' dtypes differ; the other's dtype travels.
 
     Raises:
         UserError: a tensor does not divide over a layout (`refit.rules.layout` finds that first).
     """
     holders = Holders(placement)
+    wire = placement.destination if cast_at == "source" else placement.source
     boxes = [
         pieces(family.cut(placement.source), family.cut(placement.destination))
         for family in catalogue.families
     ]
     first_piece = np.cumsum([0, *(len(of_family) for of_family in boxes)])
     tables = [
-        _copies(family, of_family, first, catalogue.num_layers, placement, holders)
+        _copies(family, of_family, first, catalogue.num_layers, placement, holders, wire)
         for family, of_family, first in zip(catalogue.families, boxes, first_piece, strict=False)
     ]
     columns = [np.concatenate(column) for column in zip(*tables, strict=True)]
@@ -65,6 +68,9 @@ def build_plan(
         source[away] = fetchers(block, node[away], destination[away], nbytes[away])
     relayed = source != destination
     direct = ~relayed  # from a holder
+    if relayed.any() and placement.source.casts:  # what is passed on has been cast
+        stored = _stored_bytes(catalogue, placement, tensor, nbytes, wire)
+        nbytes = np.where(relayed, stored, nbytes)
     source[direct] = holders.choose(holder_set[direct], destination[direct], nbytes[direct])
     if (geometry.box != np.arange(len(geometry))).any():
         giver = np.where(relayed, -1, holders.shard_of(catalogue, tensor, source))
@@ -81,7 +87,20 @@ def build_plan(
         holders=holders,
         holder_set=holder_set,
         relayed=relayed,
+        wire=wire,
     )
+
+
+def _stored_bytes(
+    catalogue: Catalogue, placement: Placement, tensor: IntArray, nbytes: IntArray, wire: Layout
+) -> IntArray:
+    """[copies]: bytes of blocks as the destination stores them, of those as they travel."""
+    stored, sent = (
+        np.array([ITEMSIZE[family.dtype_on(side.dtype)] for family in catalogue.families])
+        for side in (placement.destination, wire)
+    )
+    family = np.searchsorted(catalogue.bases, tensor, side="right") - 1
+    return nbytes // sent[family] * stored[family]
 
 
 def _copies(
@@ -91,6 +110,7 @@ def _copies(
     num_layers: int,
     placement: Placement,
     holders: Holders,
+    wire: Layout,
 ) -> list[IntArray]:
     """The family's rows without their sources: layers x experts x boxes x replicas.
 
@@ -124,7 +144,7 @@ def _copies(
         tensor[:, :, None, None],
         ranks,
         (first_piece + piece)[:, None],
-        (elements * ITEMSIZE[family.dtype])[:, None],
+        (elements * ITEMSIZE[family.dtype_on(wire.dtype)])[:, None],
         sets[..., None],
     ]
     return [np.broadcast_to(c, ranks.shape).ravel() for c in columns]

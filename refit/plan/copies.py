@@ -101,10 +101,12 @@ class Blocks(Rows):
     Attributes:
         pieces: the boxes that there are, in the shards at both ends.
         piece: [copies] of int64, which of them the row is.
+        wire: the side in whose dtypes they travel.
     """
 
     pieces: Pieces
     piece: IntArray
+    wire: Layout
 
     @cached_property
     def source_start(self) -> IntArray:
@@ -132,3 +134,16 @@ class Copies(Blocks):
 
     giving: Layout
     receiving: Layout
+
+    def dtype(self, row: int) -> str:
+        """In which a row's block travels."""
+        return self.catalogue.family_of(int(self.tensor[row])).dtype_on(self.wire.dtype)
+
+    def is_cast(self, row: int) -> bool:
+        """A row's block has not the same dtype at both ends."""
+        family = self.catalogue.family_of(int(self.tensor[row]))
+        return family.dtype_on(self.giving.dtype) != family.dtype_on(self.receiving.dtype)
+
+    def is_one_run(self, row: int) -> bool:
+        """A row's block is one run of equal bytes at both ends."""
+        return bool(self.pieces.in_rows[self.piece[row]]) and not self.is_cast(row)

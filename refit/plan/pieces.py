@@ -124,16 +124,14 @@ def pieces(source: Cut, destination: Cut) -> Pieces:
         rows = [[*sorted(row[:2]), row[2]] for row in rows]
     geometry = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2, 6)
     shards = np.array([row[2] for row in rows], dtype=np.int64).reshape(-1, 2)
-    axis, source_start, source_step, destination_start, destination_step, length = (
-        geometry[:, :, column] for column in range(6)
-    )
+    columns = [geometry[:, :, column] for column in range(6)]
     return Pieces(
-        axis,
-        source_start,
-        source_step,
-        destination_start,
-        destination_step,
-        length,
+        axis=columns[0],
+        source_start=columns[1],
+        source_step=columns[2],
+        destination_start=columns[3],
+        destination_step=columns[4],
+        length=columns[5],
         source_shard=shards[:, 0],
         destination_shard=shards[:, 1],
         box=_boxes(geometry, shards),

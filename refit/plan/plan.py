@@ -66,6 +66,7 @@ class Plan(Blocks):
             source=self.source[which],
             destination=self.destination[which],
             piece=self.piece[which],
+            wire=self.wire if giving is self.placement.source else giving,
             nbytes=self.nbytes[which],
             giving=giving,
             receiving=self.placement.destination,

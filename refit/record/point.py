@@ -132,6 +132,9 @@ class Attempt:
         return self.directory / f"rank{rank}.json"
 
 
+_LATER_OF_SIDES = ("kind", "shard", "dtype", "make_vocab_size_divisible_by")
+
+
 def identity(job: Job) -> str:
     """Ten hex digits over what affects a result: not names, texts, deadlines or sweep settings.
 
@@ -143,9 +146,14 @@ def identity(job: Job) -> str:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
-    for group, later in (("refit", "include"), ("refit", "exclude"), ("model", "lora")):
-        if config[group][later] is None:  # as before there was such a field
-            del config[group][later]
+    sides = config["parallel"]["source"], config["parallel"]["destination"]
+    later = [(config["refit"], "include"), (config["refit"], "exclude"), (config["model"], "lora")]
+    later += [(side, name) for side in sides for name in _LATER_OF_SIDES]
+    for fields_of, name in later:
+        if fields_of[name] is None:  # as before there was such a field
+            del fields_of[name]
+    if config["refit"]["cast_at"] == "auto":
+        del config["refit"]["cast_at"]
     if job.refit.method != "megatron":
         del config["refit"]["peer_names"]  # no other reads it
     del config["parallel"]["use_case"], config["parallel"]["model"]

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from refit.job import Job, UserError
 from refit.layout.layout import Layout, Placement, Side
 from refit.model.architecture import (
-    catalogue,
     expert_ffn_size,
     ffn_size,
     head_size,
     padded_vocab,
     query_groups,
+    tensors_of,
 )
 from refit.model.convention import build_of
 from refit.model.moe_layers import moe_layers
@@ -170,7 +170,7 @@ def layers_divide(job: Job, placement: Placement) -> str | None:
 
 def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     """Every cut axis of every tensor divides on both sides: the net below the rules before it."""
-    for family in catalogue(job.model, placement.source.tp, build_of(job).convention).families:
+    for family in tensors_of(job, placement, build_of(job).convention).families:
         for name, side in _sides(placement):
             try:
                 family.cut(side)
@@ -183,7 +183,7 @@ def patterns_meet_tensors(job: Job, placement: Placement) -> str | None:
     """A pattern that meets nothing is a mistake, and so is leaving all out."""
     if job.refit.include is None and job.refit.exclude is None:
         return None
-    tensors = catalogue(job.model, placement.source.tp, build_of(job).convention)
+    tensors = tensors_of(job, placement, build_of(job).convention)
     names = names_of(tensors)
     for field in ("include", "exclude"):
         for pattern in getattr(job.refit, field) or ():

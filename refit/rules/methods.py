@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refit.job import Job
-from refit.layout.layout import Placement
+from refit.layout.layout import Placement, Side
+from refit.layout.tensors import ITEMSIZE
 from refit.model import megatron_versions
 from refit.plan.copies import Rows
 from refit.rules import devices
@@ -78,6 +79,14 @@ def _not_megatrons(job: Job) -> str | None:
             "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"
             " out, or use another method"
         )
+    sides = job.parallel.source, job.parallel.destination
+    for side in sides:
+        for name in ("kind", "dtype", "make_vocab_size_divisible_by"):
+            if getattr(side, name) not in (None, "megatron", "bfloat16"):
+                return (
+                    f"refit=megatron takes GPTModels that differ in their degrees alone, and a side"
+                    f" has {name}={getattr(side, name)}; use another method"
+                )
     if job.mode == "plan" and job.refit.peer_names != "production":
         return (
             "mode=plan gives megatron-core's planner experts under production's names;"
@@ -196,6 +205,21 @@ def planned(setup: Setup) -> Rows:
     return rows
 
 
+def cast_at(method: str, job: Job, placement: Placement) -> Side:
+    """The side that casts where the sides' dtypes differ.
+
+    As `refit.cast_at` says; for auto, a method that packs casts where fewer bytes then travel, and
+    any other on arrival.
+    """
+    if job.refit.cast_at != "auto":
+        return "source" if job.refit.cast_at == "source" else "destination"
+    packs = method in METHODS and not METHODS[method].one_sided
+    stored, trained = (
+        ITEMSIZE[side.dtype or "bfloat16"] for side in (placement.destination, placement.source)
+    )
+    return "source" if packs and stored < trained else "destination"
+
+
 def preload(method: str) -> tuple[str, ...]:
     """What ranks that run a method import that takes long and can be forked."""
     return METHODS[method].preload if method in METHODS else ()
@@ -224,6 +248,11 @@ def _cannot(name: str, job: Job, placement: Placement) -> str | None:
     if method.one_node and placement.nodes > 1:
         others = _others(device, placement.nodes)
         return f"{name} needs one node, and this point spans {placement.nodes}; use refit={others}"
+    if method.one_sided and placement.source.casts and job.refit.cast_at == "source":
+        return (
+            f"{name} reads the source's own memory, so casts are on arrival, and"
+            " refit.cast_at=source asks otherwise; use refit.cast_at=destination"
+        )
     if method.library and not _installed(method.library):
         return f"{method.library} is not installed; {_install(method)}"
     return method.refuses(job) or method.cannot(job, placement)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.job import Job, UserError
-from refit.layout.layout import Placement, place
+from refit.layout.layout import Placement, Side, place
 from refit.layout.tensors import Catalogue
-from refit.model.architecture import catalogue
+from refit.model.architecture import tensors_of
 from refit.model.convention import Build, build_of
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
@@ -46,7 +46,7 @@ class Setup:
             UserError: the job is not possible.
         """
         placement, build = place(job), build_of(job)
-        tensors = catalogue(job.model, placement.source.tp, build.convention)
+        tensors = tensors_of(job, placement, build.convention)
         return Setup(job, placement, tensors, build, *methods.choose(job, placement))
 
     def chosen(self) -> dict[str, Any]:
@@ -66,7 +66,13 @@ class Setup:
 
     def plan(self) -> Plan:
         """The plan, which every rank computes alike, so that there is nothing to gather."""
-        return build_plan(self.catalogue, self.placement, self.job.refit.fanout, self.travels)
+        fanout = self.job.refit.fanout
+        return build_plan(self.catalogue, self.placement, fanout, self.travels, self.cast_at)
+
+    @property
+    def cast_at(self) -> Side:
+        """The side that casts where the sides' dtypes differ; see `methods.cast_at`."""
+        return methods.cast_at(self.method, self.job, self.placement)
 
     @cached_property
     def travels(self) -> NDArray[np.bool_] | None:

@@ -6,7 +6,7 @@ import torch
 
 from refit.plan.copies import Copies
 from refit.transport.schedule import Message
-from refit.weights.weights import Weights
+from refit.weights.weights import TORCH_DTYPE, Weights
 
 Tensors = dict[int, torch.Tensor]
 
@@ -70,13 +70,13 @@ def staged_pairs(
         part(copies, b.row, tensors, message.is_send, b.first, b.count) for b in message.blocks
     ]
     staged = [
-        bucket[b.offset : b.offset + b.nbytes].view(w.dtype).view(w.shape)
+        bucket[b.offset : b.offset + b.nbytes].view(TORCH_DTYPE[copies.dtype(b.row)]).view(w.shape)
         for b, w in zip(message.blocks, weights, strict=True)
     ]
     return staged, weights
 
 
 def copy(destinations: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-    """Copy each source into its destination."""
+    """Copy each source into its destination, whose dtype it then has."""
     if destinations:
         torch._foreach_copy_(destinations, sources)

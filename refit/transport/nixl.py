@@ -21,7 +21,7 @@ from refit.plan.copies import Copies
 from refit.transport import Transport, blocks, share
 from refit.transport.lanes import Clock
 from refit.transport.schedule import aligned
-from refit.weights.weights import Weights, device_of
+from refit.weights.weights import TORCH_DTYPE, Weights, device_of
 
 # One descriptor costs what reading some 16 KB more does (5 us; UCX over CMA, on two cores), so
 # what lies between two runs of a strided block is read along where it is shorter.
@@ -211,14 +211,11 @@ class _Batch:
                 continue
             base = slot.data_ptr() + p.offset
             self.runs += [(base + i * p.run, p.at + i * p.stride, p.run) for i in range(p.count)]
-            item = into.element_size()
+            dtype = TORCH_DTYPE[copies.dtype(p.row)]
             flat = slot[p.offset : p.offset + aligned(p.rows * p.pitch)]
-            size, stride = (
-                into.shape,
-                (p.pitch // item, *p.strides) if into.dim() > 1 else p.strides,
-            )
-            start = flat.storage_offset() // item
-            self.views.append(flat.view(into.dtype).as_strided(size, stride, start))
+            strides = (p.pitch // dtype.itemsize, *p.strides) if into.dim() > 1 else p.strides
+            start = flat.storage_offset() // dtype.itemsize
+            self.views.append(flat.view(dtype).as_strided(into.shape, strides, start))
             self.weights.append(into)
 
     def local(self, device: int) -> np.ndarray[Any, Any]:
@@ -269,7 +266,7 @@ def _pieces(
     out_of = blocks.part(copies, row, theirs, of_source=True)
     item = out_of.element_size()
     at = int(out_of.storage_offset()) * item
-    in_place = into.is_contiguous() and out_of.is_contiguous()
+    in_place = into.is_contiguous() and out_of.is_contiguous() and into.dtype == out_of.dtype
     is_vector = out_of.dim() == 1
     num_rows = 1 if is_vector else out_of.shape[0]
     sizes, strides = (out_of.shape, out_of.stride()) if is_vector else _in_row(out_of)

@@ -111,7 +111,7 @@ def aligned(nbytes: int) -> int:
 def _goes_in_place(copies: Copies, row: int, in_place_bytes: int | None) -> bool:
     if in_place_bytes is None or copies.nbytes[row] < in_place_bytes:
         return False
-    return bool(copies.pieces.in_rows[copies.piece[row]])
+    return copies.is_one_run(row)
 
 
 def _buckets(copies: Copies, rows: list[int], limit: int) -> list[list[Block]]:

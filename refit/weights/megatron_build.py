@@ -15,10 +15,10 @@ from torch.nn.functional import gelu, silu
 from refit.job import Job, UserError
 from refit.layout.layout import Layout, Placement, Side
 from refit.model import megatron_versions
-from refit.model.architecture import padded_vocab
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
 from refit.weights.groups import make_groups
+from refit.weights.weights import TORCH_DTYPE
 
 
 @contextmanager
@@ -156,12 +156,13 @@ def gpt_model(
     placement: Placement,
     side: Side,
     rank: int,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> GPTModel:
     """One side's model on one of its ranks; its weights are not initialised.
 
     Args:
-        dtype: of the weights but for norms; float64 for a pass that hardly depends on the layout.
+        dtype: of the weights but for norms; None: the side's; float64 for a pass that hardly
+            depends on the layout.
 
     Raises:
         UserError: megatron-core refuses the configuration.
@@ -172,6 +173,8 @@ def gpt_model(
             " remove it (python -c 'import transformer_engine.pytorch' says why)"
         )
     model, layout = job.model, placement.side(side)
+    if dtype is None:
+        dtype = TORCH_DTYPE[layout.dtype or "bfloat16"]
     groups = process_groups(layout, rank)
     stage = groups.pp.rank()
     try:
@@ -180,7 +183,7 @@ def gpt_model(
             gpt = GPTModel(
                 config,
                 _layer_spec(job, config, stage),
-                vocab_size=padded_vocab(model, placement.source.tp),
+                vocab_size=layout.vocab_rows or model.vocab_size,
                 max_sequence_length=model.max_position_embeddings,
                 pre_process=stage == 0,
                 post_process=stage == layout.pp - 1,
@@ -240,6 +243,7 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
         use_cpu_initialization=True,
         # Transformer Engine sets its weights' attributes whether they are initialised or not
         perform_initialization=not has_transformer_engine(),

@@ -44,14 +44,14 @@ def build(
         RuntimeError: its weights are not those that `refit.model.architecture` says.
     """
     layout = placement.side(side)
-    if job.build == "megatron":
+    if job.build == "megatron" and layout.kind == "megatron":
         make_groups(layout, rank)  # a rank that leaves below counts them like those that stay
     if rank not in layout.ranks:
         return None
     if torch.device(device).type != "cpu":
         slab = None
     shards = catalogue.held_by(layout, rank)
-    if job.build == "shards":
+    if job.build == "shards" or layout.kind == "fsdp":  # no model: its parameters are shards too
         return Weights.allocate(shards, slab, device)
     # four seconds of imports that build=shards does not need
     from refit.weights import megatron_build

@@ -9,19 +9,33 @@ is splitmix64 (Steele, Lea and Flood, OOPSLA 2014), keyed by the tensor's name, 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from refit.layout.cut import PADDING
 from refit.layout.layout import IntArray
 from refit.layout.tensors import Shard
+from refit.weights.casts import cast_bits
 from refit.weights.weights import Weights
 
-_INTEGER = {"bfloat16": torch.int16, "float32": torch.int32}
+# the integer as wide, of torch and of numpy; numpy's unsigned one, in which bits are made
+_INTEGER = {
+    "bfloat16": (torch.int16, np.int16, np.uint16),
+    "float16": (torch.int16, np.int16, np.uint16),
+    "float32": (torch.int32, np.int32, np.uint32),
+    "int64": (torch.int64, np.int64, np.uint64),
+    "uint8": (torch.uint8, np.uint8, np.uint8),
+}
 # Finite values of magnitude 2**-7 to 2**-3, either sign: (bits that vary, bits that are set).
-_FINITE = {"bfloat16": (0x81FF, 0x3C00), "float32": (0x81FFFFFF, 0x3C000000)}
+_FINITE = {
+    "bfloat16": (0x81FF, 0x3C00),
+    "float16": (0x8FFF, 0x2000),
+    "float32": (0x81FFFFFF, 0x3C000000),
+}
 # Expected values are made in pieces that stay in a core's cache; a GPU wants fewer, larger ones.
 _CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 
@@ -56,16 +70,17 @@ class Pattern:
         self._finite = finite
 
     def fill(self, weights: Weights) -> None:
-        """Write every shard's expected values."""
-        for shard in weights.shards:
-            view, rows, columns = self._hashed(shard, weights.tensors[shard.tensor])
-            torch.bitwise_xor(rows[:, None], columns, out=view)
+        """Write every shard's expected values, and zero into its padding."""
+        self._write(weights, poisoned=False)
 
     def poison(self, weights: Weights) -> None:
         """Write the complement of every expected value, so a dropped element is always wrong."""
+        self._write(weights, poisoned=True)
+
+    def _write(self, weights: Weights, poisoned: bool) -> None:
         for shard in weights.shards:
-            view, rows, columns = self._hashed(shard, weights.tensors[shard.tensor])
-            torch.bitwise_xor(~rows[:, None], columns, out=view)
+            for matrix in self._matrices(shard, weights.tensors[shard.tensor]):
+                matrix.write(poisoned)
 
     def check(self, weights: Weights, travels: NDArray[np.bool_] | None = None) -> Check:
         """Compare every element, in bits.
@@ -91,50 +106,111 @@ class Pattern:
         return Check(0, found.mismatches, found.first)
 
     def _check(self, shard: Shard, tensor: torch.Tensor, poisoned: bool = False) -> Check:
-        view, rows, columns = self._hashed(shard, tensor)
-        rows = ~rows if poisoned else rows
-        step = max(1, _CHUNK_BYTES[view.device.type] // (len(columns) * view.element_size()))
-        expected = torch.empty(
-            (min(step, len(rows)), len(columns)), dtype=view.dtype, device=view.device
-        )
-        wrong = 0
-        for start in range(0, len(rows), step):
-            actual = view[start : start + step]
-            want = expected[: len(actual)]
-            torch.bitwise_xor(rows[start : start + step, None], columns, out=want)
-            if not torch.equal(_wide(want), _wide(actual)):
-                wrong += int(torch.count_nonzero(want != actual))
-        return Check(view.numel(), wrong, shard.name if wrong else "")
+        found = Check(0, 0)
+        for matrix in self._matrices(shard, tensor):
+            wrong = matrix.mismatches(poisoned)
+            name = shard.name if matrix.elements else f"{shard.name}'s padding"
+            found += Check(matrix.elements, wrong, name if wrong else "")
+        return found
 
-    def _hashed(
-        self, shard: Shard, tensor: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A [rows, columns] view of the shard's bits, the hash of each row and of each column.
+    def _matrices(self, shard: Shard, tensor: torch.Tensor) -> Iterator[_Matrix]:
+        """A shard in bits, with what each must be: one for each stretch of the cut axis."""
+        bits = tensor.view(_INTEGER[shard.dtype][0])
+        shape, axis = shard.family.shape, shard.cut.axis
+        for start, held in shard.stretches():
+            view = bits.narrow(axis, start, len(held))
+            if held[0] == PADDING:
+                yield _Matrix(view, None, None, shard.dtype, shard.dtype)
+                continue
+            indices: list[IntArray] = [np.arange(n) for n in shape]
+            indices[axis] = held
+            if len(indices) == 1:
+                indices.insert(0, np.zeros(1, dtype=np.int64))
+            columns = indices[1]
+            for n, index in zip(shape[2:], indices[2:], strict=True):
+                columns = (columns[:, None] * n + index).ravel()
+            rows, across = (
+                self._hash(shard, side, index).to(tensor.device)
+                for side, index in (("row", indices[0]), ("column", columns))
+            )
+            matrix = view.view(len(rows), len(across))
+            yield _Matrix(matrix, rows, across, shard.trained_dtype, shard.dtype)
 
-        Both are numbered in the whole tensor; a vector is a single row.
+    def _hash(self, shard: Shard, side: str, index: IntArray) -> torch.Tensor:
+        """[len(index)]: for each index of one side as many bits of hash as the source's dtype has.
+
+        Where the destination's is another, finite ones, whose cast has only one right answer.
         """
-        dtype = shard.family.dtype
-        indices: list[IntArray] = [np.arange(n) for n in shard.family.shape]
-        if shard.family.axis is not None:
-            indices[shard.family.axis] = shard.global_indices()
-        if len(indices) == 1:
-            indices.insert(0, np.zeros(1, dtype=np.int64))
-        rows, columns = (
-            self._hash(shard.name, side, index, dtype).to(tensor.device)
-            for side, index in zip(("row", "column"), indices, strict=True)
-        )
-        return tensor.view(_INTEGER[dtype]).view(len(rows), len(columns)), rows, columns
-
-    def _hash(self, name: str, side: str, index: IntArray, dtype: str) -> torch.Tensor:
-        """[len(index)]: 16 or 32 bits of hash for each index of one side."""
-        digest = hashlib.blake2b(f"{self._key}/{name}/{side}".encode(), digest_size=8).digest()
+        dtype = shard.trained_dtype
+        key = f"{self._key}/{shard.name}/{side}".encode()
+        digest = hashlib.blake2b(key, digest_size=8).digest()
         bits = _splitmix64(np.uint64(int.from_bytes(digest, "little")), index.astype(np.uint64))
-        if self._finite:
+        if self._finite or shard.casts:
             varying, fixed = _FINITE[dtype]
             bits = bits & np.uint64(varying) | np.uint64(fixed if side == "column" else 0)
-        width: type = np.uint16 if dtype == "bfloat16" else np.uint32
-        signed: type = np.int16 if dtype == "bfloat16" else np.int32
-        return torch.from_numpy(bits.astype(width).view(signed))
+        _, signed, unsigned = _INTEGER[dtype]
+        return torch.from_numpy(bits.astype(unsigned).view(signed))
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """Bits of a shard, and the hashes of which they must be made; padding has none.
+
+    Rows are of the tensor's first dimension and columns of all others together, numbered in the
+    whole tensor; a vector is a single row.
+
+    Attributes:
+        view: [rows, columns] of the shard, as integers.
+        rows, columns: a hash of each, in the dtype that the source has.
+        trained_dtype, dtype: the source's, and this shard's.
+    """
+
+    view: torch.Tensor
+    rows: torch.Tensor | None
+    columns: torch.Tensor | None
+    trained_dtype: str
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        """How many it has that are not padding."""
+        return 0 if self.rows is None else self.view.numel()
+
+    def write(self, poisoned: bool) -> None:
+        """What must be there, its complement if poisoned; zero where it is padding."""
+        if self.rows is None:
+            self.view.zero_()
+            return
+        for actual, rows in self._pieces():
+            made = self._expected(rows, poisoned, out=actual)
+            if made is not actual:
+                actual.copy_(made)
+
+    def mismatches(self, poisoned: bool) -> int:
+        """Elements that are not what `write` writes."""
+        if self.rows is None:
+            return int(torch.count_nonzero(self.view))
+        wrong, buffer = 0, None
+        for actual, rows in self._pieces():
+            buffer = torch.empty_like(actual) if buffer is None else buffer[: len(rows)]
+            want = self._expected(rows, poisoned, out=buffer)
+            if not torch.equal(_wide(want), _wide(actual)):
+                wrong += int(torch.count_nonzero(want != actual))
+        return wrong
+
+    def _pieces(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        assert self.rows is not None
+        row_bytes = max(1, self.view.shape[1]) * self.view.element_size()
+        step = max(1, _CHUNK_BYTES[self.view.device.type] // row_bytes)
+        for start in range(0, len(self.rows), step):
+            yield self.view[start : start + step], self.rows[start : start + step]
+
+    def _expected(self, rows: torch.Tensor, poisoned: bool, out: torch.Tensor) -> torch.Tensor:
+        assert self.columns is not None
+        if self.trained_dtype == self.dtype:
+            return torch.bitwise_xor((~rows if poisoned else rows)[:, None], self.columns, out=out)
+        cast = cast_bits(rows[:, None] ^ self.columns, self.trained_dtype, self.dtype)
+        return ~cast if poisoned else cast
 
 
 def _splitmix64(key: np.uint64, index: NDArray[np.uint64]) -> NDArray[np.uint64]:

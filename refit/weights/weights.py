@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from refit.job import UserError
-from refit.layout.tensors import Shard
+from refit.layout.tensors import ITEMSIZE, Shard
 from refit.weights.slab import Slab
 
 MADV_POPULATE_WRITE = 23  # Linux 5.14; not in Python's mmap module
 
 ALIGNMENT = 64  # bytes: a cache line, and enough for any vector load of a copy kernel
 
-TORCH_DTYPE = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+TORCH_DTYPE = {name: getattr(torch, name) for name in ITEMSIZE}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Weights:
             )
         tensors = {
             shard.tensor: arena[start : start + shard.nbytes]
-            .view(TORCH_DTYPE[shard.family.dtype])
+            .view(TORCH_DTYPE[shard.dtype])
             .view(shard.shape)
             for start, shard in zip(starts, shards, strict=True)
         }

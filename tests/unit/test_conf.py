@@ -184,7 +184,8 @@ def test_every_model_has_its_parameters_counted() -> None:
 
 
 def parameters(model: str) -> int:
-    return catalogue(job_of(f"model={model}").model, padded=False).num_parameters
+    published = job_of(f"model={model}").model
+    return catalogue(published, vocab_rows=published.vocab_size).num_parameters
 
 
 def test_dense_twin_differs_by_its_experts_alone() -> None:

@@ -70,7 +70,7 @@ def test_kimi_k2_runs_on_256_gpus_with_last_stage_5() -> None:
     assert Layout(tp=8, cp=4, pp=8, ep=32).gpus == 8192  # tp*cp*pp*ep
 
 
-def accepted(gpus: int, **degrees: int) -> bool:
+def accepted(gpus: int, **degrees: Any) -> bool:
     try:
         Layout(gpus=gpus, **degrees)
     except UserError:
@@ -82,7 +82,7 @@ def test_smallest_world_by_brute_force() -> None:
     for tp, cp, pp, ep, etp in itertools.product(
         (1, 2, 3, 4), (1, 2), (1, 2, 3), (1, 2, 3, 6), (1, 2, 4)
     ):
-        degrees = {"tp": tp, "cp": cp, "pp": pp, "ep": ep, "etp": etp}
+        degrees: dict[str, Any] = {"tp": tp, "cp": cp, "pp": pp, "ep": ep, "etp": etp}
         smallest = next(n for n in itertools.count(1) if accepted(n, **degrees))
         # allowed by Megatron's two conditions and by nothing smaller
         assert smallest % (tp * cp * pp) == 0 and smallest % (etp * ep * pp) == 0
@@ -95,8 +95,9 @@ def test_smallest_world_by_brute_force() -> None:
 @pytest.mark.parametrize("name", ["tp", "cp", "pp", "ep", "etp"])
 @pytest.mark.parametrize("value", [0, -2])
 def test_a_degree_below_one_is_refused_by_name(name: str, value: int) -> None:
+    degree: dict[str, Any] = {name: value}
     with pytest.raises(UserError, match=rf"{name}={value}"):
-        Layout(**{name: value})
+        Layout(**degree)
 
 
 def test_errors_name_the_numbers_and_the_side() -> None:

@@ -56,7 +56,7 @@ def closed_form(model: Model, moe_count: int) -> int:
 def test_parameters_are_the_published(name: str) -> None:
     total, active, active_without_input, per_expert, moe_count = PUBLISHED[name]
     model = composed(f"model={name}").model
-    tensors = catalogue(model, source_tp=8, padded=False)
+    tensors = catalogue(model, source_tp=8, vocab_rows=model.vocab_size)
     assert tensors.num_parameters == total
     assert closed_form(model, moe_count) == total
     assert active_parameters(model, tensors) == active
@@ -70,7 +70,7 @@ def test_parameters_are_the_published(name: str) -> None:
 
 
 def test_a_tied_embedding_is_active_as_the_output_layer() -> None:
-    tensors = catalogue(TINY, padded=False)
+    tensors = catalogue(TINY, vocab_rows=TINY.vocab_size)
     assert active_parameters(TINY, tensors, input_embedding=False) == tensors.num_parameters
 
 
@@ -80,8 +80,10 @@ def test_a_tied_embedding_is_active_as_the_output_layer() -> None:
 def test_expert_bias_is_a_buffer_that_travels_in_fp32(
     model: Model, layers: int, experts: int
 ) -> None:
-    tensors = catalogue(model, padded=False)
-    without = catalogue(replace(model, moe_router_enable_expert_bias=False), padded=False)
+    tensors = catalogue(model, vocab_rows=model.vocab_size)
+    without = catalogue(
+        replace(model, moe_router_enable_expert_bias=False), vocab_rows=model.vocab_size
+    )
     assert tensors.num_parameters == without.num_parameters
     assert tensors.num_tensors == without.num_tensors + layers
     assert tensors.nbytes == without.nbytes + layers * experts * 4
@@ -280,12 +282,12 @@ def test_an_ungated_fc1_is_cut_once() -> None:
 
 
 def test_segments_that_do_not_divide_are_refused_with_the_size() -> None:
-    family = Family("fc1", (12, 8), axis=0, chunks=2)
-    assert family.segments(2, 1) == [(3, 0, 3), (9, 3, 3)]
-    with pytest.raises(UserError, match=r"fc1: size 12 does not divide into 2 x 4"):
-        family.segments(4, 0)
+    family = Family("fc1", (12, 8), axis=0, parts=(6, 6))
+    assert family.cut(Layout(tp=2)).runs[1] == ((3, 0, 3, 1), (9, 3, 3, 1))
+    with pytest.raises(UserError, match=r"fc1: size 6, a part of 6\+6, does not divide into 4"):
+        family.cut(Layout(tp=4))
     with pytest.raises(UserError, match=r"proj: size 8 does not divide into 3"):
-        Family("proj", (12, 8), axis=1).segments(3, 0)
+        Family("proj", (12, 8), axis=1).cut(Layout(tp=3))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,7 @@ def test_vocabulary_padding(vocab: int, divisible: int, tp: int, expected: int) 
     embedding = catalogue(model, tp).families[0]
     assert embedding.name == "embedding.word_embeddings.weight"
     assert embedding.shape == (expected, 8)
-    assert catalogue(model, tp, padded=False).families[0].shape == (vocab, 8)
+    assert catalogue(model, tp, vocab_rows=vocab).families[0].shape == (vocab, 8)
 
 
 @pytest.mark.parametrize("pp", [1, 2, 4])

@@ -40,19 +40,19 @@ HOLDERS = Holders(placed(SOURCE, Degrees(etp=1), ranks_per_node=3))
     ],
 )
 def test_who_holds(family: Family, stage: int, ep: int, shard: int, ranks: list[int]) -> None:
-    found = HOLDERS.set_id(family, *(np.array(n) for n in (stage, ep, shard)))
-    assert HOLDERS.ranks(int(found)).tolist() == ranks
+    found = HOLDERS.set_ids(family, np.array([stage]), np.array([ep]), [(shard,)])
+    assert HOLDERS.ranks(int(found[0])).tolist() == ranks
     # of nodes {0 1 2} {3 4 5} {6 7 8}
     nodes = {rank // 3 for rank in ranks}
-    assert np.flatnonzero(HOLDERS.on_node[int(found)]).tolist() == sorted(nodes)
+    assert np.flatnonzero(HOLDERS.on_node[int(found[0])]).tolist() == sorted(nodes)
 
 
 def test_experts_cut_over_etp_are_sets_of_their_own() -> None:
     # rank = etp + 2 * ep, one of each
     holders = Holders(placed(Degrees(tp=2, ep=2, etp=2, gpus=4), Degrees(etp=1), "collocated"))
     for ep, etp in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        found = holders.set_id(EXPERT, np.array(0), np.array(ep), np.array(etp))
-        assert holders.ranks(int(found)).tolist() == [etp + 2 * ep]
+        found = holders.set_ids(EXPERT, np.array([0]), np.array([ep]), [(etp,)])
+        assert holders.ranks(int(found[0])).tolist() == [etp + 2 * ep]
 
 
 def test_sets_are_numbered_without_gaps() -> None:
@@ -63,8 +63,8 @@ def test_sets_are_numbered_without_gaps() -> None:
 
 def sets(*families: tuple[Family, int]) -> IntArray:
     """The sets of stage 0 of some families' shards."""
-    zero = np.array(0)
-    return np.array([int(HOLDERS.set_id(f, zero, zero, np.array(s))) for f, s in families])
+    zero = np.array([0])
+    return np.array([int(HOLDERS.set_ids(f, zero, zero, [(s,)])[0]) for f, s in families])
 
 
 def choose(which: IntArray, destination: list[int], nbytes: list[int]) -> list[int]:
