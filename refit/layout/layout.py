@@ -241,7 +241,9 @@ def _fsdp(degrees: Degrees, offset: int) -> Layout:
     if said:
         name = said[0]
         raise UserError(
-            f"{name}={getattr(degrees, name)} is Megatron's; kind=fsdp has {', '.join(_OF_FSDP)}"
+            f"{name}={getattr(degrees, name)} is Megatron's, and kind=fsdp has"
+            f" {', '.join(_OF_FSDP)}; set {name}={getattr(others, name) or 'null'} here, or write"
+            " the pair as a file of its own"
         )
     return Layout(
         kind="fsdp",

@@ -80,16 +80,17 @@ class Family:
         Raises:
             UserError: the axis does not divide.
         """
-        axis = 0 if self.axis is None else self.axis
-        stored = (layout.vocab_rows if self.is_vocabulary else None) or self.shape[axis]
+        rows = (layout.vocab_rows if self.is_vocabulary else None) or self.shape[0]
         try:
             if layout.kind == "fsdp":
                 if self.is_buffer:  # fully_shard leaves them as they are
                     return Cut.whole(0, self.shape[0])
-                return fsdp.cut(stored, self.fused, layout.shard).below(self.shape[0])
+                return fsdp.cut(rows, self.fused, layout.shard).below(self.shape[0])
+            size = self.shape[self.axis] if self.axis else rows
             shards = layout.etp if self.grid == "expert" else layout.tp
-            parts = self.parts or (self.shape[axis],)
-            return megatron.cut(self.axis, parts, shards, stored)
+            return megatron.cut(
+                self.axis, self.parts or (self.shape[self.axis or 0],), shards, size
+            )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 

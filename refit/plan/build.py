@@ -134,7 +134,7 @@ def _copies(
         ranks = destination.expert[stage, :, ep, shard if is_cut else slice(None)]
     else:
         ranks = destination.dense[stage, :, :, shard if is_cut else slice(None)]
-    ranks = ranks.reshape(*stage.shape, -1)
+    ranks = ranks.reshape(*stage.shape, ranks.size // max(1, stage.size))
     tensor = family.base + index[:, None] * len(expert) + expert
     sets = holders.set_ids(
         family, source_stage[:, None, None], source_ep[None, :, None], boxes.givers

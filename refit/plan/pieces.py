@@ -61,7 +61,8 @@ class Pieces:
     def givers(self) -> list[tuple[int, ...]]:
         """Of each box, in order, the source shards that have it, ascending."""
         firsts = np.flatnonzero(self.box == np.arange(len(self)))
-        return [tuple(part.tolist()) for part in np.split(self.source_shard, firsts[1:])]
+        parts = np.split(self.source_shard, firsts[1:]) if len(firsts) else []
+        return [tuple(part.tolist()) for part in parts]
 
     def given_by(self, piece: IntArray, shard: IntArray) -> IntArray:
         """[copies]: of the boxes whose first pieces these are, the pieces out of these shards."""
