@@ -15,14 +15,16 @@ def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
 
 def per_rank_bytes(catalogue: Catalogue, layout: Layout) -> IntArray:
     """[gpus]: `weight_bytes` of every rank of a layout; the ranks of a stage hold equal bytes."""
-    stages = layout.stage_layers(catalogue.num_layers)
+    holder = layout.rank_of_layers(catalogue.num_layers)
     held = np.zeros(layout.pp, dtype=np.int64)
     for family in catalogue.families:
         shard = int(np.prod(family.local_shape(family.shards(layout)), dtype=np.int64))
         nbytes = shard * ITEMSIZE[family.dtype] * (max(1, family.num_experts // layout.ep))
         if family.layers:
-            held += nbytes * np.array([sum(n in s for n in family.layers) for s in stages])
+            held += nbytes * np.bincount(holder[list(family.layers)], minlength=layout.pp)
         else:
             ends = {"first": [0], "last": [layout.pp - 1], "both": [0, layout.pp - 1]}
             held[sorted(set(ends[family.stage]))] += nbytes
-    return np.repeat(held, layout.gpus // layout.pp)
+    of_ranks = np.empty(layout.gpus, dtype=np.int64)
+    of_ranks[layout.dense.reshape(layout.pp, -1) - layout.offset] = held[:, None]
+    return of_ranks

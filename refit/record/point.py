@@ -132,6 +132,18 @@ class Attempt:
         return self.directory / f"rank{rank}.json"
 
 
+_LATER_OF_A_SIDE = (
+    "order",
+    "offset",
+    "node_aligned",
+    "pipeline_model_parallel_layout",
+    "virtual_pipeline_model_parallel_size",
+    "account_for_embedding_in_pipeline_split",
+    "account_for_loss_in_pipeline_split",
+)
+"""Fields of `Degrees` that came when points had identities; null says what was so before."""
+
+
 def identity(job: Job) -> str:
     """Ten hex digits over what affects a result: not names, texts, deadlines or sweep settings.
 
@@ -146,6 +158,11 @@ def identity(job: Job) -> str:
     for group, later in (("refit", "include"), ("refit", "exclude"), ("model", "lora")):
         if config[group][later] is None:  # as before there was such a field
             del config[group][later]
+    for side in ("source", "destination"):
+        degrees = config["parallel"][side]
+        for later in _LATER_OF_A_SIDE:
+            if degrees[later] is None:
+                del degrees[later]
     if job.refit.method != "megatron":
         del config["refit"]["peer_names"]  # no other reads it
     del config["parallel"]["use_case"], config["parallel"]["model"]
