@@ -350,7 +350,7 @@ def test_the_nvshmem_backend_says_what_the_wheel_lacks() -> None:
 def test_production_names_are_of_the_same_memory(bias: bool) -> None:
     model = BIASED if bias else TINY
     what = job(Degrees(), Degrees(), "collocated", model=model, **PEER)
-    real = megatron_build.gpt_model(what, place(what), "source", 0)
+    (real,) = megatron_build.gpt_models(what, place(what), "source", 0)
     same = under_production_names(real)
     pairs = [list(places(one)) for one in (real, same)]
     memory = [
@@ -375,7 +375,7 @@ def test_production_names_are_of_the_same_memory(bias: bool) -> None:
     ]
     assert layers == [[1, 2], [1, 2]]
     dense = job(Degrees(), Degrees(), "collocated", model=DENSE, **PEER)
-    plain = megatron_build.gpt_model(dense, place(dense), "source", 0)
+    (plain,) = megatron_build.gpt_models(dense, place(dense), "source", 0)
     assert under_production_names(plain) is plain
 
 
@@ -404,10 +404,10 @@ def test_production_attributes_are_those_of_megatron(
 def test_weights_say_of_themselves_what_megatron_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attributes that it plans by, against a model that Megatron initialises itself."""
     what = job(Degrees(), Degrees(), "collocated", model=MOE, **PEER)
-    ours = megatron_build.gpt_model(what, place(what), "source", 0)
+    (ours,) = megatron_build.gpt_models(what, place(what), "source", 0)
     theirs = layers._initialize_affine_weight_cpu
     monkeypatch.setattr(megatron_build, "_set_attributes", theirs)
-    real = megatron_build.gpt_model(what, place(what), "source", 0)
+    (real,) = megatron_build.gpt_models(what, place(what), "source", 0)
     names = ("tensor_model_parallel", "partition_dim", "partition_stride", "allreduce")
     said = [
         {n: [getattr(p, a, None) for a in names] for n, p in model.named_parameters()}
