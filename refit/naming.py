@@ -88,5 +88,8 @@ def _in_words(side: Degrees, is_moe: bool) -> str:
 
 
 def _plain(value: object) -> str:
-    """A value as a part of a file's name: `3-1` of `[3, 1]`; of true nothing, as it is named."""
-    return "" if value is True else "-".join(re.findall(r"[A-Za-z0-9]+", str(value)))
+    """A value as a part of a file's name: `3-1` of `[3, 1]`; of true nothing, as it is named.
+
+    A long one is cut off: the point's identity, which follows, tells it from others.
+    """
+    return "" if value is True else "-".join(re.findall(r"[A-Za-z0-9]+", str(value)))[:40]

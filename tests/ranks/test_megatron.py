@@ -116,6 +116,11 @@ COUNTED = {
         Degrees(tp=2, gpus=4), Degrees(tp=1, gpus=4), model=DENSE, ranks_per_node=4, **PEER
     ),
     "stages": job(Degrees(pp=2), Degrees(tp=2), model=DENSE, **PEER),
+    "orders, uneven stages": job(
+        Degrees(pp=2, gpus=4, order="tp-pp-dp"),
+        Degrees(pp=2, tp=2, order="pp-tp-dp", pipeline_model_parallel_layout=[1, 1], offset=2),
+        "collocated", model=DENSE, ranks_per_node=8, **PEER,
+    ),
     "tied, stages": job(Degrees(pp=2, tp=2), Degrees(pp=2), model=TIED, ranks_per_node=8, **PEER),
     "experts": job(*EXPERTS["ep to tp"], model=MOE, ranks_per_node=8, **PEER),
     "experts with biases": job(*EXPERTS["ep to ep"], model=BIASED, ranks_per_node=8, **PEER),

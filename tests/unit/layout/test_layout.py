@@ -370,6 +370,7 @@ STAGES = "pipeline_model_parallel_layout"
 VIRTUAL = "virtual_pipeline_model_parallel_size"
 FIRST = "num_layers_in_first_pipeline_stage"
 EMBEDDING = "account_for_embedding_in_pipeline_split"
+LOSS = "account_for_loss_in_pipeline_split"
 
 
 @pytest.mark.parametrize(
@@ -382,6 +383,8 @@ EMBEDDING = "account_for_embedding_in_pipeline_split"
         (2, {VIRTUAL: 2}, [[0, 2], [1, 3]]),
         (2, {VIRTUAL: 1}, [[0, 1], [2, 3]]),
         (5, {EMBEDDING: True}, [[], [0], [1], [2], [3]]),
+        (5, {LOSS: True}, [[0], [1], [2], [3], []]),
+        (3, {EMBEDDING: True, LOSS: True}, [[0], [1, 2], [3]]),
         (1, {STAGES: [4]}, [[0, 1, 2, 3]]),
     ],
 )
