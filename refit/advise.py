@@ -127,7 +127,8 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
             f"refit={job.refit.method} carries out a plan of its own and has no estimate, by which"
             " layouts are ranked; use another method"
         )
-    alone = replace(job, parallel=replace(job.parallel, destination=job.parallel.source))
+    twin = replace(job.parallel.source, offset=None, node_aligned=None)
+    alone = replace(job, parallel=replace(job.parallel, destination=twin))
     if reason := impossible(alone):
         raise UserError(f"the source is impossible: {reason}")
     advices, refused, too_large, reason, least = [], 0, 0, "", float("inf")

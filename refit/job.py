@@ -156,6 +156,15 @@ class Degrees:
     gpus: Optional[int] = None  # default tp*cp*pp*ep
     num_layers_in_first_pipeline_stage: Optional[int] = None
     num_layers_in_last_pipeline_stage: Optional[int] = None
+    # all below: null means what was before there was such a field, and then renames no point
+    order: Optional[str] = None  # of ranks, fastest first, as Megatron's: tp-cp-ep-dp-pp
+    offset: Optional[int] = None  # the side's first rank; null: 0, or behind the source
+    node_aligned: Optional[bool] = None  # true: it starts at the next node's first rank
+    # layers of each stage: [3,1], or Megatron's string 'Et*3|tL'; k*pp of them: k virtual stages
+    pipeline_model_parallel_layout: Any = None
+    virtual_pipeline_model_parallel_size: Optional[int] = None
+    account_for_embedding_in_pipeline_split: Optional[bool] = None
+    account_for_loss_in_pipeline_split: Optional[bool] = None
     kind: Optional[str] = None  # megatron, which null means | fsdp: PyTorch's fully_shard
     shard: Optional[int] = None  # of fsdp: ranks that share each parameter; null: all its gpus
     dtype: Optional[str] = None  # of what the model has in bfloat16: that | float16 | float32

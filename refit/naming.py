@@ -75,4 +75,21 @@ def _in_words(side: Degrees, is_moe: bool) -> str:
     for end in ("first", "last"):
         layers = getattr(side, f"num_layers_in_{end}_pipeline_stage")
         name += "" if layers is None else f"_{end}{layers}"
-    return name
+    said = {
+        "layers": side.pipeline_model_parallel_layout,
+        "vpp": side.virtual_pipeline_model_parallel_size,
+        "embedding": side.account_for_embedding_in_pipeline_split,
+        "loss": side.account_for_loss_in_pipeline_split,
+        "order": side.order,
+        "from": side.offset,
+        "aligned": side.node_aligned,
+    }
+    return name + "".join(f"_{key}{_plain(v)}" for key, v in said.items() if v is not None)
+
+
+def _plain(value: object) -> str:
+    """A value as a part of a file's name: `3-1` of `[3, 1]`; of true nothing, as it is named.
+
+    A long one is cut off: the point's identity, which follows, tells it from others.
+    """
+    return "" if value is True else "-".join(re.findall(r"[A-Za-z0-9]+", str(value)))[:40]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import lcm
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.job import Degrees, Job, UserError
+from refit.layout import order as rank_order
+from refit.layout import stages
 
 IntArray = NDArray[np.int64]
 
@@ -21,11 +24,19 @@ Side = Literal["source", "destination"]
 class Layout:
     """The degrees of one model instance, all resolved, and the first global rank it stands on.
 
-    Rank order is Megatron's, fastest first: dense `tp-cp-dp-pp`, experts `etp-ep-edp-pp`. So local
-    rank = tp + TP*(cp + CP*(dp + DP*pp)), and likewise for experts.
+    Rank order is Megatron's, fastest first. By default local rank = tp + TP*(cp + CP*(dp + DP*pp)),
+    and likewise for experts.
+
+    Attributes:
+        first_stage_layers, last_stage_layers: of the first and the last pipeline rank; None: as
+            many as the others have.
+        listed_layers: of every stage, where they are listed.
+        virtual_stages: of each pipeline rank.
+        counts_embedding, counts_loss: as a layer, where layers are dealt out evenly.
 
     Raises:
-        UserError: a degree is not positive, or `gpus` does not divide as Megatron demands.
+        UserError: a degree is not positive, `gpus` does not divide as Megatron demands, or it
+            refuses the order or what is said of stages.
     """
 
     tp: int = 1
@@ -37,6 +48,11 @@ class Layout:
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
     offset: int = 0
+    order: str = rank_order.DEFAULT
+    listed_layers: tuple[int, ...] | None = None
+    virtual_stages: int = 0  # 0: one, or what the list says
+    counts_embedding: bool = False
+    counts_loss: bool = False
     kind: str = "megatron"  # or fsdp
     shard: int = 1  # of fsdp: ranks that share each parameter
     vocab_rows: int | None = None  # as this side stores them; None: as many as the tensor has
@@ -69,12 +85,26 @@ class Layout:
                 f" and of etp*ep*pp = {self.etp}*{self.ep}*{self.pp} = {expert};"
                 f" the smallest that works is {smallest}"
             )
+        rank_order.check(self.order, self.dense_sizes)
+        if self.etp * self.ep > 1:
+            rank_order.check_pipelines(self.order, self.dense_sizes, self.expert_sizes)
+        said = {
+            "num_layers_in_first_pipeline_stage": self.first_stage_layers,
+            "num_layers_in_last_pipeline_stage": self.last_stage_layers,
+            "account_for_embedding_in_pipeline_split": self.counts_embedding or None,
+            "account_for_loss_in_pipeline_split": self.counts_loss or None,
+        }
+        said = {name: value for name, value in said.items() if value is not None}
+        virtual = stages.check(self.pp, self.virtual_stages, self.listed_layers, said)
+        object.__setattr__(self, "virtual_stages", virtual)
+        object.__setattr__(self, "order", self.order.lower())
 
     def _check_fsdp(self) -> None:
         if self.shard < 1:
             raise UserError(f"shard={self.shard} must be 1 or more")
         if self.gpus == 0:
             object.__setattr__(self, "gpus", self.shard)
+        object.__setattr__(self, "virtual_stages", 1)
         if self.gpus % self.shard:
             raise UserError(f"gpus={self.gpus} must be a multiple of shard={self.shard}")
 
@@ -93,55 +123,79 @@ class Layout:
         """The global ranks this layout spans."""
         return range(self.offset, self.offset + self.gpus)
 
+    @property
+    def dense_sizes(self) -> dict[str, int]:
+        """Of attention's degrees, by the names that a rank order has."""
+        return {"tp": self.tp, "cp": self.cp, "dp": self.dp, "pp": self.pp}
+
+    @property
+    def expert_sizes(self) -> dict[str, int]:
+        """Of experts' degrees, by the names that a rank order has."""
+        return {"tp": self.etp, "ep": self.ep, "dp": self.edp, "pp": self.pp}
+
     @cached_property
     def dense(self) -> IntArray:
-        """Global ranks as [pp, dp, cp, tp]; of fsdp as [1, replicas, 1, shard]."""
+        """Global ranks as [pp, dp, cp, tp], whatever their order; of fsdp [1, replicas, 1, shard]."""
         if self.kind == "fsdp":
             return np.array(self.ranks).reshape(1, -1, 1, self.shard)
-        return np.arange(self.offset, self.offset + self.gpus).reshape(
-            self.pp, self.dp, self.cp, self.tp
-        )
+        order = rank_order.parsed(self.order)
+        return self.offset + rank_order.grid(order, self.dense_sizes, ("pp", "dp", "cp", "tp"))
 
     @cached_property
     def expert(self) -> IntArray:
-        """Global ranks as [pp, edp, ep, etp]; of fsdp as `dense`."""
+        """Global ranks as [pp, edp, ep, etp], whatever their order; of fsdp as `dense`."""
         if self.kind == "fsdp":
             return self.dense
-        return np.arange(self.offset, self.offset + self.gpus).reshape(
-            self.pp, self.edp, self.ep, self.etp
-        )
+        if self.etp * self.ep == 1:  # a stage's ranks are all alike, and a dense model has no order
+            return self.dense.reshape(self.pp, self.edp, 1, 1)
+        order = rank_order.parsed(self.order)
+        return self.offset + rank_order.grid(order, self.expert_sizes, ("pp", "dp", "ep", "tp"))
 
-    def stage_layers(self, num_layers: int) -> list[range]:
-        """Global layer numbers (from 0) of each pipeline stage, as Megatron distributes them.
+    def layers_per_stage(self, num_layers: int) -> list[int]:
+        """[pp * virtual stages]: in the order of the model; stage i is on pipeline rank i % pp.
 
         Raises:
-            UserError: the layers that remain for the other stages do not divide among them.
+            UserError: they do not divide, or the listed ones are not as many.
         """
-        counts: list[int | None] = [None] * self.pp
-        if self.first_stage_layers is not None:
-            counts[0] = self.first_stage_layers
-        if self.last_stage_layers is not None:
-            counts[-1] = self.last_stage_layers
-        fixed = sum(c for c in counts if c is not None)
-        open_stages = counts.count(None)
-        remaining = num_layers - fixed
-        even = remaining // open_stages if open_stages else 0
-        if remaining != even * open_stages or (open_stages and even < 1):
-            how = f" after {fixed} in the fixed first/last stages" if fixed else ""
-            raise UserError(
-                f"{remaining} layers{how} do not divide among {open_stages} pipeline stages"
-                f" (pp={self.pp}, num_layers={num_layers}); choose pp that divides, or set"
-                " num_layers_in_first_pipeline_stage / num_layers_in_last_pipeline_stage"
+        if self.listed_layers is None:
+            return stages.layers_per_stage(
+                num_layers,
+                self.pp,
+                self.virtual_stages,
+                self.first_stage_layers,
+                self.last_stage_layers,
+                self.counts_embedding,
+                self.counts_loss,
             )
-        stages, start = [], 0
-        for count in counts:
-            size = even if count is None else count
-            stages.append(range(start, start + size))
-            start += size
-        return stages
+        if sum(self.listed_layers) != num_layers:
+            raise UserError(
+                f"{stages.LAYOUT} lists {' + '.join(map(str, self.listed_layers))} ="
+                f" {sum(self.listed_layers)} layers, and the model has num_layers={num_layers}"
+            )
+        return list(self.listed_layers)
+
+    def rank_of_layers(self, num_layers: int) -> IntArray:
+        """[num_layers]: the pipeline rank that holds each layer.
+
+        Raises:
+            UserError: see `layers_per_stage`.
+        """
+        counts = self.layers_per_stage(num_layers)
+        return np.repeat(np.arange(len(counts)) % self.pp, counts)
+
+    def stage_layers(self, num_layers: int) -> list[list[int]]:
+        """[pp] of global layer numbers (from 0), ascending: what each pipeline rank holds.
+
+        With virtual stages they are several runs.
+
+        Raises:
+            UserError: see `layers_per_stage`.
+        """
+        holder = self.rank_of_layers(num_layers)
+        return [np.flatnonzero(holder == rank).tolist() for rank in range(self.pp)]
 
     def describe(self) -> str:
-        """`TP=2, PP=1, EP=2`, and CP and ETP where they are above 1; not how many GPUs."""
+        """`TP=2, PP=1, EP=2`, and what else is not as by default; not how many GPUs."""
         if self.kind == "fsdp":
             return " ".join([f"FSDP={self.shard}"] + [f"as {self.dtype}"] * bool(self.dtype))
         parts = [f"TP={self.tp}", f"PP={self.pp}", f"EP={self.ep}"]
@@ -149,6 +203,12 @@ class Layout:
             parts.append(f"CP={self.cp}")
         if self.etp > 1:
             parts.append(f"ETP={self.etp}")
+        if self.virtual_stages > 1:
+            parts.append(f"VPP={self.virtual_stages}")
+        if self.listed_layers is not None:
+            parts.append(f"layers {'+'.join(map(str, self.listed_layers))}")
+        if self.order != rank_order.DEFAULT:
+            parts.append(f"order {self.order}")
         if self.dtype:
             parts.append(f"as {self.dtype}")
         return ", ".join(parts)
@@ -168,9 +228,15 @@ class Placement:
         return self.source if name == "source" else self.destination
 
     @property
-    def used(self) -> int:
-        """Ranks that hold weights."""
+    def end(self) -> int:
+        """One past the last rank that holds weights: the GPUs that a cluster must have."""
         return max(self.source.ranks.stop, self.destination.ranks.stop)
+
+    @property
+    def used(self) -> int:
+        """How many ranks hold weights."""
+        shared = _shared(self.source, self.destination)
+        return self.source.gpus + self.destination.gpus - len(shared)
 
     @property
     def nodes(self) -> int:
@@ -178,9 +244,10 @@ class Placement:
         return self.world // self.ranks_per_node
 
     @property
-    def idle(self) -> range:
-        """Ranks that join the rendezvous and wait."""
-        return range(self.used, self.world)
+    def idle(self) -> list[int]:
+        """Ranks that join the rendezvous and wait, ascending."""
+        sides = (self.source.ranks, self.destination.ranks)
+        return [rank for rank in range(self.world) if not any(rank in side for side in sides)]
 
     def node_of(self, rank: int) -> int:
         """The number of a global rank's node, from 0."""
@@ -198,9 +265,25 @@ class Placement:
         return lines
 
 
-def span(ranks: range) -> str:
-    """`0-3`, or `4` for a single rank."""
-    return f"{ranks.start}-{ranks.stop - 1}" if len(ranks) > 1 else f"{ranks.start}"
+def span(ranks: Iterable[int]) -> str:
+    """`0-3`, `4` for a single rank, `0-3, 8-15` where there are holes.
+
+    Args:
+        ranks: ascending.
+    """
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and runs[-1][-1] == rank - 1:
+            runs[-1][1:] = [rank]
+        else:
+            runs.append([rank])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def _shared(source: Layout, destination: Layout) -> range:
+    """The ranks of both sides."""
+    start = max(source.offset, destination.offset)
+    return range(start, max(start, min(source.ranks.stop, destination.ranks.stop)))
 
 
 def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
@@ -212,7 +295,7 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         offset: first global rank.
 
     Raises:
-        UserError: from `Layout`; or `gpus` is below 1.
+        UserError: from `Layout`; a count is below 1, or a list of layers per stage is none.
     """
     if degrees.kind == "fsdp":
         return _fsdp(degrees, offset)
@@ -220,17 +303,23 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         raise UserError(f"kind '{degrees.kind}' is not megatron or fsdp")
     if degrees.shard is not None:
         raise UserError(f"shard={degrees.shard} is of kind=fsdp; here the kind is megatron")
+    listed = degrees.pipeline_model_parallel_layout
     return Layout(
         tp=degrees.tp,
         cp=degrees.cp,
         pp=degrees.pp,
         ep=degrees.ep,
         etp=default_etp if degrees.etp is None else degrees.etp,
-        gpus=_explicit(degrees.gpus),
+        gpus=_explicit("gpus", degrees.gpus),
         first_stage_layers=degrees.num_layers_in_first_pipeline_stage,
         last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
         offset=offset,
         dtype=_dtype(degrees.dtype),
+        order=rank_order.DEFAULT if degrees.order is None else degrees.order,
+        listed_layers=None if listed is None else stages.listed(listed),
+        virtual_stages=_explicit(stages.VIRTUAL, degrees.virtual_pipeline_model_parallel_size),
+        counts_embedding=bool(degrees.account_for_embedding_in_pipeline_split),
+        counts_loss=bool(degrees.account_for_loss_in_pipeline_split),
     )
 
 
@@ -247,14 +336,16 @@ def _fsdp(degrees: Degrees, offset: int) -> Layout:
         )
     return Layout(
         kind="fsdp",
-        shard=_explicit(degrees.shard) or _explicit(degrees.gpus) or 1,
-        gpus=_explicit(degrees.gpus),
+        shard=_explicit("shard", degrees.shard) or _explicit("gpus", degrees.gpus) or 1,
+        gpus=_explicit("gpus", degrees.gpus),
         offset=offset,
         dtype=_dtype(degrees.dtype),
     )
 
 
-_OF_FSDP = ("kind", "shard", "gpus", "dtype", "make_vocab_size_divisible_by")
+_OF_FSDP = (
+    "kind", "shard", "gpus", "offset", "node_aligned", "dtype", "make_vocab_size_divisible_by",
+)  # fmt: skip
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -264,40 +355,45 @@ def _dtype(name: str | None) -> str | None:
     return None if name == "bfloat16" else name
 
 
-def _explicit(gpus: int | None) -> int:
-    if gpus is None:
+def _explicit(name: str, count: int | None) -> int:
+    """0 for what is not said."""
+    if count is None:
         return 0
-    if gpus < 1:
-        raise UserError(f"gpus={gpus}: a layout spans 1 GPU or more")
-    return gpus
+    if count < 1:
+        raise UserError(f"{name}={count}: must be 1 or more")
+    return count
 
 
 def place(job: Job) -> Placement:
     """Both layouts of a job in the world.
 
     Non-collocated: source ranks first, then destination; needs source + destination GPUs.
-    Collocated: both start at rank 0; needs max(source, destination).
+    Collocated: both start at one rank, 0; needs max(source, destination). A side's own `offset` or
+    `node_aligned` says otherwise; collocated sides share a rank at least, others none.
     A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's); a
     dense model's to 1.
 
     Raises:
-        UserError: from `Layout`, with the side named; or an unknown mode.
+        UserError: from `Layout`, with the side named; an unknown mode; or sides that stand where
+            the mode does not allow it.
     """
-    if job.placement_mode not in ("collocated", "non-collocated"):
+    collocated = job.placement_mode == "collocated"
+    if not collocated and job.placement_mode != "non-collocated":
         raise UserError(
             f"mode '{job.placement_mode}' is not collocated or non-collocated"
             " (auto in refit.mode: the pair's)"
         )
-    source = _side(job, "source", job.parallel.source.tp, 0)
-    start = 0 if job.placement_mode == "collocated" else source.gpus
-    etp = job.parallel.destination.tp if source.kind == "fsdp" else source.etp
-    destination = _side(job, "destination", etp, start)
-    source, destination = _told_of_each_other(job, source, destination)
     per_node = job.cluster.ranks_per_node
     if per_node < 1:
         raise UserError(f"cluster.ranks_per_node={per_node} must be 1 or more")
-    used = max(source.ranks.stop, destination.ranks.stop)
-    return Placement(source, destination, per_node, -(-used // per_node) * per_node)
+    source = _side(job, "source", job.parallel.source.tp, 0)
+    start = source.ranks.start if collocated else source.ranks.stop
+    etp = job.parallel.destination.tp if source.kind == "fsdp" else source.etp
+    destination = _side(job, "destination", etp, start)
+    if bool(_shared(source, destination)) != collocated:
+        raise UserError(_misplaced(source, destination, collocated))
+    placement = Placement(*_told_of_each_other(job, source, destination), per_node, 0)
+    return replace(placement, world=-(-placement.end // per_node) * per_node)
 
 
 def _told_of_each_other(job: Job, source: Layout, destination: Layout) -> tuple[Layout, Layout]:
@@ -331,11 +427,46 @@ def padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _side(job: Job, name: str, default_etp: int, offset: int) -> Layout:
+def _misplaced(source: Layout, destination: Layout, collocated: bool) -> str:
+    """Why two sides cannot stand where they do, and what to do."""
+    where = f"source {span(source.ranks)}, destination {span(destination.ranks)}"
+    if collocated:
+        return (
+            f"collocated sides share ranks, and these share none ({where}); use"
+            f" parallel.destination.offset={source.offset}, or refit.mode=non-collocated"
+        )
+    shared = span(_shared(source, destination))
+    name, start = "destination", source.ranks.stop
+    if destination.offset < source.offset:
+        name, start = "source", destination.ranks.stop
+    return (
+        f"non-collocated sides share no rank, and these share {shared} ({where}); use"
+        f" parallel.{name}.offset={start}, or refit.mode=collocated"
+    )
+
+
+def _first_rank(degrees: Degrees, default: int, per_node: int) -> int:
+    """Where a side starts that would start at `default`."""
+    start = default if degrees.offset is None else degrees.offset
+    if start < 0:
+        raise UserError(f"offset={start}: the first rank must be 0 or more")
+    aligned = -(-start // per_node) * per_node
+    if not degrees.node_aligned:
+        return start
+    if degrees.offset is not None and aligned != start:
+        raise UserError(
+            f"offset={start} is not a node's first rank, which node_aligned=true asks for; nodes"
+            f" have {per_node} ranks: use offset={aligned}, or leave out one of the two"
+        )
+    return aligned
+
+
+def _side(job: Job, name: str, default_etp: int, default_start: int) -> Layout:
     degrees: Degrees = getattr(job.parallel, name)
     dense = not job.model.is_moe
     try:
-        return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, offset)
+        start = _first_rank(degrees, default_start, job.cluster.ranks_per_node)
+        return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, start)
     except UserError as error:
         hint = "" if dense else _etp_hint(degrees, default_etp, name)
         raise UserError(f"parallel.{name}: {error}{hint}") from None

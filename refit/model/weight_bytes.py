@@ -15,11 +15,11 @@ def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
 
 def per_rank_bytes(catalogue: Catalogue, layout: Layout) -> IntArray:
     """[gpus]: `weight_bytes` of every rank of a layout."""
-    stages = layout.stage_layers(catalogue.num_layers)
+    holder = layout.rank_of_layers(catalogue.num_layers)
     held = np.zeros(layout.gpus, dtype=np.int64)
     for family in catalogue.families:
         if family.layers:
-            tensors = np.array([sum(n in s for n in family.layers) for s in stages])
+            tensors = np.bincount(holder[list(family.layers)], minlength=layout.pp)
         else:
             ends = {"first": [0], "last": [layout.pp - 1], "both": [0, layout.pp - 1]}
             tensors = np.bincount(sorted(set(ends[family.stage])), minlength=layout.pp)

@@ -161,10 +161,7 @@ def _slots(
     source, destination = placement.source, placement.destination
     if family.layers:
         layers = np.array(family.layers)
-        stages = [
-            np.repeat(np.arange(side.pp), [len(s) for s in side.stage_layers(num_layers)])[layers]
-            for side in (source, destination)
-        ]
+        stages = [side.rank_of_layers(num_layers)[layers] for side in (source, destination)]
         return np.arange(len(layers)), stages[0], stages[1]
     ends = {"first": [0], "last": [destination.pp - 1], "both": sorted({0, destination.pp - 1})}[
         family.stage

@@ -14,7 +14,11 @@ class Side:
 
     Attributes:
         ranks: global ranks that hold its weights, ascending.
-        first_stage_layers, last_stage_layers: null where all stages hold equally many.
+        first_stage_layers, last_stage_layers: null where they are not said on their own.
+        order: of ranks, fastest first; null where it is Megatron's default.
+        virtual_stages: of each pipeline rank; null where there is one.
+        layers_per_stage: in the order of the model, where they are listed, counted with the
+            embedding or the loss, or virtual; stage i is on pipeline rank i % pp.
     """
 
     ranks: list[int]
@@ -28,6 +32,9 @@ class Side:
     gpus: int
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
+    order: str | None = None
+    virtual_stages: int | None = None
+    layers_per_stage: list[int] | None = None
 
 
 @dataclass(frozen=True)

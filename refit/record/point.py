@@ -132,7 +132,20 @@ class Attempt:
         return self.directory / f"rank{rank}.json"
 
 
-_LATER_OF_SIDES = ("kind", "shard", "dtype", "make_vocab_size_divisible_by")
+_LATER_OF_A_SIDE = (
+    "kind",
+    "shard",
+    "dtype",
+    "make_vocab_size_divisible_by",
+    "order",
+    "offset",
+    "node_aligned",
+    "pipeline_model_parallel_layout",
+    "virtual_pipeline_model_parallel_size",
+    "account_for_embedding_in_pipeline_split",
+    "account_for_loss_in_pipeline_split",
+)
+"""Fields of `Degrees` that came when points had identities; null says what was so before."""
 
 
 def identity(job: Job) -> str:
@@ -146,12 +159,14 @@ def identity(job: Job) -> str:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
-    sides = config["parallel"]["source"], config["parallel"]["destination"]
-    later = [(config["refit"], "include"), (config["refit"], "exclude"), (config["model"], "lora")]
-    later += [(side, name) for side in sides for name in _LATER_OF_SIDES]
-    for fields_of, name in later:
-        if fields_of[name] is None:  # as before there was such a field
-            del fields_of[name]
+    for group, later in (("refit", "include"), ("refit", "exclude"), ("model", "lora")):
+        if config[group][later] is None:  # as before there was such a field
+            del config[group][later]
+    for side in ("source", "destination"):
+        degrees = config["parallel"][side]
+        for later in _LATER_OF_A_SIDE:
+            if degrees[later] is None:
+                del degrees[later]
     if config["refit"]["cast_at"] == "auto":
         del config["refit"]["cast_at"]
     if job.refit.method != "megatron":

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from refit.layout.layout import Layout, Placement
+from refit.layout.order import DEFAULT
 from refit.model.convention import Build
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
@@ -209,9 +210,9 @@ def placed(
         layout=Placed(
             world=placement.world,
             ranks_per_node=placement.ranks_per_node,
-            source=_side(placement.source),
-            destination=_side(placement.destination),
-            idle=list(placement.idle),
+            source=_side(placement.source, plan.catalogue.num_layers),
+            destination=_side(placement.destination, plan.catalogue.num_layers),
+            idle=placement.idle,
         ),
         plan=numbers(plan, plan.hops, plan.bounds),
     )
@@ -268,11 +269,16 @@ def keep(record: Record, *paths: Path) -> Record:
     return record
 
 
-def _side(layout: Layout) -> Side:
+def _side(layout: Layout, num_layers: int) -> Side:
     names = ("tp", "cp", "pp", "ep", "etp", "dp", "edp", "gpus")
+    counted = layout.counts_embedding or layout.counts_loss
+    listed = layout.listed_layers is not None or layout.virtual_stages > 1 or counted
     return Side(
         ranks=list(layout.ranks),
         **{name: getattr(layout, name) for name in names},
         first_stage_layers=layout.first_stage_layers,
         last_stage_layers=layout.last_stage_layers,
+        order=None if layout.order == DEFAULT else layout.order,
+        virtual_stages=layout.virtual_stages if layout.virtual_stages > 1 else None,
+        layers_per_stage=layout.layers_per_stage(num_layers) if listed else None,
     )

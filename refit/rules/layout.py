@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from refit.job import Job, UserError
-from refit.layout.layout import Layout, Placement, Side
+from refit.layout import order as rank_order
+from refit.layout.layout import Layout, Placement, Side, span
 from refit.model.architecture import (
     expert_ffn_size,
     ffn_size,
@@ -36,16 +37,39 @@ def too_many_gpus(job: Job, placement: Placement) -> str | None:
     """A pair needs source + destination GPUs, or the larger of both when collocated."""
     source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
     has = cluster.nodes * cluster.ranks_per_node
-    if placement.used <= has or job.mode == "plan":  # a planned cluster is as large as it needs
+    if placement.end <= has or job.mode == "plan":  # a planned cluster is as large as it needs
         return None
     larger = max(source, destination)
-    if job.placement_mode == "collocated":
+    collocated = job.placement_mode == "collocated"
+    if placement.end != (larger if collocated else source + destination):
+        how = (
+            f"source on ranks {span(placement.source.ranks)}, destination on"
+            f" {span(placement.destination.ranks)}"
+        )
+        out = "a smaller offset, no node_aligned, smaller degrees or a larger cluster"
+    elif collocated:
         how, out = f"max(source {source}, destination {destination})", ""
     else:
         how = f"source {source} + destination {destination}"
-        out = f"collocated mode (needs {larger}) or " if larger <= has else ""
-    out += "smaller degrees" if out else "smaller degrees or a larger cluster"
-    return f"needs {placement.used} GPUs ({how}), cluster '{cluster.name}' has {has}; use {out}"
+        out = f"collocated mode (needs {larger}) or smaller degrees" if larger <= has else ""
+    out = out or "smaller degrees or a larger cluster"
+    return f"needs {placement.end} GPUs ({how}), cluster '{cluster.name}' has {has}; use {out}"
+
+
+def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:
+    """Megatron: an order that does not end with pp gives attention and experts the same stages.
+
+    A dense model has expert groups too, with ETP = TP, and so no context parallelism then.
+    """
+    for name, side in _sides(placement):
+        expert = side.expert_sizes
+        if not job.model.is_moe:
+            expert = {"tp": side.tp, "ep": 1, "dp": side.dp * side.cp, "pp": side.pp}
+        try:
+            rank_order.check_pipelines(side.order, side.dense_sizes, expert)
+        except UserError as error:
+            return f"parallel.{name}: {error}"
+    return None
 
 
 def ep_needs_experts(job: Job, placement: Placement) -> str | None:
@@ -201,6 +225,7 @@ def patterns_meet_tensors(job: Job, placement: Placement) -> str | None:
 LAYOUT: tuple[Rule, ...] = (
     pair_of_another_model,
     too_many_gpus,
+    order_has_one_pipeline,
     ep_needs_experts,
     expert_bias_needs_etp_1,
     experts_divide,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refit.job import Job
-from refit.layout.layout import Placement, Side
+from refit.layout.layout import Placement, Side, place
 from refit.layout.tensors import ITEMSIZE
 from refit.model import megatron_versions
 from refit.plan.copies import Rows
@@ -74,6 +74,15 @@ def _not_megatrons(job: Job) -> str | None:
         return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
     if job.model.lora is not None:
         return "refit=megatron knows no adapters, and model.lora asks for them; use another method"
+    sides: tuple[Side, Side] = ("source", "destination")
+    placement = place(job)
+    for name in sides:
+        if placement.side(name).virtual_stages > 1:
+            return (
+                f"refit=megatron refits a rank's first model alone, and of parallel.{name} a rank"
+                f" has {placement.side(name).virtual_stages}, one per virtual stage; use another"
+                " method, or one stage per rank"
+            )
     if job.refit.include is not None or job.refit.exclude is not None:
         return (
             "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"

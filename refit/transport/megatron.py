@@ -60,10 +60,10 @@ class MegatronTransport(Transport):
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         sides = [side for side in (source, destination) if side is not None]
-        if any(side.model is None for side in sides):
+        if any(not side.chunks for side in sides):
             raise Unsupported("megatron-core refits GPTModels; build=shards has none")
         named = under_production_names if self._names == "production" else lambda model: model
-        models = [None if s is None else named(s.model) for s in (source, destination)]
+        models = [None if s is None else named(s.chunks[0]) for s in (source, destination)]
         service = _service(self._backend, sides)
         self._details = {"library": f"megatron-core {VERSION}", "service": type(service).__name__}
         self._watch(service)

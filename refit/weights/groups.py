@@ -53,10 +53,10 @@ def members(layout: Layout) -> dict[str, list[tuple[int, ...]]]:
 
 
 def _along(grid: IntArray, *axes: int) -> list[tuple[int, ...]]:
-    """The sets of ranks that differ only along some axes of a grid."""
+    """The sets of ranks that differ only along some axes of a grid, each ascending."""
     others = [axis for axis in range(grid.ndim) if axis not in axes]
     rows = grid.transpose(*others, *axes).reshape(-1, prod(grid.shape[a] for a in axes))
-    return [tuple(row) for row in rows.tolist()]
+    return [tuple(sorted(row)) for row in rows.tolist()]
 
 
 @cache

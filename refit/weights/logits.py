@@ -103,28 +103,39 @@ def _logits(
     from refit.weights import megatron_build
 
     layout = placement.side(side)
-    groups = weights.model.pg_collection
-    twin = megatron_build.gpt_model(job, placement, side, rank, torch.float64)
-    for copy, original in zip(twin.parameters(), weights.model.parameters(), strict=True):
-        copy.data = original.data.double()
-    for module, original in zip(twin.modules(), weights.model.modules(), strict=True):
-        for leaf, buffer in original._buffers.items():
-            module._buffers[leaf] = None if buffer is None else buffer.clone()
-    twin.eval()
+    groups = weights.chunks[0].pg_collection
+    twins = megatron_build.gpt_models(job, placement, side, rank, torch.float64)
+    for twin, original in zip(twins, weights.chunks, strict=True):
+        _copy(twin, original)
     length = tokens.shape[1]
     positions = torch.arange(length, device=tokens.device)[None]
     # true: hidden
     mask = torch.ones((1, 1, length, length), dtype=torch.bool, device=tokens.device).triu(1)
-    stage, stride = groups.pp.rank(), layout.gpus // layout.pp
-    with megatron_build.megatron_runs(groups):
-        if stage > 0:
-            hidden = torch.empty(
-                (length, 1, job.model.hidden_size), dtype=torch.float64, device=tokens.device
-            )
-            dist.recv(hidden, src=rank - stride)
-            twin.set_input_tensor(hidden)
-        output = twin(tokens, positions, mask, runtime_gather_output=True)
-    if stage < layout.pp - 1:
-        dist.send(output.contiguous(), dst=rank + stride)
+    pipeline = [dist.get_global_rank(groups.pp, stage) for stage in range(layout.pp)]
+    last, output = layout.pp * layout.virtual_stages - 1, None
+    with megatron_build.megatron_runs(groups, megatron_build.virtual_stages(layout)):
+        for chunk, twin in enumerate(twins):
+            stage = chunk * layout.pp + groups.pp.rank()  # among all, virtual ones too
+            if stage > 0:
+                hidden = torch.empty(
+                    (length, 1, job.model.hidden_size), dtype=torch.float64, device=tokens.device
+                )
+                dist.recv(hidden, src=pipeline[(stage - 1) % layout.pp])
+                twin.set_input_tensor(hidden)
+            output = twin(tokens, positions, mask, runtime_gather_output=True)
+            if stage < last:
+                dist.send(output.contiguous(), dst=pipeline[(stage + 1) % layout.pp])
+    if rank != pipeline[-1]:
         return None
+    assert output is not None
     return output[..., : job.model.vocab_size].contiguous()
+
+
+def _copy(twin: torch.nn.Module, original: torch.nn.Module) -> None:
+    """Give a model another's weights and buffers, and let it only evaluate."""
+    for copy, parameter in zip(twin.parameters(), original.parameters(), strict=True):
+        copy.data = parameter.data.double()
+    for module, holder in zip(twin.modules(), original.modules(), strict=True):
+        for leaf, buffer in holder._buffers.items():
+            module._buffers[leaf] = None if buffer is None else buffer.clone()
+    twin.eval()

@@ -1,4 +1,4 @@
-"""A real megatron-core GPTModel for one side on one rank, with its groups; also without CUDA."""
+"""Real megatron-core GPTModels for one side on one rank, with its groups; also without CUDA."""
 
 from __future__ import annotations
 
@@ -110,8 +110,12 @@ def _as_the_spec_says(_: MLASelfAttention, submodules: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
-    """Inside, a GPTModel of these groups builds and runs, CUDA and Transformer Engine or not."""
+def megatron_runs(groups: ProcessGroupCollection, virtual: int | None = None) -> Iterator[None]:
+    """Inside, a GPTModel of these groups builds and runs, CUDA and Transformer Engine or not.
+
+    Args:
+        virtual: stages of each pipeline rank; None: no virtual stages.
+    """
     with ExitStack() as stack:
 
         def replace(owner: Any, name: str, value: Any) -> None:
@@ -125,10 +129,12 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
         # quick_gelu is compiled at its first call: half a minute for what eager does in no time
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         # MLA's linear_q_proj and its gather after the down-projections ask for the global TP group,
-        # whatever pg_collection says; the other two are what makes parallel_state "initialized"
+        # whatever pg_collection says, and a pipeline_model_parallel_layout for the rank in the
+        # global PP group and for the virtual stages; with DP's parallel_state is "initialized"
         replace(parallel_state, "_TENSOR_MODEL_PARALLEL_GROUP", groups.tp)
         replace(parallel_state, "_PIPELINE_MODEL_PARALLEL_GROUP", groups.pp)
         replace(parallel_state, "_DATA_PARALLEL_GROUP", groups.dp)
+        replace(parallel_state, "_VIRTUAL_PIPELINE_MODEL_PARALLEL_WORLD_SIZE", virtual)
         # attention and the expert gather take their scratch memory from here
         replace(parallel_state, "_GLOBAL_MEMORY_BUFFER", GlobalMemoryBuffer())
         # attention dropout forks a random state that only training seeds; in eval it drops nothing
@@ -151,14 +157,14 @@ def megatron_runs(groups: ProcessGroupCollection) -> Iterator[None]:
         yield
 
 
-def gpt_model(
+def gpt_models(
     job: Job,
     placement: Placement,
     side: Side,
     rank: int,
     dtype: torch.dtype | None = None,
-) -> GPTModel:
-    """One side's model on one of its ranks; its weights are not initialised.
+) -> tuple[GPTModel, ...]:
+    """One side's models on one of its ranks, one per virtual stage; weights are not initialised.
 
     Args:
         dtype: of the weights but for norms; None: the side's; float64 for a pass that hardly
@@ -172,39 +178,62 @@ def gpt_model(
             "transformer_engine is installed, but megatron-core cannot import it here; repair or"
             " remove it (python -c 'import transformer_engine.pytorch' says why)"
         )
-    model, layout = job.model, placement.side(side)
+    layout = placement.side(side)
     if dtype is None:
         dtype = TORCH_DTYPE[layout.dtype or "bfloat16"]
     groups = process_groups(layout, rank)
-    stage = groups.pp.rank()
     try:
-        with megatron_runs(groups):
+        with megatron_runs(groups, virtual_stages(layout)):
             config = _config(job, layout, dtype)
-            gpt = GPTModel(
-                config,
-                _layer_spec(job, config, stage),
-                vocab_size=layout.vocab_rows or model.vocab_size,
-                max_sequence_length=model.max_position_embeddings,
-                pre_process=stage == 0,
-                post_process=stage == layout.pp - 1,
-                share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
-                position_embedding_type=model.position_embedding_type,
-                rotary_percent=model.rotary_percent,
-                rotary_base=model.rotary_base,
-                rope_scaling=model.rope_scaling,
-                rope_scaling_factor=model.rope_scaling_factor,
-                pg_collection=groups,
+            chunks = tuple(
+                _chunk(job, layout, config, groups, chunk) for chunk in range(layout.virtual_stages)
             )
     except (AssertionError, ValueError) as error:
         raise UserError(f"megatron-core refuses the {side} model: {error}") from error
-    _cast_position_embeddings(gpt, dtype)
-    return gpt
+    for gpt in chunks:
+        _cast_position_embeddings(gpt, dtype)
+    return chunks
 
 
-def _layer_spec(job: Job, config: TransformerConfig, stage: int) -> Any:
-    """The modules of a pipeline stage's layers: Transformer Engine's where it is installed."""
+def virtual_stages(layout: Layout) -> int | None:
+    """Of each pipeline rank, as Megatron says it: None where there is one."""
+    return layout.virtual_stages if layout.virtual_stages > 1 else None
+
+
+def _chunk(
+    job: Job,
+    layout: Layout,
+    config: TransformerConfig,
+    groups: ProcessGroupCollection,
+    chunk: int,
+) -> GPTModel:
+    """The model of one virtual stage: embeddings are in the first of all, output in the last."""
+    model, stage = job.model, groups.pp.rank()
+    virtual = config.virtual_pipeline_model_parallel_size
+    return GPTModel(
+        config,
+        _layer_spec(job, config, stage, None if virtual is None else chunk),
+        vocab_size=layout.vocab_rows or model.vocab_size,
+        max_sequence_length=model.max_position_embeddings,
+        pre_process=stage == 0 and chunk == 0,
+        post_process=stage == groups.pp.size() - 1 and chunk == (virtual or 1) - 1,
+        share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+        position_embedding_type=model.position_embedding_type,
+        rotary_percent=model.rotary_percent,
+        rotary_base=model.rotary_base,
+        rope_scaling=model.rope_scaling,
+        rope_scaling_factor=model.rope_scaling_factor,
+        pg_collection=groups,
+        vp_stage=None if virtual is None else chunk,
+    )
+
+
+def _layer_spec(job: Job, config: TransformerConfig, stage: int, chunk: int | None) -> Any:
+    """The modules of a stage's layers: Transformer Engine's where it is installed."""
     engine, normalization = has_transformer_engine(), job.model.normalization
-    spec = get_gpt_decoder_block_spec(config, engine, normalization=normalization, pp_rank=stage)
+    spec = get_gpt_decoder_block_spec(
+        config, engine, normalization=normalization, vp_stage=chunk, pp_rank=stage
+    )
     if job.model.multi_latent_attention and not engine:
         for layer in spec.layer_specs:
             attention = layer.submodules.self_attention.submodules
@@ -240,6 +269,10 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         expert_tensor_parallel_size=layout.etp,
         num_layers_in_first_pipeline_stage=layout.first_stage_layers,
         num_layers_in_last_pipeline_stage=layout.last_stage_layers,
+        account_for_embedding_in_pipeline_split=layout.counts_embedding,
+        account_for_loss_in_pipeline_split=layout.counts_loss,
+        pipeline_model_parallel_layout=_stages(layout),
+        virtual_pipeline_model_parallel_size=virtual_stages(layout),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
@@ -260,6 +293,16 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         config.yarn_mscale = config.yarn_mscale_all_dim = None
         config.yarn_correction_range_round_to_int = False
     return config
+
+
+def _stages(layout: Layout) -> list[list[str]] | None:
+    """The listed layers of each stage as Megatron's config takes them; None where none are."""
+    if layout.listed_layers is None:
+        return None
+    stages = [["decoder"] * count for count in layout.listed_layers]
+    stages[0].insert(0, "embedding")
+    stages[-1].append("loss")
+    return stages
 
 
 def _model_values(job: Job, names: set[str]) -> dict[str, Any]:

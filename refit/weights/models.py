@@ -1,8 +1,8 @@
-"""A rank's tensors made real: plain shards, or a megatron-core GPTModel bound to them by name."""
+"""A rank's tensors made real: plain shards, or megatron-core's GPTModels bound to them by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from refit.job import Job
 from refit.layout.layout import Placement, Side
-from refit.layout.tensors import Catalogue
+from refit.layout.tensors import Catalogue, Shard
 from refit.model.convention import logical_name
 from refit.weights.groups import make_groups
 from refit.weights.slab import Slab
@@ -56,14 +56,14 @@ def build(
     # four seconds of imports that build=shards does not need
     from refit.weights import megatron_build
 
-    model = megatron_build.gpt_model(job, placement, side, rank)
+    chunks = megatron_build.gpt_models(job, placement, side, rank)
     weights = Weights.allocate(shards, slab, device)
-    bind(model, weights, tied=job.model.share_embeddings_and_output_weights)
-    return replace(weights, model=model)
+    bind(chunks, weights, tied=job.model.share_embeddings_and_output_weights)
+    return replace(weights, chunks=chunks)
 
 
-def bind(model: Any, weights: Weights, tied: bool) -> None:
-    """Move every parameter and persistent buffer of a GPTModel into the arena, by name.
+def bind(chunks: Sequence[Any], weights: Weights, tied: bool) -> None:
+    """Move every parameter and persistent buffer of a rank's GPTModels into the arena, by name.
 
     What the model held before is dropped, not copied. Buffers that are not persistent (a training
     step's counters) stay where they are: a checkpoint does not have them either.
@@ -72,6 +72,17 @@ def bind(model: Any, weights: Weights, tied: bool) -> None:
         RuntimeError: a weight without a tensor, or the reverse, or of another shape or dtype.
     """
     unbound = {shard.name: shard for shard in weights.shards}
+    for chunk in chunks:
+        _bind(chunk, weights, tied, unbound)
+    if unbound:
+        names = ", ".join(f"{s.name} {s.shape}" for s in list(unbound.values())[:5])
+        raise RuntimeError(
+            f"megatron-core's model lacks {len(unbound)} tensors, among them {names}"
+        )
+
+
+def _bind(model: Any, weights: Weights, tied: bool, unbound: dict[str, Shard]) -> None:
+    """As `bind`, of one GPTModel; what it binds is no longer in `unbound`."""
     layers = model.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
     # the same in all of the rank's layers that have experts
@@ -97,11 +108,6 @@ def bind(model: Any, weights: Weights, tied: bool) -> None:
             module._buffers[leaf] = view
         else:
             held.data = view
-    if unbound:
-        names = ", ".join(f"{s.name} {s.shape}" for s in list(unbound.values())[:5])
-        raise RuntimeError(
-            f"megatron-core's model lacks {len(unbound)} tensors, among them {names}"
-        )
 
 
 def places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, bool]]:

@@ -28,14 +28,14 @@ class Weights:
         arena: [bytes] of uint8; no shard lies outside it.
         shards: in arena order.
         tensors: tensor id -> view of the arena, in the shard's dtype and shape.
-        model: megatron-core's GPTModel whose parameters and persistent buffers are these views,
-            its `pg_collection` set; None for build=shards.
+        chunks: megatron-core's GPTModels whose parameters and persistent buffers are these views,
+            their `pg_collection` set: one, or of virtual stages one each; none for build=shards.
     """
 
     arena: torch.Tensor
     shards: list[Shard]
     tensors: dict[int, torch.Tensor]
-    model: Any = None
+    chunks: tuple[Any, ...] = ()
 
     @staticmethod
     def allocate(

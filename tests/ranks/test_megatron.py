@@ -116,6 +116,11 @@ COUNTED = {
         Degrees(tp=2, gpus=4), Degrees(tp=1, gpus=4), model=DENSE, ranks_per_node=4, **PEER
     ),
     "stages": job(Degrees(pp=2), Degrees(tp=2), model=DENSE, **PEER),
+    "orders, uneven stages": job(
+        Degrees(pp=2, gpus=4, order="tp-pp-dp"),
+        Degrees(pp=2, tp=2, order="pp-tp-dp", pipeline_model_parallel_layout=[1, 1], offset=2),
+        "collocated", model=DENSE, ranks_per_node=8, **PEER,
+    ),
     "tied, stages": job(Degrees(pp=2, tp=2), Degrees(pp=2), model=TIED, ranks_per_node=8, **PEER),
     "experts": job(*EXPERTS["ep to tp"], model=MOE, ranks_per_node=8, **PEER),
     "experts with biases": job(*EXPERTS["ep to ep"], model=BIASED, ranks_per_node=8, **PEER),
@@ -351,7 +356,7 @@ def test_the_nvshmem_backend_says_what_the_wheel_lacks() -> None:
 def test_production_names_are_of_the_same_memory(bias: bool) -> None:
     model = BIASED if bias else TINY
     what = job(Degrees(), Degrees(), "collocated", model=model, **PEER)
-    real = megatron_build.gpt_model(what, place(what), "source", 0)
+    (real,) = megatron_build.gpt_models(what, place(what), "source", 0)
     same = under_production_names(real)
     pairs = [list(places(one)) for one in (real, same)]
     memory = [
@@ -376,7 +381,7 @@ def test_production_names_are_of_the_same_memory(bias: bool) -> None:
     ]
     assert layers == [[1, 2], [1, 2]]
     dense = job(Degrees(), Degrees(), "collocated", model=DENSE, **PEER)
-    plain = megatron_build.gpt_model(dense, place(dense), "source", 0)
+    (plain,) = megatron_build.gpt_models(dense, place(dense), "source", 0)
     assert under_production_names(plain) is plain
 
 
@@ -405,10 +410,10 @@ def test_production_attributes_are_those_of_megatron(
 def test_weights_say_of_themselves_what_megatron_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attributes that it plans by, against a model that Megatron initialises itself."""
     what = job(Degrees(), Degrees(), "collocated", model=MOE, **PEER)
-    ours = megatron_build.gpt_model(what, place(what), "source", 0)
+    (ours,) = megatron_build.gpt_models(what, place(what), "source", 0)
     theirs = layers._initialize_affine_weight_cpu
     monkeypatch.setattr(megatron_build, "_set_attributes", theirs)
-    real = megatron_build.gpt_model(what, place(what), "source", 0)
+    (real,) = megatron_build.gpt_models(what, place(what), "source", 0)
     names = ("tensor_model_parallel", "partition_dim", "partition_stride", "allreduce")
     said = [
         {n: [getattr(p, a, None) for a in names] for n, p in model.named_parameters()}

@@ -150,8 +150,13 @@ def inspect(weights: Weights | None) -> dict[str, Any]:
         return {}
     arena = weights.arena
     start, stop = arena.data_ptr(), arena.data_ptr() + arena.numel()
-    named = dict(weights.model.named_parameters())
-    buffers = {k: v for k, v in weights.model.named_buffers() if k in weights.model.state_dict()}
+    named: dict[str, torch.nn.Parameter] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    for number, chunk in enumerate(weights.chunks):
+        prefix = f"{number}." if len(weights.chunks) > 1 else ""
+        named |= {prefix + k: v for k, v in chunk.named_parameters()}
+        kept = chunk.state_dict()
+        buffers |= {prefix + k: v for k, v in chunk.named_buffers() if k in kept}
     pointers = {view.data_ptr(): id_ for id_, view in weights.tensors.items()}
     held = [*named.values(), *buffers.values()]
     megatron = {pointers[p.data_ptr()]: p for p in named.values()}
@@ -334,7 +339,7 @@ def test_shards_need_no_process_group() -> None:
     placement = place(job)
     tensors = catalogue(LATENT, 2)
     weights = build(job, placement, "destination", tensors, 2, None)
-    assert weights is not None and weights.model is None
+    assert weights is not None and weights.chunks == ()
     assert weights.shards == tensors.held_by(placement.destination, 2)
     assert build(job, placement, "destination", tensors, 0, None) is None
 

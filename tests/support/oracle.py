@@ -153,19 +153,31 @@ def wholes(tensors: dict[str, Spec]) -> dict[str, Array]:
 
 
 def stage_of_layer(layout: Layout, num_layers: int) -> list[int]:
-    """The stage of each layer, given that the counts divide."""
+    """The pipeline rank of each layer, given that the counts divide.
+
+    What counts as a layer and is none is dealt out with the layers and dropped.
+    """
+    if layout.listed_layers is not None:
+        return [
+            stage % layout.pp
+            for stage, count in enumerate(layout.listed_layers)
+            for _ in range(count)
+        ]
     counts = [0] * layout.pp
     fixed = {0: layout.first_stage_layers, layout.pp - 1: layout.last_stage_layers}
     fixed = {stage: count for stage, count in fixed.items() if count is not None}
+    dealt = num_layers + layout.counts_embedding + layout.counts_loss
     for stage in range(layout.pp):
-        left = num_layers - sum(c or 0 for c in fixed.values())
+        left = dealt - sum(c or 0 for c in fixed.values())
         counts[stage] = fixed[stage] or 0 if stage in fixed else left // (layout.pp - len(fixed))
-    return [stage for stage, count in enumerate(counts) for _ in range(count)]
+    turn = [stage for stage, n in enumerate(counts) for _ in range(n // layout.virtual_stages)]
+    ranks = turn * layout.virtual_stages
+    return ranks[layout.counts_embedding : len(ranks) - layout.counts_loss]
 
 
 @dataclass(frozen=True)
 class Where:
-    """A rank's place: rank = tp + TP*(cp + CP*(dp + DP*pp)), and likewise for experts."""
+    """A rank's place, by default rank = tp + TP*(cp + CP*(dp + DP*pp)); likewise for experts."""
 
     stage: int
     tp: int
@@ -175,14 +187,21 @@ class Where:
 
 
 def where(layout: Layout, rank: int) -> Where:
-    stage, inner = divmod(rank - layout.offset, layout.gpus // layout.pp)
-    return Where(
-        stage=stage,
-        tp=inner % layout.tp,
-        cp=inner // layout.tp % layout.cp,
-        ep=inner // layout.etp % layout.ep,
-        etp=inner % layout.etp,
-    )
+    sizes = {"tp": layout.tp, "cp": layout.cp, "dp": layout.dp, "pp": layout.pp}
+    of_experts = {"tp": layout.etp, "ep": layout.ep, "dp": layout.edp, "pp": layout.pp}
+    dense, expert = (digits(rank - layout.offset, layout.order, s) for s in (sizes, of_experts))
+    assert dense["pp"] == expert["pp"] or layout.ep * layout.etp == 1
+    return Where(dense["pp"], dense["tp"], dense["cp"], expert["ep"], expert["tp"])
+
+
+def digits(number: int, order: str, sizes: dict[str, int]) -> dict[str, int]:
+    """A number's digits, the fastest first in the order; each name has its own base."""
+    found = dict.fromkeys(sizes, 0)
+    for name in order.split("-"):
+        if name in sizes:
+            number, found[name] = divmod(number, sizes[name])
+    assert number == 0
+    return found
 
 
 def cut(whole: Array, how: str, parts: int, part: int) -> Array:

@@ -13,8 +13,9 @@ from math import lcm
 import numpy as np
 from hypothesis import strategies as st
 
-from refit.job import Degrees, Model
-from refit.layout.layout import Placement
+from refit.job import Degrees, Model, UserError
+from refit.layout.layout import Placement, resolve
+from refit.layout.order import NAMES
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
@@ -165,7 +166,7 @@ def degrees(draw: st.DrawFn, model: Model, max_gpus: int = 16) -> Degrees:
         and draw(st.booleans())
     ):
         gpus = None
-    return Degrees(
+    side = Degrees(
         tp=tp,
         cp=cp,
         pp=pp,
@@ -175,6 +176,27 @@ def degrees(draw: st.DrawFn, model: Model, max_gpus: int = 16) -> Degrees:
         num_layers_in_first_pipeline_stage=first,
         num_layers_in_last_pipeline_stage=last,
     )
+    if pp > 1 and draw(st.booleans()):
+        side = replace(
+            side,
+            num_layers_in_first_pipeline_stage=None,
+            num_layers_in_last_pipeline_stage=None,
+            pipeline_model_parallel_layout=draw(stage_counts(model.num_layers, pp)),
+        )
+    ordered = replace(side, order="-".join(draw(st.permutations(NAMES))))
+    try:
+        resolve(ordered, 1)
+    except UserError:  # experts and attention would have other pipelines
+        return side
+    return ordered
+
+
+@st.composite
+def stage_counts(draw: st.DrawFn, num_layers: int, pp: int) -> list[int]:
+    """Layers of each of pp or more stages, none in some of them."""
+    stages = pp * draw(st.sampled_from([1, 2, 3]))
+    of_layers = draw(st.lists(st.integers(0, stages - 1), min_size=num_layers, max_size=num_layers))
+    return [of_layers.count(stage) for stage in range(stages)]
 
 
 def splits_evenly(num_layers: int, pp: int, first: int | None, last: int | None) -> bool:
@@ -240,11 +262,20 @@ def models(draw: st.DrawFn, moe: bool | None = None) -> Model:
 @st.composite
 def cases(draw: st.DrawFn, moe: bool | None = None, max_gpus: int = 16) -> Case:
     model = draw(models(moe))
+    source, destination = draw(degrees(model, max_gpus)), draw(degrees(model, max_gpus))
+    mode = draw(st.sampled_from(["collocated", "non-collocated"]))
+    first = draw(st.sampled_from([None, None, 1, 5]))
+    source = replace(source, offset=first)
+    if mode == "non-collocated":
+        destination = replace(destination, node_aligned=draw(st.sampled_from([None, True])))
+    elif draw(st.booleans()):  # on some of the source's ranks, and maybe on more behind them
+        gpus = source.gpus or source.tp * source.cp * source.pp * source.ep
+        destination = replace(destination, offset=(first or 0) + draw(st.integers(0, gpus - 1)))
     return case(
         model,
-        draw(degrees(model, max_gpus)),
-        draw(degrees(model, max_gpus)),
-        mode=draw(st.sampled_from(["collocated", "non-collocated"])),
+        source,
+        destination,
+        mode=mode,
         per_node=draw(st.sampled_from([1, 2, 3, 4, 8, 64])),
         convention=draw(st.sampled_from([PRODUCTION, LOCAL_SPEC])),
     )

@@ -50,6 +50,16 @@ def test_the_legal_layouts_are_found_and_no_other() -> None:
     assert len(lines(found, 3)) == 4
 
 
+def test_a_source_that_starts_elsewhere_has_the_same_choices() -> None:
+    there = source()
+    moved = replace(there.parallel.source, offset=8, node_aligned=True, order="tp-cp-ep-pp-dp")
+    found, refused, _ = advise(replace(there, parallel=replace(there.parallel, source=moved)), 4)
+    here, refused_here, _ = advise(there, 4)
+    assert (len(found), refused) == (len(here), refused_here)
+    assert {a.job.parallel.source for a in found} == {moved}
+    assert {place(a.job).destination.offset for a in found} == {12}
+
+
 def test_what_does_not_fit_is_counted_and_left_out() -> None:
     everything, _, _ = advise(source(), 4)
     held = sorted(1e9 - a.headroom_bytes for a in everything)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from refit import compose, naming
@@ -31,10 +33,26 @@ def composed(*overrides: str) -> Job:
         ("refit.mode=collocated", "tp2ep1_to_tp1ep1_collocated"),
         ("model=dense parallel.source.tp=4", "tp4_to_tp1"),
         ("parallel.source.tp=4 parallel.name=mine", "mine"),
+        ("parallel.source.order=tp-cp-ep-pp-dp", "tp2ep1_ordertp-cp-ep-pp-dp_to_tp1ep1"),
+        ("parallel.destination.offset=4", "tp2ep1_to_tp1ep1_from4"),
+        ("parallel.destination.node_aligned=true", "tp2ep1_to_tp1ep1_aligned"),
+        (
+            "parallel.source.pp=2 parallel.source.pipeline_model_parallel_layout=[3,1]",
+            "tp2pp2ep1_layers3-1_to_tp1ep1",
+        ),
+        (
+            "parallel.source.pp=2 'parallel.source.pipeline_model_parallel_layout=\"Et*3|tL\"'",
+            "tp2pp2ep1_layersEt-3-tL_to_tp1ep1",
+        ),
+        (
+            "parallel.source.pp=2 parallel.source.virtual_pipeline_model_parallel_size=2"
+            " parallel.source.account_for_loss_in_pipeline_split=true",
+            "tp2pp2ep1_vpp2_loss_to_tp1ep1",
+        ),
     ],
 )
 def test_name(overrides: str, name: str) -> None:
-    job = composed(*overrides.split())
+    job = composed(*shlex.split(overrides))
     assert job.parallel.name == name
     if name not in (ROW, "mine"):
         assert job.parallel.use_case == f"from {ROW}"

@@ -66,7 +66,7 @@ def test_kimi_k2_runs_on_256_gpus_with_last_stage_5() -> None:
     assert (layout.dp, layout.edp) == (1, 1)  # 256/(8*4*8), 256/(1*32*8)
     stages = layout.stage_layers(61)
     assert [len(s) for s in stages] == [8] * 7 + [5]
-    assert stages[-1] == range(56, 61)
+    assert stages[-1] == list(range(56, 61))
     assert Layout(tp=8, cp=4, pp=8, ep=32).gpus == 8192  # tp*cp*pp*ep
 
 
@@ -95,9 +95,9 @@ def test_smallest_world_by_brute_force() -> None:
 @pytest.mark.parametrize("name", ["tp", "cp", "pp", "ep", "etp"])
 @pytest.mark.parametrize("value", [0, -2])
 def test_a_degree_below_one_is_refused_by_name(name: str, value: int) -> None:
-    degree: dict[str, Any] = {name: value}
+    degrees: dict[str, Any] = {name: value}
     with pytest.raises(UserError, match=rf"{name}={value}"):
-        Layout(**degree)
+        Layout(**degrees)
 
 
 def test_errors_name_the_numbers_and_the_side() -> None:
@@ -259,3 +259,163 @@ def test_resolve_carries_every_degree() -> None:
     )
     assert (layout.first_stage_layers, layout.last_stage_layers, layout.offset) == (2, 5, 9)
     assert re.fullmatch(r"TP=2, PP=4, EP=6, CP=3", layout.describe())
+
+
+# ---- rank order, first rank, stages: each side's own
+
+
+def test_pp_before_dp_worked_by_hand() -> None:
+    # --use-tp-pp-dp-mapping: rank = tp + 2*(pp + 2*dp)
+    layout = Layout(tp=2, pp=2, etp=2, gpus=8, order="tp-cp-ep-pp-dp", offset=8)
+    assert layout.dense[:, :, 0].tolist() == [[[8, 9], [12, 13]], [[10, 11], [14, 15]]]
+    assert layout.expert[:, :, 0].tolist() == [[[8, 9], [12, 13]], [[10, 11], [14, 15]]]
+    assert layout.describe() == "TP=2, PP=2, EP=1, ETP=2, order tp-cp-ep-pp-dp"
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [
+        ("tp-dp-xp-pp", "order=tp-dp-xp-pp is not made of tp, cp, ep, dp, pp, each once"),
+        ("tp-tp-dp-pp", "each once with - between them; Megatron's default is tp-cp-ep-dp-pp"),
+        ("", "order= is not made of"),
+        ("tp-cp-ep-pp", "order=tp-cp-ep-pp lacks dp, whose size is 2 here; add it"),
+        ("tp-cp-dp-pp", "order=tp-cp-dp-pp lacks ep, whose size is 2 here; add it"),
+        ("tp-cp-ep-pp-dp", "as many replicas of experts as of attention: here 4 and 2; use an"),
+        (
+            "pp-tp-ep-dp",
+            "here 4 and 2; use an order that ends with pp, or degrees with etp*ep = tp",
+        ),
+    ],
+)
+def test_orders_that_cannot_be(order: str, text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(text)):
+        Layout(tp=4, pp=2, ep=2, gpus=16, order=order)
+    with pytest.raises(UserError, match=r"^parallel\.destination: order="):
+        placed(Degrees(), Degrees(tp=4, pp=2, ep=2, gpus=16, order=order))
+
+
+def test_attention_and_experts_have_the_same_pipelines() -> None:
+    with pytest.raises(UserError, match=r"ranks \[0, 2\] and experts \[0, 1\].*before pp"):
+        Layout(tp=2, pp=2, ep=2, order="tp-pp-ep-dp", gpus=4)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "mode", "ranks", "idle"),
+    [
+        # TP8 behind four ranks lies across two nodes, unless it is aligned
+        ({"gpus": 4}, {"tp": 8}, "non-collocated", ((0, 4), (4, 12)), "12-15"),
+        ({"gpus": 4}, {"tp": 8, "node_aligned": True}, "non-collocated", ((0, 4), (8, 16)), "4-7"),
+        ({"gpus": 8}, {"tp": 8, "node_aligned": True}, "non-collocated", ((0, 8), (8, 16)), ""),
+        ({"gpus": 2, "offset": 6}, {}, "non-collocated", ((6, 8), (8, 9)), "0-5, 9-15"),
+        ({"offset": 3, "gpus": 2}, {"offset": 0}, "non-collocated", ((3, 5), (0, 1)), "1-2, 5-7"),
+        ({"gpus": 2, "offset": 9}, {"gpus": 1}, "collocated", ((9, 11), (9, 10)), "0-8, 11-15"),
+        ({"gpus": 4}, {"gpus": 4, "offset": 2}, "collocated", ((0, 4), (2, 6)), "6-7"),
+        ({"gpus": 4, "node_aligned": True}, {}, "collocated", ((0, 4), (0, 1)), "4-7"),
+        ({}, {"offset": 8, "node_aligned": True}, "non-collocated", ((0, 1), (8, 9)), "1-7, 9-15"),
+        ({}, {"node_aligned": False}, "non-collocated", ((0, 1), (1, 2)), "2-7"),
+    ],
+)
+def test_where_sides_stand(
+    source: dict[str, Any],
+    destination: dict[str, Any],
+    mode: str,
+    ranks: tuple[tuple[int, int], tuple[int, int]],
+    idle: str,
+) -> None:
+    placement = placed(Degrees(**source, etp=1), Degrees(**destination, etp=1), mode)
+    sides = (placement.source.ranks, placement.destination.ranks)
+    assert sides == tuple(range(*side) for side in ranks)
+    held = {*sides[0], *sides[1]}
+    assert (placement.used, placement.end) == (len(held), max(held) + 1)
+    assert placement.idle == sorted(set(range(placement.world)) - held)
+    assert span(placement.idle) == idle
+    assert placement.header()[0] == f"World size: {placement.world} (using {len(held)} GPUs)"
+    if idle:
+        assert placement.header()[-1] == f"Idle ranks: {idle} (not participating)"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "mode", "text"),
+    [
+        (
+            {"gpus": 4}, {"gpus": 4, "offset": 2}, "non-collocated",
+            "share 2-3 (source 0-3, destination 2-5); use parallel.destination.offset=4, or"
+            " refit.mode=collocated",
+        ),
+        (
+            {"gpus": 4, "offset": 2}, {"gpus": 4, "offset": 0}, "non-collocated",
+            "share 2-3 (source 2-5, destination 0-3); use parallel.source.offset=4, or",
+        ),
+        (
+            {"gpus": 4}, {"offset": 8}, "collocated",
+            "share ranks, and these share none (source 0-3, destination 8); use"
+            " parallel.destination.offset=0, or refit.mode=non-collocated",
+        ),
+        ({"offset": -1}, {}, "collocated", "parallel.source: offset=-1: the first rank must be 0"),
+        (
+            {}, {"offset": 4, "node_aligned": True}, "non-collocated",
+            "parallel.destination: offset=4 is not a node's first rank, which node_aligned=true"
+            " asks for; nodes have 8 ranks: use offset=8, or leave out one of the two",
+        ),
+    ],
+)  # fmt: skip
+def test_where_sides_cannot_stand(
+    source: dict[str, Any], destination: dict[str, Any], mode: str, text: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(text)):
+        placed(Degrees(**source, etp=1), Degrees(**destination, etp=1), mode)
+
+
+STAGES = "pipeline_model_parallel_layout"
+VIRTUAL = "virtual_pipeline_model_parallel_size"
+FIRST = "num_layers_in_first_pipeline_stage"
+EMBEDDING = "account_for_embedding_in_pipeline_split"
+LOSS = "account_for_loss_in_pipeline_split"
+
+
+@pytest.mark.parametrize(
+    ("pp", "said", "held"),
+    [
+        (2, {STAGES: [3, 1]}, [[0, 1, 2], [3]]),
+        (3, {STAGES: [2, 0, 2]}, [[0, 1], [], [2, 3]]),
+        (2, {STAGES: [1, 1, 0, 2]}, [[0], [1, 2, 3]]),
+        (2, {STAGES: "Et|t|t|tL"}, [[0, 2], [1, 3]]),
+        (2, {VIRTUAL: 2}, [[0, 2], [1, 3]]),
+        (2, {VIRTUAL: 1}, [[0, 1], [2, 3]]),
+        (5, {EMBEDDING: True}, [[], [0], [1], [2], [3]]),
+        (5, {LOSS: True}, [[0], [1], [2], [3], []]),
+        (3, {EMBEDDING: True, LOSS: True}, [[0], [1, 2], [3]]),
+        (1, {STAGES: [4]}, [[0, 1, 2, 3]]),
+    ],
+)
+def test_layers_of_pipeline_ranks(pp: int, said: dict[str, Any], held: list[list[int]]) -> None:
+    layout = resolve_degrees(Degrees(pp=pp, **said), 1)
+    assert layout.stage_layers(4) == held
+
+
+@pytest.mark.parametrize(
+    ("pp", "said", "text"),
+    [
+        (2, {STAGES: [3, 2]}, f"{STAGES} lists 3 + 2 = 5 layers, and the model has num_layers=4"),
+        (2, {STAGES: [2, 1, 1]}, "has 3 stages, and pp=2 wants as many, or a multiple of it for"),
+        (1, {STAGES: [2, 2]}, f"{STAGES} asks for 2 stages per rank, and virtual stages need pp"),
+        (1, {VIRTUAL: 2}, f"{VIRTUAL} asks for 2 stages per rank, and virtual stages need pp of 2"),
+        (2, {VIRTUAL: 0}, f"{VIRTUAL}=0: must be 1 or more"),
+        (2, {STAGES: [2, 2], VIRTUAL: 2}, f"2 stages, 1 on each of pp=2 ranks, and {VIRTUAL}=2;"),
+        (2, {STAGES: [2, 2], FIRST: 2}, f"says the layers of every stage; leave out {FIRST}"),
+        (2, {FIRST: 2, EMBEDDING: True}, f"{FIRST} and {EMBEDDING} exclude each other, as in Mega"),
+        (2, {STAGES: []}, f"{STAGES}=[] is not a list of layers per stage, 0 or more each; write"),
+        (2, {STAGES: [5, -1]}, "0 or more each; write"),
+        (2, {STAGES: [True, 3]}, "0 or more each; write"),
+        (2, {STAGES: [["t"], ["t"]]}, "0 or more each; write"),
+        (2, {STAGES: "Ettt|mtL"}, "m, multi-token prediction, is not modelled; its weights would"),
+        (2, {STAGES: "Ettt|xtL"}, "x means nothing there; allowed are E (embedding), t"),
+        (2, {STAGES: "ttt|tL"}, "the first stage begins with E, the last ends with L, and each"),
+        (2, {VIRTUAL: 3}, "2 layers of a pipeline rank do not divide among its 3 virtual stages"),
+        (2, {EMBEDDING: True}, "5 layers, of which the embedding or the loss is one each, do not"),
+        (3, {}, "or list the layers of every stage in pipeline_model_parallel_layout"),
+    ],
+)  # fmt: skip
+def test_stages_that_cannot_be(pp: int, said: dict[str, Any], text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(text)):
+        resolve_degrees(Degrees(pp=pp, **said), 1).stage_layers(4)

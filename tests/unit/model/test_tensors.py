@@ -14,6 +14,7 @@ from refit.layout.tensors import Catalogue, Family
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue, padded_vocab
 from refit.model.moe_layers import moe_layers
 from refit.model.parameters import active_parameters
+from refit.model.weight_bytes import per_rank_bytes, weight_bytes
 from tests.support import oracle
 from tests.support.composed import PUBLIC, PUBLISHED, composed
 
@@ -161,6 +162,11 @@ WALKED = [
     (TINY_MLA, Layout(tp=4, ep=2, etp=4, pp=2, last_stage_layers=2, gpus=32), LOCAL_SPEC),
     (replace(TINY_MLA, q_lora_rank=None), Layout(tp=2, ep=2, etp=1), LOCAL_SPEC),
     (TINY_BIASED_MOE, Layout(tp=2, ep=4, etp=1, pp=3), PRODUCTION),
+    (TINY_MOE, Layout(tp=2, pp=2, ep=2, gpus=16, order="tp-cp-ep-pp-dp"), PRODUCTION),
+    (TINY_MOE, Layout(tp=2, pp=2, ep=4, gpus=16, order="dp-ep-tp-cp-pp", offset=2), PRODUCTION),
+    (TINY_MLA, Layout(pp=3, gpus=6, listed_layers=(3, 0, 2), order="pp-dp-tp-cp-ep"), PRODUCTION),
+    (TINY_MLA, Layout(tp=2, pp=2, listed_layers=(1, 0, 2, 2)), LOCAL_SPEC),
+    (TINY_MLA, Layout(pp=3, counts_embedding=True), PRODUCTION),
 ]
 LABELS = [f"{m.name}-{lay.describe()}-{lay.gpus}" for m, lay, _ in WALKED]
 
@@ -224,6 +230,15 @@ def test_every_rank_holds_what_the_slow_walk_says(
             assert tensors.family_of(shard.tensor) is shard.family
     assert tensors.held_by(layout, layout.ranks.stop) == []
     assert tensors.held_by(layout, layout.offset - 1) == []
+
+
+@pytest.mark.parametrize(("model", "layout", "convention"), WALKED, ids=LABELS)
+def test_bytes_of_ranks_are_those_of_their_shards(
+    model: Model, layout: Layout, convention: Convention
+) -> None:
+    tensors = catalogue(model, layout.tp, convention)
+    found = per_rank_bytes(tensors, layout).tolist()
+    assert found == [weight_bytes(tensors, layout, rank) for rank in layout.ranks]
 
 
 @pytest.mark.parametrize("model", [TINY, TINY_MOE, TINY_MLA, TINY_BIASED_MOE])

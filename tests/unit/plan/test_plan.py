@@ -228,7 +228,9 @@ def test_rows_of_ranks_partition_the_plan_in_order(case: Case) -> None:
             assert np.all(np.diff(part) > 0) and np.all(column[part] == rank)
     assert len(plan) == len(plan.tensor) == len(plan.holder_set)
     assert {*plan.source.tolist()} <= set(case.placement.source.ranks)
-    assert {*plan.destination.tolist()} == set(case.placement.destination.ranks)
+    # a stage may have no layers, and its ranks then nothing to receive
+    held = {rank for rank, shards in enumerate(case.destination) if shards}
+    assert {*plan.destination.tolist()} == held <= set(case.placement.destination.ranks)
 
 
 # ---- worked by hand

@@ -66,6 +66,28 @@ def test_what_changes_a_result_is_part_of_the_identity(one: Job, other: Job) -> 
     assert identity(one) != identity(other)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("order", "tp-cp-ep-pp-dp"),
+        ("offset", 4),
+        ("node_aligned", True),
+        ("pipeline_model_parallel_layout", [1, 1]),
+        ("virtual_pipeline_model_parallel_size", 2),
+        ("account_for_embedding_in_pipeline_split", True),
+        ("account_for_loss_in_pipeline_split", True),
+    ],
+)
+def test_what_is_said_of_a_side_is_part_of_the_identity(name: str, value: Any) -> None:
+    pair = job().parallel
+    found = {identity(job())}
+    for side in ("source", "destination"):
+        changed = replace(getattr(pair, side), **{name: value})
+        found.add(identity(with_part(job(), "parallel", **{side: changed})))
+    assert len(found) == 3
+    # as null it is none: see the test below
+
+
 def test_an_identity_is_as_it_was() -> None:
     # another one is another folder: all that was measured before would be run again
     assert (identity(job()), identity(PLANNED)) == ("1fa9946bce", "c854b07895")

@@ -150,6 +150,24 @@ def test_where_both_sides_are_is_on_record() -> None:
     assert record.layout.used == 12
 
 
+def test_what_a_side_has_of_its_own_is_on_record() -> None:
+    what = job(
+        Degrees(pp=2, gpus=4, etp=1, order="tp-pp-dp", virtual_pipeline_model_parallel_size=2),
+        Degrees(pp=2, etp=1, pipeline_model_parallel_layout="E|ttttL", node_aligned=True),
+        model=replace(TINY, num_layers=4, moe_layer_freq=1),
+        ranks_per_node=6,
+    )
+    setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
+    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    assert layout is not None
+    source, destination = layout.source, layout.destination
+    assert (source.order, destination.order) == ("tp-pp-dp", None)
+    assert (source.virtual_stages, destination.virtual_stages) == (2, None)
+    assert (source.layers_per_stage, destination.layers_per_stage) == ([1, 1, 1, 1], [0, 4])
+    assert (layout.world, layout.used, destination.ranks) == (12, 6, [6, 7])
+    assert layout.idle == [4, 5, 8, 9, 10, 11]
+
+
 def test_what_moves_nothing_is_on_record() -> None:
     what = job(Degrees(tp=2, etp=1), Degrees(tp=2, etp=1), "collocated")
     setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})

@@ -14,6 +14,7 @@ from refit.rules.layout import (
     heads_divide,
     latent_ranks_divide,
     layers_divide,
+    order_has_one_pipeline,
     pair_of_another_model,
     patterns_meet_tensors,
     query_groups_divide,
@@ -333,6 +334,18 @@ BAD: dict[Any, list[Case]] = {
             {"parallel__source__num_layers_in_first_pipeline_stage": 1},
             "num_layers_in_first_pipeline_stage=1 needs pp of 2 or more",
         ),
+        (
+            {"parallel__source__order": "tp-dp-pp", "parallel__source__ep": 2},
+            "parallel.source: order=tp-dp-pp lacks ep, whose size is 2 here",
+        ),
+        (
+            {"parallel__destination__offset": 3},
+            "these share 3 (source 0-3, destination 3-4); use parallel.destination.offset=4, or",
+        ),
+        (
+            {"parallel__destination__pipeline_model_parallel_layout": [2, 2]},
+            "parallel.destination: pipeline_model_parallel_layout asks for 2 stages per rank, and",
+        ),
     ],
     pair_of_another_model: [
         ({"parallel__model": "kimi_k2"}, "the pair 'pair' is kimi_k2's, and the model is moe; use"),
@@ -343,6 +356,32 @@ BAD: dict[Any, list[Case]] = {
             "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8; use collocated mode",
         ),
         ({"parallel__source__tp": 8}, "needs 18 GPUs (source 16 + destination 2)"),
+        (
+            {"parallel__destination__node_aligned": True},
+            "needs 10 GPUs (source on ranks 0-3, destination on 8-9), cluster 'local' has 8; use a"
+            " smaller offset, no node_aligned, smaller degrees or a larger cluster",
+        ),
+    ],
+    order_has_one_pipeline: [
+        (
+            {
+                "parallel__source__ep": 1,
+                "parallel__source__pp": 2,
+                "parallel__source__order": "tp-cp-ep-pp-dp",
+            },
+            "experts as of attention: here 2 and 1; use an order that ends with pp, or degrees with"
+            " etp*ep = tp*cp",
+        ),
+        (
+            {
+                **DENSE,
+                "parallel__destination__pp": 2,
+                "parallel__destination__cp": 2,
+                "parallel__destination__tp": 1,
+                "parallel__destination__order": "tp-cp-ep-pp-dp",
+            },
+            "parallel.destination: order=tp-cp-ep-pp-dp does not end with pp, and then",
+        ),
     ],
     ep_needs_experts: [
         ({**DENSE, "parallel__source__ep": 2}, "parallel.source.ep=2 needs experts"),
@@ -430,6 +469,14 @@ BAD: dict[Any, list[Case]] = {
                 "parallel__source__num_layers_in_last_pipeline_stage": 4,
             },
             "0 layers after 4 in the fixed first/last stages",
+        ),
+        (
+            {
+                "parallel__source__pp": 2,
+                "parallel__source__ep": 1,
+                "parallel__source__pipeline_model_parallel_layout": [2, 1],
+            },
+            "parallel.source: pipeline_model_parallel_layout lists 2 + 1 = 3 layers, and the model",
         ),
     ],
     patterns_meet_tensors: [
