@@ -65,6 +65,8 @@ def _in_words(side: Degrees, is_moe: bool) -> str:
     The rows of the table are named so too. They never say ETP or GPUs, which tell two points apart
     here.
     """
+    if side.kind == "fsdp":
+        return f"fsdp{side.shard or side.gpus}{_of_its_own(side)}"
     degrees = {"tp": side.tp, "pp": side.pp, "cp": side.cp, "ep": side.ep}
     if is_moe:
         degrees["etp"] = side.etp or 1
@@ -75,7 +77,14 @@ def _in_words(side: Degrees, is_moe: bool) -> str:
     for end in ("first", "last"):
         layers = getattr(side, f"num_layers_in_{end}_pipeline_stage")
         name += "" if layers is None else f"_{end}{layers}"
+    return name + _of_its_own(side)
+
+
+def _of_its_own(side: Degrees) -> str:
+    """What is said of a side besides degrees."""
     said = {
+        "as": side.dtype,
+        "vocab": side.make_vocab_size_divisible_by,
         "layers": side.pipeline_model_parallel_layout,
         "vpp": side.virtual_pipeline_model_parallel_size,
         "embedding": side.account_for_embedding_in_pipeline_split,
@@ -84,7 +93,7 @@ def _in_words(side: Degrees, is_moe: bool) -> str:
         "from": side.offset,
         "aligned": side.node_aligned,
     }
-    return name + "".join(f"_{key}{_plain(v)}" for key, v in said.items() if v is not None)
+    return "".join(f"_{key}{_plain(v)}" for key, v in said.items() if v is not None)
 
 
 def _plain(value: object) -> str:

@@ -135,7 +135,10 @@ class Layout:
 
     @cached_property
     def dense(self) -> IntArray:
-        """Global ranks as [pp, dp, cp, tp], whatever their order; of fsdp [1, replicas, 1, shard]."""
+        """Global ranks as [pp, dp, cp, tp], whatever their order.
+
+        Of fsdp [1, replicas, 1, shard].
+        """
         if self.kind == "fsdp":
             return np.array(self.ranks).reshape(1, -1, 1, self.shard)
         order = rank_order.parsed(self.order)

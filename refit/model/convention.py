@@ -98,6 +98,9 @@ def _differences(job: Job, engine: bool) -> list[str]:
             f"without CUDA the {model.moe_token_dispatcher_type} token dispatcher is built as"
             " allgather; it has no weights"
         )
+    for name in ("source", "destination"):
+        if getattr(job.parallel, name).kind == "fsdp":
+            differences.append(f"the {name}'s parameters are plain shards, without a model")
     if max(job.parallel.source.cp, job.parallel.destination.cp) > 1:
         differences.append("context-parallel ranks are built as replicas; same tensors")
     return differences

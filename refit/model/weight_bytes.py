@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout
 from refit.layout.tensors import ITEMSIZE, Catalogue
@@ -13,21 +14,33 @@ def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
     return sum(s.nbytes for s in catalogue.held_by(layout, rank))
 
 
-def per_rank_bytes(catalogue: Catalogue, layout: Layout) -> IntArray:
-    """[gpus]: `weight_bytes` of every rank of a layout."""
+def per_rank_bytes(
+    catalogue: Catalogue, layout: Layout, only: NDArray[np.bool_] | None = None
+) -> IntArray:
+    """[gpus]: `weight_bytes` of every rank of a layout.
+
+    Args:
+        only: [tensors] of bool, by tensor id: which are counted; None: all.
+    """
     holder = layout.rank_of_layers(catalogue.num_layers)
     held = np.zeros(layout.gpus, dtype=np.int64)
     for family in catalogue.families:
+        # a rank of these, of each stage and expert-parallel rank, has how many: [pp, ep]
+        counted = np.ones(family.count, dtype=np.int64)
+        if only is not None:
+            counted = only[family.base : family.base + family.count].astype(np.int64)
+        groups = layout.ep if family.num_experts else 1
+        per_group = counted.reshape(-1, groups, max(1, family.num_experts) // groups).sum(2)
+        tensors = np.zeros((layout.pp, groups), dtype=np.int64)
         if family.layers:
-            tensors = np.bincount(holder[list(family.layers)], minlength=layout.pp)
+            np.add.at(tensors, holder[list(family.layers)], per_group)
         else:
             ends = {"first": [0], "last": [layout.pp - 1], "both": [0, layout.pp - 1]}
-            tensors = np.bincount(sorted(set(ends[family.stage])), minlength=layout.pp)
-        tensors = tensors * max(1, family.num_experts // layout.ep)  # [pp], as all below: of a rank
+            tensors[sorted(set(ends[family.stage]))] += per_group[0]
         cut = family.cut(layout)
         elements = [np.prod(family.local_shape(cut, shard)) for shard in range(cut.shards)]
         nbytes = np.array(elements, dtype=np.int64) * ITEMSIZE[family.dtype_on(layout.dtype)]
         # ranks as [pp, replicas, CP or EP, shards]
         ranks = layout.expert if family.grid == "expert" else layout.dense
-        held[ranks - layout.offset] += tensors[:, None, None, None] * nbytes
+        held[ranks - layout.offset] += tensors[:, None, :, None] * nbytes
     return held

@@ -15,6 +15,10 @@ class Side:
     Attributes:
         ranks: global ranks that hold its weights, ascending.
         first_stage_layers, last_stage_layers: null where they are not said on their own.
+        kind: `fsdp`; null where it is Megatron's.
+        shard: of fsdp, the ranks that share each parameter.
+        dtype: of what the model has in bfloat16; null: that.
+        vocab_rows: of the vocabulary as the side stores it.
         order: of ranks, fastest first; null where it is Megatron's default.
         virtual_stages: of each pipeline rank; null where there is one.
         layers_per_stage: in the order of the model, where they are listed, counted with the
@@ -32,6 +36,10 @@ class Side:
     gpus: int
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
+    kind: str | None = None
+    shard: int | None = None
+    dtype: str | None = None
+    vocab_rows: int | None = None
     order: str | None = None
     virtual_stages: int | None = None
     layers_per_stage: list[int] | None = None

@@ -221,7 +221,9 @@ def placed(
 def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
     """What a record says of the rows that are carried out, one hop after another."""
     first, *later = hops
-    held = per_rank_bytes(rows.catalogue, rows.placement.destination).sum()
+    left_out = np.ones(rows.catalogue.num_tensors, dtype=bool)
+    left_out[rows.tensor] = False
+    held = per_rank_bytes(rows.catalogue, rows.placement.destination, left_out).sum()
     return PlanNumbers(
         copies=len(rows),
         bytes=rows.total_bytes,
@@ -233,8 +235,8 @@ def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
         max_peer_bytes=rows.busiest_bytes(rows.remote & ~rows.crosses_nodes),
         max_cross_node_bytes=rows.busiest_bytes(rows.crosses_nodes),
         lower_bounds=bounds,
-        left_out_tensors=rows.catalogue.num_tensors - len(np.unique(rows.tensor)),
-        left_out_bytes=int(held) - rows.total_bytes,
+        left_out_tensors=int(left_out.sum()),
+        left_out_bytes=int(held),
     )
 
 
@@ -278,6 +280,10 @@ def _side(layout: Layout, num_layers: int) -> Side:
         **{name: getattr(layout, name) for name in names},
         first_stage_layers=layout.first_stage_layers,
         last_stage_layers=layout.last_stage_layers,
+        kind=None if layout.kind == "megatron" else layout.kind,
+        shard=layout.shard if layout.kind == "fsdp" else None,
+        dtype=layout.dtype,
+        vocab_rows=layout.vocab_rows,
         order=None if layout.order == DEFAULT else layout.order,
         virtual_stages=layout.virtual_stages if layout.virtual_stages > 1 else None,
         layers_per_stage=layout.layers_per_stage(num_layers) if listed else None,

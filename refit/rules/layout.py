@@ -11,7 +11,6 @@ from refit.model.architecture import (
     expert_ffn_size,
     ffn_size,
     head_size,
-    padded_vocab,
     query_groups,
     tensors_of,
 )
@@ -169,17 +168,21 @@ def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
 
 
 def vocabulary_divides(job: Job, placement: Placement) -> str | None:
-    """The source's TP pads the vocabulary; the destination must be able to cut what came out."""
-    m, source, destination = job.model, placement.source.tp, placement.destination.tp
-    rows = padded_vocab(m, source)
-    if rows % destination:
-        multiple = m.make_vocab_size_divisible_by
-        return (
-            f"the vocabulary, {m.vocab_size} padded to {rows} (a multiple of {multiple} * source tp"
-            f" {source}), does not divide by parallel.destination.tp={destination}; set"
-            f" model.make_vocab_size_divisible_by to a multiple of {destination}"
-        )
-    return None
+    """The source pads the vocabulary; the destination must be able to cut what came out.
+
+    A side with a multiple of its own always can.
+    """
+    m, tp = job.model, placement.destination.tp
+    rows = placement.destination.vocab_rows or m.vocab_size
+    if rows % tp == 0:
+        return None
+    how = f"padded to {rows} (a multiple of {m.make_vocab_size_divisible_by} * source tp"
+    how = f"{how} {placement.source.tp})" if placement.source.kind == "megatron" else "as it is"
+    return (
+        f"the vocabulary, {m.vocab_size} {how}, does not divide by parallel.destination.tp={tp};"
+        f" set parallel.destination.make_vocab_size_divisible_by=1, which pads it there, or"
+        f" model.make_vocab_size_divisible_by to a multiple of {tp}"
+    )
 
 
 def layers_divide(job: Job, placement: Placement) -> str | None:

@@ -88,13 +88,13 @@ def _not_megatrons(job: Job) -> str | None:
             "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"
             " out, or use another method"
         )
-    sides = job.parallel.source, job.parallel.destination
     for side in sides:
-        for name in ("kind", "dtype", "make_vocab_size_divisible_by"):
-            if getattr(side, name) not in (None, "megatron", "bfloat16"):
+        for field in ("kind", "dtype", "make_vocab_size_divisible_by"):
+            value = getattr(getattr(job.parallel, side), field)
+            if value not in (None, "megatron", "bfloat16"):
                 return (
-                    f"refit=megatron takes GPTModels that differ in their degrees alone, and a side"
-                    f" has {name}={getattr(side, name)}; use another method"
+                    "refit=megatron takes GPTModels that differ in their degrees alone, and"
+                    f" parallel.{side}.{field}={value}; use another method"
                 )
     if job.mode == "plan" and job.refit.peer_names != "production":
         return (

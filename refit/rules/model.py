@@ -26,6 +26,17 @@ def logits_need_float64(job: Job) -> str | None:
         )
     if job.build != "megatron":
         return f"verify=logits needs a forward pass, build={job.build} has none; use build=megatron"
+    for name in ("source", "destination"):
+        if getattr(job.parallel, name).kind == "fsdp":
+            return (
+                f"verify=logits needs a forward pass, and parallel.{name}.kind=fsdp has plain"
+                " shards, without a model; use verify=bits"
+            )
+    if (job.parallel.source.dtype or "bfloat16") != (job.parallel.destination.dtype or "bfloat16"):
+        return (
+            "verify=logits compares sums to 1e-9, and sides of different dtypes round their"
+            " weights apart; use verify=bits, which holds every cast against its own"
+        )
     if has_transformer_engine():
         return (
             "verify=logits runs in float64, which Transformer Engine's layers do not compute; use"

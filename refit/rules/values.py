@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "cluster.hardware.device": ("cuda", "cpu"),
     "refit.mode": ("auto", "collocated", "non-collocated"),
     "refit.fanout": ("direct", "hierarchical"),
+    "refit.cast_at": ("auto", "source", "destination"),
     # megatron-core's copy services; which of them it has depends on its version
     "refit.backend": ("auto", "gloo", "nccl", "nvshmem", "nixl"),
     "refit.peer_names": ("production", "installed"),

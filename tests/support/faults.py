@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
+from refit.layout.cut import PADDING
 from refit.plan.copies import Copies
 from refit.rules.methods import locate
 from refit.transport import blocks
@@ -98,6 +99,26 @@ class WritesWhatIsLeftOut(_Fault):
         destination.tensors[left_out].flatten()[0] = 0
 
 
+class WritesPadding(_Fault):
+    """Delivers all, and writes one byte where the first padded shard has nothing."""
+
+    def spoil(self, destination: Weights) -> None:
+        for shard in destination.shards:
+            for start, held in shard.stretches():
+                if held[0] == PADDING:
+                    part = destination.tensors[shard.tensor].narrow(shard.cut.axis, start, 1)
+                    part.view(torch.uint8).flatten()[0] = 1
+                    return
+
+
+class RoundsUp(_Fault):
+    """Delivers all, and one element of each expert as the next of its dtype."""
+
+    def spoil(self, destination: Weights) -> None:
+        for tensor in self.experts(destination):
+            tensor.view(torch.int16).flatten()[0] += 1
+
+
 class DeliversStale(_Fault):
     """Delivers what the source held at the first refit, each time."""
 
@@ -134,6 +155,8 @@ FAULTS = {
         MisordersGateUp,
         DropsBlock,
         WritesWhatIsLeftOut,
+        WritesPadding,
+        RoundsUp,
         DeliversStale,
         ScribblesOnSource,
     )

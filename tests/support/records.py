@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from refit.job import Job
+from refit.job import Degrees, Job
 from refit.layout.layout import place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
@@ -51,6 +52,30 @@ def _elements(record: dict[str, Any]) -> int:
     what = Job.from_dict(record["config"])
     placement = place(what)
     local_spec = what.build == "megatron" and not has_transformer_engine()
-    tensors = oracle.specs(what.model, placement.source.tp, local_spec)
+    # of the vocabulary, what both sides have
+    rows = min(_rows(what, side) for side in (what.parallel.source, what.parallel.destination))
+    model = replace(what.model, vocab_size=rows)
+    tensors = oracle.specs(model, padded=False, local_spec=local_spec)
     held = placement.destination
-    return sum(oracle.elements(what.model, tensors, held, rank) for rank in held.ranks)
+    if what.parallel.destination.kind != "fsdp":
+        return sum(oracle.elements(model, tensors, held, rank) for rank in held.ranks)
+    # each replica has each parameter once, each rank every buffer
+    replicas = held.gpus // (what.parallel.destination.shard or held.gpus)
+    return sum(
+        math.prod(spec.shape) * (held.gpus if name.endswith("expert_bias") else replicas)
+        for name, spec in tensors.items()
+    )
+
+
+def _rows(what: Job, side: Degrees) -> int:
+    """Of the vocabulary on one side; a destination that says nothing has its source's."""
+    model, source = what.model, what.parallel.source
+    own = side.make_vocab_size_divisible_by
+    if own is None and side is what.parallel.destination:
+        return _rows(what, source)
+    if own is None:
+        own = 1 if side.kind == "fsdp" else model.make_vocab_size_divisible_by
+    rows = model.vocab_size
+    while rows % (own * side.tp):
+        rows += 1
+    return rows
