@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import lcm
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from refit.job import Degrees, Job, UserError
 from refit.layout import order as rank_order
 from refit.layout import stages
+from refit.layout.ranks import first_rank, misplaced, shared, span
 
 IntArray = NDArray[np.int64]
 
@@ -209,8 +209,8 @@ class Placement:
     @property
     def used(self) -> int:
         """How many ranks hold weights."""
-        shared = _shared(self.source, self.destination)
-        return self.source.gpus + self.destination.gpus - len(shared)
+        both = shared(self.source.ranks, self.destination.ranks)
+        return self.source.gpus + self.destination.gpus - len(both)
 
     @property
     def nodes(self) -> int:
@@ -237,27 +237,6 @@ class Placement:
         if self.idle:
             lines.append(f"Idle ranks: {span(self.idle)} (not participating)")
         return lines
-
-
-def span(ranks: Iterable[int]) -> str:
-    """`0-3`, `4` for a single rank, `0-3, 8-15` where there are holes.
-
-    Args:
-        ranks: ascending.
-    """
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and runs[-1][-1] == rank - 1:
-            runs[-1][1:] = [rank]
-        else:
-            runs.append([rank])
-    return ", ".join("-".join(map(str, run)) for run in runs)
-
-
-def _shared(source: Layout, destination: Layout) -> range:
-    """The ranks of both sides."""
-    start = max(source.offset, destination.offset)
-    return range(start, max(start, min(source.ranks.stop, destination.ranks.stop)))
 
 
 def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
@@ -324,51 +303,17 @@ def place(job: Job) -> Placement:
     source = _side(job, "source", job.parallel.source.tp, 0)
     start = source.ranks.start if collocated else source.ranks.stop
     destination = _side(job, "destination", source.etp, start)
-    if bool(_shared(source, destination)) != collocated:
-        raise UserError(_misplaced(source, destination, collocated))
+    if bool(shared(source.ranks, destination.ranks)) != collocated:
+        raise UserError(misplaced(source.ranks, destination.ranks, collocated))
     placement = Placement(source, destination, per_node, 0)
     return replace(placement, world=-(-placement.end // per_node) * per_node)
-
-
-def _misplaced(source: Layout, destination: Layout, collocated: bool) -> str:
-    """Why two sides cannot stand where they do, and what to do."""
-    where = f"source {span(source.ranks)}, destination {span(destination.ranks)}"
-    if collocated:
-        return (
-            f"collocated sides share ranks, and these share none ({where}); use"
-            f" parallel.destination.offset={source.offset}, or refit.mode=non-collocated"
-        )
-    shared = span(_shared(source, destination))
-    name, start = "destination", source.ranks.stop
-    if destination.offset < source.offset:
-        name, start = "source", destination.ranks.stop
-    return (
-        f"non-collocated sides share no rank, and these share {shared} ({where}); use"
-        f" parallel.{name}.offset={start}, or refit.mode=collocated"
-    )
-
-
-def _first_rank(degrees: Degrees, default: int, per_node: int) -> int:
-    """Where a side starts that would start at `default`."""
-    start = default if degrees.offset is None else degrees.offset
-    if start < 0:
-        raise UserError(f"offset={start}: the first rank must be 0 or more")
-    aligned = -(-start // per_node) * per_node
-    if not degrees.node_aligned:
-        return start
-    if degrees.offset is not None and aligned != start:
-        raise UserError(
-            f"offset={start} is not a node's first rank, which node_aligned=true asks for; nodes"
-            f" have {per_node} ranks: use offset={aligned}, or leave out one of the two"
-        )
-    return aligned
 
 
 def _side(job: Job, name: str, default_etp: int, default_start: int) -> Layout:
     degrees: Degrees = getattr(job.parallel, name)
     dense = not job.model.is_moe
     try:
-        start = _first_rank(degrees, default_start, job.cluster.ranks_per_node)
+        start = first_rank(degrees, default_start, job.cluster.ranks_per_node)
         return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, start)
     except UserError as error:
         hint = "" if dense else _etp_hint(degrees, default_etp, name)
