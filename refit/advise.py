@@ -23,7 +23,8 @@ from refit import compose, program, schema
 from refit.forecast import traffic
 from refit.forecast.predict import Prediction, predict
 from refit.job import Degrees, Job, Model, UserError
-from refit.layout.layout import Layout, place
+from refit.layout.layout import Layout
+from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
 from refit.model.weight_bytes import per_rank_bytes
 from refit.rules import methods

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refit.job import Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.record.parts import Forecast, PlanNumbers
 from refit.record.record import Record
 from refit.record.row import Row

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from refit.job import UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.record import environment, record
 from refit.record.point import Point
 from sweeper import slurm, status

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refit.job import UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.record.point import Point
 from sweeper import status, submitit_side
 from sweeper.decisions import adoption

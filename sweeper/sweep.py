@@ -15,7 +15,7 @@ from typing import Any
 from refit.display import Display
 from refit.forecast import predict
 from refit.job import UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record import environment, record
 from refit.record.point import Point

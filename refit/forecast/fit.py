@@ -11,7 +11,7 @@ import numpy as np
 
 from refit.forecast import cost
 from refit.job import Hardware, Job, UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.architecture import tensors_of
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan

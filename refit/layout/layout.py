@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import lcm
 from typing import Literal
@@ -11,9 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import Degrees, Job, UserError
+from refit.job import UserError
 from refit.layout import order as rank_order
 from refit.layout import stages
+from refit.layout.ranks import shared, span
 
 IntArray = NDArray[np.int64]
 
@@ -238,8 +238,8 @@ class Placement:
     @property
     def used(self) -> int:
         """How many ranks hold weights."""
-        shared = _shared(self.source, self.destination)
-        return self.source.gpus + self.destination.gpus - len(shared)
+        both = shared(self.source.ranks, self.destination.ranks)
+        return self.source.gpus + self.destination.gpus - len(both)
 
     @property
     def nodes(self) -> int:
@@ -266,225 +266,3 @@ class Placement:
         if self.idle:
             lines.append(f"Idle ranks: {span(self.idle)} (not participating)")
         return lines
-
-
-def span(ranks: Iterable[int]) -> str:
-    """`0-3`, `4` for a single rank, `0-3, 8-15` where there are holes.
-
-    Args:
-        ranks: ascending.
-    """
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and runs[-1][-1] == rank - 1:
-            runs[-1][1:] = [rank]
-        else:
-            runs.append([rank])
-    return ", ".join("-".join(map(str, run)) for run in runs)
-
-
-def _shared(source: Layout, destination: Layout) -> range:
-    """The ranks of both sides."""
-    start = max(source.offset, destination.offset)
-    return range(start, max(start, min(source.ranks.stop, destination.ranks.stop)))
-
-
-def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
-    """A side's degrees with every default filled in.
-
-    Args:
-        degrees: as written in the config.
-        default_etp: the ETP that a `null` means here.
-        offset: first global rank.
-
-    Raises:
-        UserError: from `Layout`; a count is below 1, or a list of layers per stage is none.
-    """
-    if degrees.kind == "fsdp":
-        return _fsdp(degrees, offset)
-    if degrees.kind not in (None, "megatron"):
-        raise UserError(f"kind '{degrees.kind}' is not megatron or fsdp")
-    if degrees.shard is not None:
-        raise UserError(f"shard={degrees.shard} is of kind=fsdp; here the kind is megatron")
-    listed = degrees.pipeline_model_parallel_layout
-    return Layout(
-        tp=degrees.tp,
-        cp=degrees.cp,
-        pp=degrees.pp,
-        ep=degrees.ep,
-        etp=default_etp if degrees.etp is None else degrees.etp,
-        gpus=_explicit("gpus", degrees.gpus),
-        first_stage_layers=degrees.num_layers_in_first_pipeline_stage,
-        last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
-        offset=offset,
-        dtype=_dtype(degrees.dtype),
-        order=rank_order.DEFAULT if degrees.order is None else degrees.order,
-        listed_layers=None if listed is None else stages.listed(listed),
-        virtual_stages=_explicit(stages.VIRTUAL, degrees.virtual_pipeline_model_parallel_size),
-        counts_embedding=bool(degrees.account_for_embedding_in_pipeline_split),
-        counts_loss=bool(degrees.account_for_loss_in_pipeline_split),
-    )
-
-
-def _fsdp(degrees: Degrees, offset: int) -> Layout:
-    """A side of PyTorch's fully_shard; what only Megatron has must not be said of it."""
-    others = replace(Degrees(), **{name: getattr(degrees, name) for name in _OF_FSDP})
-    said = [f.name for f in fields(Degrees) if getattr(degrees, f.name) != getattr(others, f.name)]
-    if said:
-        name = said[0]
-        raise UserError(
-            f"{name}={getattr(degrees, name)} is Megatron's, and kind=fsdp has"
-            f" {', '.join(_OF_FSDP)}; set {name}={getattr(others, name) or 'null'} here, or write"
-            " the pair as a file of its own"
-        )
-    return Layout(
-        kind="fsdp",
-        shard=_explicit("shard", degrees.shard) or _explicit("gpus", degrees.gpus) or 1,
-        gpus=_explicit("gpus", degrees.gpus),
-        offset=offset,
-        dtype=_dtype(degrees.dtype),
-    )
-
-
-_OF_FSDP = (
-    "kind", "shard", "gpus", "offset", "node_aligned", "dtype", "make_vocab_size_divisible_by",
-)  # fmt: skip
-DTYPES = ("bfloat16", "float16", "float32")
-
-
-def _dtype(name: str | None) -> str | None:
-    if name is not None and name not in DTYPES:
-        raise UserError(f"dtype '{name}' is not {', '.join(DTYPES)}")
-    return None if name == "bfloat16" else name
-
-
-def _explicit(name: str, count: int | None) -> int:
-    """0 for what is not said."""
-    if count is None:
-        return 0
-    if count < 1:
-        raise UserError(f"{name}={count}: must be 1 or more")
-    return count
-
-
-def place(job: Job) -> Placement:
-    """Both layouts of a job in the world.
-
-    Non-collocated: source ranks first, then destination; needs source + destination GPUs.
-    Collocated: both start at one rank, 0; needs max(source, destination). A side's own `offset` or
-    `node_aligned` says otherwise; collocated sides share a rank at least, others none.
-    A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's); a
-    dense model's to 1.
-
-    Raises:
-        UserError: from `Layout`, with the side named; an unknown mode; or sides that stand where
-            the mode does not allow it.
-    """
-    collocated = job.placement_mode == "collocated"
-    if not collocated and job.placement_mode != "non-collocated":
-        raise UserError(
-            f"mode '{job.placement_mode}' is not collocated or non-collocated"
-            " (auto in refit.mode: the pair's)"
-        )
-    per_node = job.cluster.ranks_per_node
-    if per_node < 1:
-        raise UserError(f"cluster.ranks_per_node={per_node} must be 1 or more")
-    source = _side(job, "source", job.parallel.source.tp, 0)
-    start = source.ranks.start if collocated else source.ranks.stop
-    etp = job.parallel.destination.tp if source.kind == "fsdp" else source.etp
-    destination = _side(job, "destination", etp, start)
-    if bool(_shared(source, destination)) != collocated:
-        raise UserError(_misplaced(source, destination, collocated))
-    placement = Placement(*_told_of_each_other(job, source, destination), per_node, 0)
-    return replace(placement, world=-(-placement.end // per_node) * per_node)
-
-
-def _told_of_each_other(job: Job, source: Layout, destination: Layout) -> tuple[Layout, Layout]:
-    """Both sides with their vocabulary's rows, and with the dtype that the values come from.
-
-    Megatron pads the vocabulary to a multiple of make_vocab_size_divisible_by * TP, FSDP not at
-    all. The destination has as many rows as the source, but where it says its own multiple.
-    """
-    model, pair = job.model, job.parallel
-    multiple = pair.source.make_vocab_size_divisible_by
-    if multiple is None:
-        multiple = 1 if source.kind == "fsdp" else model.make_vocab_size_divisible_by
-    rows = padded(model.vocab_size, multiple * source.tp)
-    multiple = pair.destination.make_vocab_size_divisible_by
-    theirs = rows if multiple is None else padded(model.vocab_size, multiple * destination.tp)
-    trained, casts = source.dtype, source.dtype != destination.dtype
-    return (
-        replace(source, vocab_rows=rows, trained_dtype=trained, casts=casts),
-        replace(destination, vocab_rows=theirs, trained_dtype=trained, casts=casts),
-    )
-
-
-def padded(size: int, multiple: int) -> int:
-    """The least multiple that is no smaller.
-
-    Raises:
-        UserError: the multiple is below 1.
-    """
-    if multiple < 1:
-        raise UserError(f"make_vocab_size_divisible_by must be 1 or more, not {multiple}")
-    return -(-size // multiple) * multiple
-
-
-def _misplaced(source: Layout, destination: Layout, collocated: bool) -> str:
-    """Why two sides cannot stand where they do, and what to do."""
-    where = f"source {span(source.ranks)}, destination {span(destination.ranks)}"
-    if collocated:
-        return (
-            f"collocated sides share ranks, and these share none ({where}); use"
-            f" parallel.destination.offset={source.offset}, or refit.mode=non-collocated"
-        )
-    shared = span(_shared(source, destination))
-    name, start = "destination", source.ranks.stop
-    if destination.offset < source.offset:
-        name, start = "source", destination.ranks.stop
-    return (
-        f"non-collocated sides share no rank, and these share {shared} ({where}); use"
-        f" parallel.{name}.offset={start}, or refit.mode=collocated"
-    )
-
-
-def _first_rank(degrees: Degrees, default: int, per_node: int) -> int:
-    """Where a side starts that would start at `default`."""
-    start = default if degrees.offset is None else degrees.offset
-    if start < 0:
-        raise UserError(f"offset={start}: the first rank must be 0 or more")
-    aligned = -(-start // per_node) * per_node
-    if not degrees.node_aligned:
-        return start
-    if degrees.offset is not None and aligned != start:
-        raise UserError(
-            f"offset={start} is not a node's first rank, which node_aligned=true asks for; nodes"
-            f" have {per_node} ranks: use offset={aligned}, or leave out one of the two"
-        )
-    return aligned
-
-
-def _side(job: Job, name: str, default_etp: int, default_start: int) -> Layout:
-    degrees: Degrees = getattr(job.parallel, name)
-    dense = not job.model.is_moe
-    try:
-        start = _first_rank(degrees, default_start, job.cluster.ranks_per_node)
-        return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, start)
-    except UserError as error:
-        hint = "" if dense else _etp_hint(degrees, default_etp, name)
-        raise UserError(f"parallel.{name}: {error}{hint}") from None
-
-
-def _etp_hint(degrees: Degrees, default_etp: int, name: str) -> str:
-    """What to add where a layout is impossible by its default ETP alone."""
-    if degrees.etp is not None:
-        return ""
-    try:
-        resolve(degrees, 1)
-    except UserError:
-        return ""
-    whose = "tp" if name == "source" else "the source's"
-    return (
-        f". etp is {whose}, {default_etp}, by default, as Megatron has it; with etp=1, each expert"
-        f" whole, this works: parallel.{name}.etp=1"
-    )

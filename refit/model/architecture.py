@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from refit.job import Job, Model
-from refit.layout.layout import Placement, padded
+from refit.layout.layout import Placement
+from refit.layout.place import padded
 from refit.layout.tensors import Catalogue, Family
 from refit.model.lora import adapters
 from refit.model.moe_layers import moe_layers

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from refit.job import Job, UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.rules.layout import LAYOUT
 from refit.rules.model import MODEL
 from refit.rules.values import VALUES

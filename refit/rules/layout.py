@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from refit.job import Job, UserError
 from refit.layout import order as rank_order
-from refit.layout.layout import Layout, Placement, Side, span
+from refit.layout.layout import Layout, Placement, Side
+from refit.layout.ranks import span
 from refit.model.architecture import (
     expert_ffn_size,
     ffn_size,

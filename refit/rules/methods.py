@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refit.job import Job
-from refit.layout.layout import Placement, Side, place
+from refit.layout.layout import Placement, Side
+from refit.layout.place import place
 from refit.layout.tensors import ITEMSIZE
 from refit.model import megatron_versions
 from refit.plan.copies import Rows

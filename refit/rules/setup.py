@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.job import Job, UserError
-from refit.layout.layout import Placement, Side, place
+from refit.layout.layout import Placement, Side
+from refit.layout.place import place
 from refit.layout.tensors import Catalogue
 from refit.model.architecture import tensors_of
 from refit.model.convention import Build, build_of

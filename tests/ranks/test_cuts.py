@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from refit.job import Degrees, Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from refit.job import Degrees, Job, UserError
-from refit.layout.layout import Layout, place
+from refit.layout.layout import Layout
+from refit.layout.place import place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible

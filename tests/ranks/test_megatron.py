@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import layers
 
 from refit.forecast import predict
 from refit.job import Degrees, Job, Model, Refit
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.model.convention import build_of, logical_name

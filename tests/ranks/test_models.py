@@ -18,7 +18,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from refit.job import Degrees, Job, Model, Parallel, UserError
-from refit.layout.layout import Layout, Side, place
+from refit.layout.layout import Layout, Side
+from refit.layout.place import place
 from refit.layout.tensors import Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from refit.weights.models import build
@@ -113,6 +114,18 @@ CASES: dict[str, tuple[Model, Parallel]] = {
     "biased_cp2_to_ep2": (
         BIASED,
         Parallel(source=Degrees(cp=2, etp=1), destination=Degrees(ep=2, etp=1)),
+    ),
+    "virtual_pp_fastest_to_uneven_pp2ep2": (
+        MOE,
+        Parallel(
+            mode="collocated",
+            source=Degrees(
+                tp=2, pp=2, order="pp-tp-dp", virtual_pipeline_model_parallel_size=2, gpus=4
+            ),
+            destination=Degrees(
+                pp=2, ep=2, etp=1, gpus=4, pipeline_model_parallel_layout=[0, 2, 2, 0]
+            ),
+        ),
     ),
     "direct_tp2_to_tp1": (DIRECT, Parallel(source=Degrees(tp=2, etp=1), destination=Degrees())),
 }

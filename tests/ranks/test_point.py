@@ -14,7 +14,7 @@ import pytest
 
 from refit.display import outcome
 from refit.job import Degrees, Job, UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record.point import Point, identity
 from refit.record.record import SCHEMA, Record

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from refit.job import Degrees, Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
@@ -72,6 +72,14 @@ CASES: dict[str, Job] = {
     "next node": pair(
         {"gpus": 2, "ep": 2}, {"tp": 2, "node_aligned": True}, "non-collocated",
         method="gloo", ranks_per_node=3, verify="bits",
+    ),
+    "relayed to a node behind an idle one": pair(
+        {"pp": 2, "tp": 2, "order": "pp-tp-dp", "etp": 2}, {"gpus": 2, "offset": 6},
+        "non-collocated", method="gloo", ranks_per_node=2, verify="bits",
+        refit={"fanout": "hierarchical"},
+    ),
+    "a heap with holes": pair(
+        {"pp": 2, "offset": 1, LAYERS: [1, 3]}, {"tp": 2, "offset": 2}, method="symmetric"
     ),
     "list, source": pair({"pp": 2, LAYERS: [3, 1]}, {"ep": 2}),
     "list, destination": pair({"ep": 2}, {"pp": 2, LAYERS: [1, 3]}, method="gloo"),

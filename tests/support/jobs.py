@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from refit.job import Bench, Cluster, Degrees, Job, Model, Parallel, Refit
-from refit.layout.layout import Placement, place
+from refit.layout.layout import Placement
+from refit.layout.place import place
 from refit.rules.methods import METHODS
 
 # gated experts, a shared expert, expert bias, a dense first layer

@@ -14,8 +14,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refit.job import Degrees, Model, UserError
-from refit.layout.layout import Placement, resolve
+from refit.layout.layout import Placement
 from refit.layout.order import NAMES
+from refit.layout.place import resolve
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan

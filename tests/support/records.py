@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 
 from refit.job import Degrees, Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.record.point import Point

@@ -25,7 +25,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from refit.job import Degrees, UserError
-from refit.layout.layout import Layout, Placement, resolve
+from refit.layout.layout import Layout, Placement
+from refit.layout.place import resolve
 from refit.layout.stages import listed
 from refit.rules.layout import order_has_one_pipeline
 from tests.support import oracle

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit.job import NOT_MODELLED, Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model import megatron_versions as versions
 from refit.rules.impossible import impossible
 from refit.rules.layout import LAYOUT

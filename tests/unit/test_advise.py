@@ -12,7 +12,8 @@ import pytest
 from refit.advise import advise, dispatcher, job_asked_for, lines, serving_bytes
 from refit.forecast.predict import predict
 from refit.job import Degrees, Hardware, Job, UserError
-from refit.layout.layout import Layout, place
+from refit.layout.layout import Layout
+from refit.layout.place import place
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 from tests.support.jobs import TINY, job

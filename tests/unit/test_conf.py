@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from refit import schema
 from refit.hydra_side import BasicSweeper
 from refit.job import Hardware, Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.rules.impossible import impossible
 from tests.support.composed import PUBLIC

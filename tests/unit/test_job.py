@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from refit.job import NOT_MODELLED, Degrees, Job, Model, UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from tests.support.jobs import TINY, job
 
 

@@ -17,7 +17,8 @@ from hydra.core.object_type import ObjectType
 
 from refit.forecast import traffic
 from refit.job import UserError
-from refit.layout.layout import Layout, place
+from refit.layout.layout import Layout
+from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.workload_grid import Workload, workloads
 from refit.plan.build import build_plan

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refit.forecast.predict import predict
 from refit.job import Cluster, Degrees, Hardware, Job, Parallel, Refit
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.weight_bytes import per_rank_bytes, weight_bytes
 from refit.plan.build import build_plan

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from refit.job import Degrees, Model, UserError
-from refit.layout.layout import Layout, span
-from refit.layout.layout import resolve as resolve_degrees
+from refit.layout.layout import Layout
+from refit.layout.place import resolve as resolve_degrees
+from refit.layout.ranks import span
 from tests.support.jobs import placed
 from tests.support.table import ROWS, mode
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan

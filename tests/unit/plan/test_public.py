@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from refit.job import Cluster, Degrees, Model
-from refit.layout.layout import IntArray, Layout, Placement, place
+from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.moe_layers import moe_layers
 from refit.plan.build import build_plan

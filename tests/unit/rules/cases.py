@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model import megatron_versions as versions
 from refit.rules.layout import (
     cut_axes_divide,

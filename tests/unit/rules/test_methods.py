@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from refit.job import Hardware, Job
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.rules import devices, methods
 from refit.rules.impossible import impossible
 from refit.rules.methods import METHODS

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from refit.job import Job, UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.rules.impossible import impossible, reasons
 from refit.rules.layout import LAYOUT, latent_ranks_divide
 from refit.rules.model import MODEL, fused_permute_installed

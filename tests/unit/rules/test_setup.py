@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from refit.job import UserError
-from refit.layout.layout import place
+from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.convention import Build
 from refit.plan.build import build_plan
