@@ -19,6 +19,10 @@ IntArray = NDArray[np.int64]
 
 Side = Literal["source", "destination"]
 
+KINDS = ("megatron", "fsdp")
+DTYPES = ("bfloat16", "float16", "float32")
+"""What a side may store as; the first is what a model has."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -106,7 +110,12 @@ class Layout:
             object.__setattr__(self, "gpus", self.shard)
         object.__setattr__(self, "virtual_stages", 1)
         if self.gpus % self.shard:
-            raise UserError(f"gpus={self.gpus} must be a multiple of shard={self.shard}")
+            below = self.gpus // self.shard * self.shard
+            fits = [n for n in (below, below + self.shard) if n]
+            raise UserError(
+                f"gpus={self.gpus} must be a multiple of shard={self.shard}; use"
+                f" gpus={' or '.join(map(str, fits))}"
+            )
 
     @property
     def dp(self) -> int:

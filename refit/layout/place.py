@@ -24,10 +24,10 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
     """
     if degrees.kind == "fsdp":
         return _fsdp(degrees, offset)
-    if degrees.kind not in (None, "megatron"):
-        raise UserError(f"kind '{degrees.kind}' is not megatron or fsdp")
     if degrees.shard is not None:
-        raise UserError(f"shard={degrees.shard} is of kind=fsdp; here the kind is megatron")
+        raise UserError(
+            f"shard={degrees.shard} is of kind=fsdp; set kind=fsdp beside it, or leave it out"
+        )
     listed = degrees.pipeline_model_parallel_layout
     return Layout(
         tp=degrees.tp,
@@ -71,12 +71,9 @@ def _fsdp(degrees: Degrees, offset: int) -> Layout:
 _OF_FSDP = (
     "kind", "shard", "gpus", "offset", "node_aligned", "dtype", "make_vocab_size_divisible_by",
 )  # fmt: skip
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 def _dtype(name: str | None) -> str | None:
-    if name is not None and name not in DTYPES:
-        raise UserError(f"dtype '{name}' is not {', '.join(DTYPES)}")
     return None if name == "bfloat16" else name
 
 
@@ -142,13 +139,7 @@ def _told_of_each_other(job: Job, source: Layout, destination: Layout) -> tuple[
 
 
 def padded(size: int, multiple: int) -> int:
-    """The least multiple that is no smaller.
-
-    Raises:
-        UserError: the multiple is below 1.
-    """
-    if multiple < 1:
-        raise UserError(f"make_vocab_size_divisible_by must be 1 or more, not {multiple}")
+    """The least multiple that is no smaller."""
     return -(-size // multiple) * multiple
 
 
@@ -156,6 +147,7 @@ def _side(job: Job, name: str, default_etp: int, default_start: int) -> Layout:
     degrees: Degrees = getattr(job.parallel, name)
     dense = not job.model.is_moe
     try:
+        _explicit("make_vocab_size_divisible_by", degrees.make_vocab_size_divisible_by)
         start = first_rank(degrees, default_start, job.cluster.ranks_per_node)
         return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, start)
     except UserError as error:

@@ -143,8 +143,8 @@ def test_where_both_sides_are_is_on_record() -> None:
     assert record.layout == Placed(
         world=16,
         ranks_per_node=16,
-        source=Side(list(range(8)), 2, 1, 2, 2, 1, 2, 2, 8, first_stage_layers=1),
-        destination=Side([8, 9, 10, 11], 1, 2, 1, 2, 1, 2, 2, 4),
+        source=Side(list(range(8)), 2, 1, 2, 2, 1, 2, 2, 8, first_stage_layers=1, vocab_rows=512),
+        destination=Side([8, 9, 10, 11], 1, 2, 1, 2, 1, 2, 2, 4, vocab_rows=512),
         idle=[12, 13, 14, 15],
     )
     assert record.layout.used == 12

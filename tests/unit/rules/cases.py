@@ -191,6 +191,14 @@ BAD: dict[Any, list[Case]] = {
             {"verify": "logits", "refit__exclude": ["*router*"]},
             "verify=logits compares whole models, and refit.include and exclude leave tensors out",
         ),
+        (
+            {"verify": "logits", "parallel__source": {"kind": "fsdp", "shard": 2}},
+            "verify=logits needs a forward pass, and parallel.source.kind=fsdp has plain shards",
+        ),
+        (
+            {"verify": "logits", "parallel__source__dtype": "float32"},
+            "sides of different dtypes round their weights apart; use verify=bits",
+        ),
     ],
     lora_valid: [
         ({"model__lora": {"rank": 8}}, "does not say rank and targets, as model.lora={rank:32,"),
@@ -337,6 +345,29 @@ BAD: dict[Any, list[Case]] = {
         (
             {"parallel__source__order": "tp-dp-pp", "parallel__source__ep": 2},
             "parallel.source: order=tp-dp-pp lacks ep, whose size is 2 here",
+        ),
+        (
+            {"parallel__source__kind": "fsdp"},
+            "parallel.source: tp=2 is Megatron's, and kind=fsdp has kind, shard, gpus, offset,"
+            " node_aligned, dtype, make_vocab_size_divisible_by; set tp=1 here",
+        ),
+        (
+            {
+                "parallel__destination": {"kind": "fsdp", "etp": 1},
+            },
+            "parallel.destination: etp=1 is Megatron's",
+        ),
+        (
+            {"parallel__destination": {"kind": "fsdp", "shard": 4, "gpus": 6}},
+            "parallel.destination: gpus=6 must be a multiple of shard=4; use gpus=4 or 8",
+        ),
+        (
+            {"parallel__source__make_vocab_size_divisible_by": 0},
+            "parallel.source: make_vocab_size_divisible_by=0: must be 1 or more",
+        ),
+        (
+            {"parallel__source__shard": 2},
+            "parallel.source: shard=2 is of kind=fsdp; set kind=fsdp beside it, or leave it out",
         ),
         (
             {"parallel__destination__offset": 3},

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from refit.job import Hardware, Job
+from refit.job import Degrees, Hardware, Job
 from refit.layout.place import place
 from refit.rules import devices, methods
 from refit.rules.impossible import impossible
@@ -277,3 +277,34 @@ def test_every_method_of_ours_is_a_class_of_its_file() -> None:
 def test_knobs_out_of_range(knob: str, value: int) -> None:
     what = job(refit={knob: value})
     assert f"refit.{knob}={value}: must be" in (impossible(what) or "")
+
+
+def test_who_casts() -> None:
+    narrow, wide = (
+        job(Degrees(dtype=source), Degrees(dtype=destination), method=method)
+        for source, destination, method in (
+            ("float32", None, "gloo"), ("float16", "float32", "gloo"),
+        )
+    )  # fmt: skip
+    read = replace(narrow, refit=replace(narrow.refit, method="ipc"))
+    for what, side in ((narrow, "source"), (wide, "destination"), (read, "destination")):
+        assert methods.cast_at(what.refit.method, what, place(what)) == side
+    asked = [replace(x, refit=replace(x.refit, cast_at="source")) for x in (wide, read)]
+    assert methods.cast_at("gloo", asked[0], place(asked[0])) == "source"
+    assert methods.unsupported("gloo", asked[0], place(asked[0])) is None
+    reason = methods.unsupported("ipc", asked[1], place(asked[1]))
+    assert reason and "reads the source's own memory" in reason
+
+
+@pytest.mark.parametrize(
+    ("side", "text"),
+    [
+        (Degrees(kind="fsdp", shard=2), "parallel.source.kind=fsdp"),
+        (Degrees(dtype="float32"), "parallel.source.dtype=float32"),
+        (Degrees(make_vocab_size_divisible_by=1), "parallel.source.make_vocab_size_divisible_by=1"),
+    ],
+)
+def test_the_peer_refuses_what_a_side_has_of_its_own(side: Degrees, text: str) -> None:
+    what = job(side, method="megatron", build="megatron")
+    reason = methods.unsupported("megatron", what, place(what))
+    assert reason and text in reason and "use another method" in reason
