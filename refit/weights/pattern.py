@@ -194,7 +194,7 @@ class _Matrix:
         for actual, rows in self._pieces():
             buffer = torch.empty_like(actual) if buffer is None else buffer[: len(rows)]
             want = self._expected(rows, poisoned, out=buffer)
-            if not torch.equal(_wide(want), _wide(actual)):
+            if not _equal(want, actual):
                 wrong += int(torch.count_nonzero(want != actual))
         return wrong
 
@@ -221,7 +221,13 @@ def _splitmix64(key: np.uint64, index: NDArray[np.uint64]) -> NDArray[np.uint64]
         return z ^ (z >> np.uint64(31))
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """The same bytes as 64-bit integers where they divide: fewer elements to compare."""
-    flat = tensor.reshape(-1)
-    return flat.view(torch.int64) if flat.numel() * flat.element_size() % 8 == 0 else flat
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether all elements are; as 64-bit integers where both divide, fewer elements to compare."""
+    flat = [tensor.reshape(-1) for tensor in (one, other)]
+    if all(
+        count * tensor.element_size() % 8 == 0
+        for tensor in flat
+        for count in (tensor.numel(), int(tensor.storage_offset()))
+    ):
+        flat = [tensor.view(torch.int64) for tensor in flat]
+    return torch.equal(*flat)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 
-from refit.layout.tensors import Shard
+from refit.layout.cut import Cut
+from refit.layout.tensors import Family, Shard
 from refit.rules.setup import Setup
+from refit.weights.casts import cast_bits
 from refit.weights.pattern import Check, Pattern
 from refit.weights.weights import Weights
 from tests.support.jobs import SMALL, TINY, job
@@ -115,3 +119,68 @@ def test_finite_values_are_small_numbers_of_either_sign() -> None:
 def test_checks_add_up_and_the_first_name_stays() -> None:
     assert Check(3, 1, "a") + Check(4, 2, "b") == Check(7, 3, "a")
     assert Check(3, 0) + Check(4, 2, "b") == Check(7, 2, "b")
+
+
+# ---- other dtypes, shapes and cuts
+
+
+def shard(dtype: str, shape: tuple[int, ...], cut: Cut, index: int = 0, source: str = "") -> Shard:
+    family = Family("w", shape, dtype)
+    return Shard(0, "w", family, cut, index, dtype, source or dtype, bool(source))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int64", "uint8"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_any_dtype_rank_and_cut(dtype: str, axis: int) -> None:
+    shape = (6, 4, 5)
+    everything = shard(dtype, shape, Cut.whole(axis, shape[axis]))
+    whole = Weights.allocate([everything])
+    pattern = Pattern(0, 0)
+    pattern.fill(whole)
+    assert pattern.check(whole) == Check(120, 0)
+    values = whole.tensors[0].flatten().view(torch.uint8)
+    assert len(values.unique()) > 60  # hardly two alike
+    # strided, in another order, one index left out, with padding before, between and behind
+    held = np.array([-1, 3, 1, -1, 0, -1])
+    part = shard(dtype, shape, Cut.of(axis, shape[axis], [held]))
+    mine = Weights.allocate([part])
+    mine.arena.fill_(7)
+    pattern.fill(mine)
+    size = 120 // shape[axis]
+    assert pattern.check(mine) == Check(3 * size, 0)
+    wanted = whole.tensors[0].index_select(axis, torch.tensor([0, 3, 1, 0, 0, 0]))
+    for padding in (0, 3, 5):
+        wanted.select(axis, padding).zero_()
+    assert torch.equal(mine.tensors[0].view(torch.uint8), wanted.view(torch.uint8))
+    mine.tensors[0].select(axis, 3).view(torch.uint8)[0, 0] ^= 1
+    assert pattern.check(mine) == Check(3 * size, 1, "w's padding")
+    pattern.poison(mine)
+    assert pattern.check(mine).mismatches == 3 * size
+
+
+@pytest.mark.parametrize(("of", "to"), list(permutations(["bfloat16", "float16", "float32"], 2)))
+def test_a_cast_is_torchs_own(of: str, to: str) -> None:
+    cut = Cut.whole(0, 300)
+    trained, cast = (
+        Weights.allocate([shard(dtype, (300, 200), cut, source=of)]) for dtype in (of, to)
+    )
+    pattern = Pattern(0, 0)
+    pattern.fill(trained)
+    pattern.fill(cast)
+    assert torch.equal(trained.tensors[0].to(cast.tensors[0].dtype), cast.tensors[0])
+    assert trained.tensors[0].isfinite().all() and cast.tensors[0].isfinite().all()
+    pattern.poison(cast)
+    assert pattern.check(cast).mismatches == 60_000
+
+
+def test_ties_go_to_the_even_one_and_carries_into_the_exponent() -> None:
+    # 1 + 2**-8 lies between 1 and 1 + 2**-7, as 1 + 3 * 2**-8 between that and the next
+    values = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 2 - 2**-20, -(1 + 2**-8)])
+    for to in ("bfloat16", "float16"):
+        dtype = getattr(torch, to)
+        mine = cast_bits(values.view(torch.int32), "float32", to)
+        assert torch.equal(mine, values.to(dtype).view(torch.int16))
+        wide = cast_bits(mine, to, "float32")
+        assert torch.equal(wide, values.to(dtype).float().view(torch.int32))
+    narrow = cast_bits(values.view(torch.int32), "float32", "bfloat16").view(torch.bfloat16)
+    assert narrow.tolist() == [1, 1 + 2**-6, 1 + 2**-7, 2, -1]
