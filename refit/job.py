@@ -168,6 +168,8 @@ class Degrees:
     kind: Optional[str] = None  # megatron, which null means | fsdp: PyTorch's fully_shard
     shard: Optional[int] = None  # of fsdp: ranks that share each parameter; null: all its gpus
     dtype: Optional[str] = None  # of what the model has in bfloat16: that | float16 | float32
+    # slots of one tensor for all of a rank's experts, as engines have them; null: a tensor each
+    expert_slots: Optional[int] = None
     # null: a source's is the model's, and a destination has as many rows as its source
     make_vocab_size_divisible_by: Optional[int] = None
 

@@ -85,6 +85,7 @@ def _of_its_own(side: Degrees) -> str:
     said = {
         "as": side.dtype,
         "vocab": side.make_vocab_size_divisible_by,
+        "slots": side.expert_slots,
         "layers": side.pipeline_model_parallel_layout,
         "vpp": side.virtual_pipeline_model_parallel_size,
         "embedding": side.account_for_embedding_in_pipeline_split,

@@ -40,6 +40,7 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
         offset=offset,
         dtype=_dtype(degrees.dtype),
+        expert_slots=_explicit("expert_slots", degrees.expert_slots) or None,
         order=rank_order.DEFAULT if degrees.order is None else degrees.order,
         listed_layers=None if listed is None else stages.listed(listed),
         virtual_stages=_explicit(stages.VIRTUAL, degrees.virtual_pipeline_model_parallel_size),

@@ -112,6 +112,21 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """Where a shard lies in a larger tensor of its rank: one of equal slots along a new first axis.
+
+    Attributes:
+        storage: names the larger tensor.
+        number: which slot.
+        count: slots that it has; those of no shard are zero and stay so.
+    """
+
+    storage: str
+    number: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Shard:
     """One rank's part of one logical tensor."""
 
@@ -123,6 +138,7 @@ class Shard:
     dtype: str  # as this side stores it
     trained_dtype: str  # as the source does
     casts: bool  # the two sides' dtypes differ
+    slot: Slot | None = None  # None: a tensor of its own
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -212,5 +228,9 @@ class Catalogue:
                 for e in experts:
                     name = family.tensor_name(layer, e)
                     tensor = family.base + index * width + e
-                    held.append(Shard(tensor, name, family, cut, shard, *dtypes, casts))
+                    slot = None
+                    if family.num_experts and layout.expert_slots:
+                        together = family.name.format(layer=layer, expert="")
+                        slot = Slot(together, e - experts.start, layout.expert_slots)
+                    held.append(Shard(tensor, name, family, cut, shard, *dtypes, casts, slot))
         return held

@@ -11,7 +11,11 @@ from refit.layout.tensors import ITEMSIZE, Catalogue
 
 def weight_bytes(catalogue: Catalogue, layout: Layout, rank: int) -> int:
     """Bytes of the weights that a rank holds of one side."""
-    return sum(s.nbytes for s in catalogue.held_by(layout, rank))
+    held = catalogue.held_by(layout, rank)
+    if not layout.expert_slots:
+        return sum(shard.nbytes for shard in held)
+    storages = {s.slot.storage: s.nbytes * s.slot.count for s in held if s.slot}
+    return sum(s.nbytes for s in held if not s.slot) + sum(storages.values())
 
 
 def per_rank_bytes(
@@ -20,7 +24,7 @@ def per_rank_bytes(
     """[gpus]: `weight_bytes` of every rank of a layout.
 
     Args:
-        only: [tensors] of bool, by tensor id: which are counted; None: all.
+        only: [tensors] of bool, by tensor id: which are counted, without slots to spare; None: all.
     """
     holder = layout.rank_of_layers(catalogue.num_layers)
     held = np.zeros(layout.gpus, dtype=np.int64)
@@ -31,6 +35,8 @@ def per_rank_bytes(
             counted = only[family.base : family.base + family.count].astype(np.int64)
         groups = layout.ep if family.num_experts else 1
         per_group = counted.reshape(-1, groups, max(1, family.num_experts) // groups).sum(2)
+        if only is None and layout.expert_slots and family.num_experts:
+            per_group = np.where(per_group > 0, layout.expert_slots, 0)
         tensors = np.zeros((layout.pp, groups), dtype=np.int64)
         if family.layers:
             np.add.at(tensors, holder[list(family.layers)], per_group)

@@ -137,6 +137,7 @@ _LATER_OF_A_SIDE = (
     "shard",
     "dtype",
     "make_vocab_size_divisible_by",
+    "expert_slots",
     "order",
     "offset",
     "node_aligned",

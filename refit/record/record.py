@@ -284,6 +284,7 @@ def _side(layout: Layout, num_layers: int) -> Side:
         shard=layout.shard if layout.kind == "fsdp" else None,
         dtype=layout.dtype,
         vocab_rows=layout.vocab_rows,
+        expert_slots=layout.expert_slots,
         order=None if layout.order == DEFAULT else layout.order,
         virtual_stages=layout.virtual_stages if layout.virtual_stages > 1 else None,
         layers_per_stage=layout.layers_per_stage(num_layers) if listed else None,

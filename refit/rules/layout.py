@@ -108,6 +108,22 @@ def experts_divide(job: Job, placement: Placement) -> str | None:
     return None
 
 
+def experts_have_slots(job: Job, placement: Placement) -> str | None:
+    """A tensor of all of a rank's experts has a slot for each, and no GPTModel has one."""
+    for name, side in _sides(placement):
+        if side.expert_slots is None:
+            continue
+        said = f"parallel.{name}.expert_slots={side.expert_slots}"
+        if not job.model.num_moe_experts:
+            return f"{said}, and model '{job.model.name}' has no experts; leave it out"
+        if job.build == "megatron" and job.mode == "measure":
+            return f"{said}: GPTModels have a tensor for each expert; use build=shards"
+        held = job.model.num_moe_experts // side.ep
+        if side.expert_slots < held:
+            return f"{said}, and each rank has {held} experts; it must be {held} or more"
+    return None
+
+
 def heads_divide(job: Job, placement: Placement) -> str | None:
     """Attention is cut between heads."""
     heads = job.model.num_attention_heads
@@ -233,6 +249,7 @@ LAYOUT: tuple[Rule, ...] = (
     ep_needs_experts,
     expert_bias_needs_etp_1,
     experts_divide,
+    experts_have_slots,
     heads_divide,
     query_groups_divide,
     widths_divide,

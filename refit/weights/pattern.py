@@ -78,6 +78,8 @@ class Pattern:
         self._write(weights, poisoned=True)
 
     def _write(self, weights: Weights, poisoned: bool) -> None:
+        for slot in weights.spare:
+            slot.zero_()
         for shard in weights.shards:
             for matrix in self._matrices(shard, weights.tensors[shard.tensor]):
                 matrix.write(poisoned)
@@ -93,7 +95,9 @@ class Pattern:
             for shard in weights.shards
             if travels is None or travels[shard.tensor]
         )
-        return sum(checks, Check(0, 0))
+        found = sum(checks, Check(0, 0))
+        written = sum(int(torch.count_nonzero(slot)) for slot in weights.spare)
+        return found + Check(0, written, "a slot of no expert" if written else "")
 
     def check_left_out(self, weights: Weights, travels: NDArray[np.bool_]) -> Check:
         """Whether what does not travel is still the poison that was written: no element counts."""

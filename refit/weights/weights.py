@@ -49,11 +49,16 @@ class Weights:
                 private.
             device: of a private arena.
         """
-        _, total = offsets(shards)
+        _, total, _ = offsets(shards)
         if slab is None or not total:
             return Weights.view(shards, torch.empty(total, dtype=torch.uint8, device=device))
         start = slab.take(total)
         return Weights.view(shards, attach(slab, start + total)[start:])
+
+    @property
+    def spare(self) -> list[torch.Tensor]:
+        """The bytes of slots that no shard is in; zero, and no refit may write there."""
+        return [self.arena[slot.start : slot.stop] for slot in offsets(self.shards)[2]]
 
     def populate(self) -> None:
         """Map every page now, which is faster than by a fault each. Where it fails, they fault."""
@@ -70,7 +75,7 @@ class Weights:
         Raises:
             UserError: the arena is not the one that these shards need.
         """
-        starts, total = offsets(shards)
+        starts, total, _ = offsets(shards)
         if arena.dtype != torch.uint8 or arena.numel() != total:
             raise UserError(
                 f"an arena of {arena.numel()} x {arena.dtype} for shards that need {total} bytes"
@@ -96,10 +101,27 @@ def attach(slab: Slab, nbytes: int) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(new(slab.descriptor, nbytes))
 
 
-def offsets(shards: Sequence[Shard]) -> tuple[list[int], int]:
-    """Where each shard starts in the arena, and the arena's size, both in bytes; in list order."""
+def offsets(shards: Sequence[Shard]) -> tuple[list[int], int, list[range]]:
+    """Where shards lie in the arena, in bytes; in list order, those of one storage together.
+
+    Returns:
+        Each shard's start, the arena's size, and the slots of no shard.
+    """
     starts, end = [], 0
+    storages: dict[str, tuple[int, Shard, set[int]]] = {}
     for shard in shards:
-        starts.append(end)
-        end += -(-shard.nbytes // ALIGNMENT) * ALIGNMENT
-    return starts, end
+        start, nbytes = end, shard.nbytes
+        if shard.slot is not None:
+            start, _, taken = storages.setdefault(shard.slot.storage, (end, shard, set()))
+            taken.add(shard.slot.number)
+            start += shard.slot.number * nbytes
+            nbytes = shard.slot.count * nbytes if len(taken) == 1 else 0
+        starts.append(start)
+        end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    spare = [
+        range(start + slot * shard.nbytes, start + (slot + 1) * shard.nbytes)
+        for start, shard, taken in storages.values()
+        for slot in range(shard.slot.count if shard.slot else 0)
+        if slot not in taken
+    ]
+    return starts, end, spare

@@ -59,6 +59,13 @@ SIDES: dict[str, tuple[Degrees, Degrees, dict[str, Any]]] = {
     "a vocabulary of its own, smaller": (
         Degrees(tp=4, etp=1, make_vocab_size_divisible_by=16), Degrees(etp=1, **OWN), {},
     ),
+    "slots of both sides": (
+        Degrees(ep=2, etp=2, gpus=4, expert_slots=2), Degrees(tp=2, etp=1, expert_slots=7), {},
+    ),
+    "fsdp to slots": (
+        fsdp(3, dtype="float32"), Degrees(ep=2, etp=1, expert_slots=3, **OWN),
+        {"fanout": "hierarchical"},
+    ),
 }  # fmt: skip
 
 
@@ -90,6 +97,8 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
         ("fsdp to fsdp", "WritesPadding"),
         ("a vocabulary of its own, larger", "WritesPadding"),
         ("float32 to bfloat16", "RoundsUp"),
+        ("slots of both sides", "WritesSpareSlot"),
+        ("slots of both sides", "SwapsExperts"),
     ],
 )
 def test_a_fault_is_seen(agent: Agent, tmp_path: Path, name: str, fault: str, method: str) -> None:

@@ -111,6 +111,13 @@ class WritesPadding(_Fault):
                     return
 
 
+class WritesSpareSlot(_Fault):
+    """Delivers all, and writes one byte into a slot that has no expert."""
+
+    def spoil(self, destination: Weights) -> None:
+        destination.spare[0][-1] = 1
+
+
 class RoundsUp(_Fault):
     """Delivers all, and one element of each expert as the next of its dtype."""
 
@@ -156,6 +163,7 @@ FAULTS = {
         DropsBlock,
         WritesWhatIsLeftOut,
         WritesPadding,
+        WritesSpareSlot,
         RoundsUp,
         DeliversStale,
         ScribblesOnSource,

@@ -11,6 +11,7 @@ from refit.rules.layout import (
     ep_needs_experts,
     expert_bias_needs_etp_1,
     experts_divide,
+    experts_have_slots,
     heads_divide,
     latent_ranks_divide,
     layers_divide,
@@ -427,6 +428,17 @@ BAD: dict[Any, list[Case]] = {
     ],
     experts_divide: [
         ({"parallel__source__ep": 3}, "16 does not divide by parallel.source.ep=3; the next"),
+    ],
+    experts_have_slots: [
+        ({"parallel__source__expert_slots": 8}, "have a tensor for each expert; use build=shards"),
+        (
+            {"parallel__source__expert_slots": 7, "build": "shards"},
+            "parallel.source.expert_slots=7, and each rank has 8 experts; it must be 8 or more",
+        ),
+        (
+            {**DENSE, "parallel__destination__expert_slots": 2},
+            "parallel.destination.expert_slots=2, and model 'moe' has no experts; leave it out",
+        ),
     ],
     heads_divide: [
         ({"parallel__source__tp": 3, "parallel__source__ep": 1}, "heads=8 does not divide by"),
