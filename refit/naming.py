@@ -86,6 +86,7 @@ def _of_its_own(side: Degrees) -> str:
         "as": side.dtype,
         "vocab": side.make_vocab_size_divisible_by,
         "slots": side.expert_slots,
+        "tied": side.share_embeddings_and_output_weights,
         "layers": side.pipeline_model_parallel_layout,
         "vpp": side.virtual_pipeline_model_parallel_size,
         "embedding": side.account_for_embedding_in_pipeline_split,

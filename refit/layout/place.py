@@ -71,6 +71,7 @@ def _fsdp(degrees: Degrees, offset: int) -> Layout:
 
 _OF_FSDP = (
     "kind", "shard", "gpus", "offset", "node_aligned", "dtype", "make_vocab_size_divisible_by",
+    "share_embeddings_and_output_weights",
 )  # fmt: skip
 
 
@@ -132,10 +133,11 @@ def _told_of_each_other(job: Job, source: Layout, destination: Layout) -> tuple[
     rows = padded(model.vocab_size, multiple * source.tp)
     multiple = pair.destination.make_vocab_size_divisible_by
     theirs = rows if multiple is None else padded(model.vocab_size, multiple * destination.tp)
+    tied = pair.destination.share_embeddings_and_output_weights is not False
     trained, casts = source.dtype, source.dtype != destination.dtype
     return (
         replace(source, vocab_rows=rows, trained_dtype=trained, casts=casts),
-        replace(destination, vocab_rows=theirs, trained_dtype=trained, casts=casts),
+        replace(destination, vocab_rows=theirs, trained_dtype=trained, casts=casts, tied=tied),
     )
 
 

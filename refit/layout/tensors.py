@@ -43,6 +43,9 @@ class Family:
         fused: rows of each of the parameters that are fused in it, in one group of its rows; the
             groups fill it. Empty: it is one parameter.
         is_vocabulary: its rows are the vocabulary's, which a side may pad.
+        untied_stage: of a tensor whose `stage` is `both`, the one that has it on a side that does
+            not tie its embeddings; empty: there is no such side.
+        copy_of: name of the tensor whose values it has, and where that is tied its storage too.
         base: id of its first tensor; ids go by layer, then expert.
     """
 
@@ -58,6 +61,8 @@ class Family:
     is_buffer: bool = False
     fused: tuple[int, ...] = ()
     is_vocabulary: bool = False
+    untied_stage: str = ""
+    copy_of: str = ""
     base: int = 0
 
     @property
@@ -93,6 +98,15 @@ class Family:
             )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
+
+    def stage_on(self, layout: Layout) -> str:
+        """As `stage`, on this side."""
+        return self.untied_stage if self.untied_stage and not layout.tied else self.stage
+
+    def ends_on(self, layout: Layout) -> list[int]:
+        """Of what lies outside the layers, the pipeline ranks that have it, ascending."""
+        ends = {"first": {0}, "last": {layout.pp - 1}, "both": {0, layout.pp - 1}}
+        return sorted(ends[self.stage_on(layout)])
 
     def is_cut(self, layout: Layout) -> bool:
         """Whether a rank's shard depends on where it is in its group, were that of one rank."""
@@ -139,6 +153,12 @@ class Shard:
     trained_dtype: str  # as the source does
     casts: bool  # the two sides' dtypes differ
     slot: Slot | None = None  # None: a tensor of its own
+    same_as: int | None = None  # the tensor whose storage it is; None: its own
+
+    @property
+    def values_of(self) -> str:
+        """The name of the tensor whose values it has."""
+        return self.family.copy_of or self.name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,6 +168,8 @@ class Shard:
     @property
     def nbytes(self) -> int:
         """Of this part alone, its own padding included, not what aligns it."""
+        if self.same_as is not None:
+            return 0
         return int(np.prod(self.shape, dtype=np.int64)) * ITEMSIZE[self.dtype]
 
     def global_indices(self) -> IntArray:
@@ -209,14 +231,13 @@ class Catalogue:
         expert = np.argwhere(layout.expert == rank)[0]
         stage, tp, ep, etp = int(dense[0]), int(dense[3]), int(expert[2]), int(expert[3])
         mine = layout.stage_layers(self.num_layers)[stage]
-        ends = {"first": stage == 0, "last": stage == layout.pp - 1}
-        ends["both"] = ends["first"] or ends["last"]
+        bases = {family.name: family.base for family in self.families}
         held = []
         for family in self.families:
             if family.layers:
                 slots = [(i, n) for i, n in enumerate(family.layers) if n in mine]
             else:
-                slots = [(0, -1)] if ends[family.stage] else []
+                slots = [(0, -1)] if stage in family.ends_on(layout) else []
             width = max(1, family.num_experts)
             per_rank = width // layout.ep
             experts = range(ep * per_rank, (ep + 1) * per_rank) if family.num_experts else range(1)
@@ -232,5 +253,6 @@ class Catalogue:
                     if family.num_experts and layout.expert_slots:
                         together = family.name.format(layer=layer, expert="")
                         slot = Slot(together, e - experts.start, layout.expert_slots)
-                    held.append(Shard(tensor, name, family, cut, shard, *dtypes, casts, slot))
+                    same = bases[family.copy_of] if family.copy_of and layout.tied else None
+                    held.append(Shard(tensor, name, family, cut, shard, *dtypes, casts, slot, same))
         return held

@@ -65,7 +65,25 @@ def tensors_of(job: Job, placement: Placement, convention: Convention) -> Catalo
     """The logical tensors of a placed job: of the vocabulary the rows that both sides have."""
     sides = (placement.source, placement.destination)
     rows = min(side.vocab_rows or job.model.vocab_size for side in sides)
-    return catalogue(job.model, placement.source.tp, convention, rows)
+    tensors = catalogue(job.model, placement.source.tp, convention, rows)
+    if job.model.share_embeddings_and_output_weights and not placement.destination.tied:
+        return Catalogue(_numbered(_with_output_layer(tensors.families)), tensors.num_layers)
+    return tensors
+
+
+def _with_output_layer(families: tuple[Family, ...]) -> list[Family]:
+    """Those of a model that ties its embeddings, for a side that does not: another copy."""
+    of_words = "embedding.word_embeddings.weight"
+    found = [
+        replace(family, untied_stage="first") if family.name == of_words else family
+        for family in families
+    ]
+    copies = [
+        replace(family, name="output_layer.weight", untied_stage="last", copy_of=of_words)
+        for family in families
+        if family.name == of_words
+    ]
+    return found + copies
 
 
 def _numbered(families: list[Family]) -> tuple[Family, ...]:

@@ -29,6 +29,8 @@ def per_rank_bytes(
     holder = layout.rank_of_layers(catalogue.num_layers)
     held = np.zeros(layout.gpus, dtype=np.int64)
     for family in catalogue.families:
+        if family.copy_of and layout.tied:
+            continue
         # a rank of these, of each stage and expert-parallel rank, has how many: [pp, ep]
         counted = np.ones(family.count, dtype=np.int64)
         if only is not None:
@@ -41,8 +43,7 @@ def per_rank_bytes(
         if family.layers:
             np.add.at(tensors, holder[list(family.layers)], per_group)
         else:
-            ends = {"first": [0], "last": [layout.pp - 1], "both": [0, layout.pp - 1]}
-            tensors[sorted(set(ends[family.stage]))] += per_group[0]
+            tensors[family.ends_on(layout)] += per_group[0]
         cut = family.cut(layout)
         elements = [np.prod(family.local_shape(cut, shard)) for shard in range(cut.shards)]
         nbytes = np.array(elements, dtype=np.int64) * ITEMSIZE[family.dtype_on(layout.dtype)]

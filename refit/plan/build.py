@@ -163,8 +163,6 @@ def _slots(
         layers = np.array(family.layers)
         stages = [side.rank_of_layers(num_layers)[layers] for side in (source, destination)]
         return np.arange(len(layers)), stages[0], stages[1]
-    ends = {"first": [0], "last": [destination.pp - 1], "both": sorted({0, destination.pp - 1})}[
-        family.stage
-    ]
-    from_stage = source.pp - 1 if family.stage == "last" else 0
+    ends = family.ends_on(destination)
+    from_stage = family.ends_on(source)[0]
     return np.zeros(len(ends), np.int64), np.full(len(ends), from_stage), np.array(ends)

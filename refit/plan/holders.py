@@ -79,7 +79,7 @@ class Holders:
             kind, within = Kind.EXPERT_CUT, (stage * source.ep + ep) * shards + shard
         elif is_expert:
             kind, within = Kind.EXPERT_WHOLE, stage * source.ep + ep
-        elif family.stage == "both":
+        elif family.stage_on(source) == "both":
             kind, within = Kind.TIED, shard
         elif is_cut:
             kind, within = Kind.DENSE_CUT, stage * shards + shard
@@ -90,12 +90,14 @@ class Holders:
             boxes = [box for box, of_box in enumerate(givers) if of_box == group]
             start = self._first[self._kind_of(group, family)]
             number = stage * source.ep + ep if is_expert else stage
-            sets[..., boxes] = start + (0 if family.stage == "both" else number[..., boxes])
+            sets[..., boxes] = start + (
+                0 if family.stage_on(source) == "both" else number[..., boxes]
+            )
         return sets
 
     def _kind_of(self, group: tuple[int, ...], family: Family) -> int:
         """The number of the kind of a group of overlapping shards; a new one if need be."""
-        is_expert, tied = family.grid == "expert", family.stage == "both"
+        is_expert, tied = family.grid == "expert", family.stage_on(self._source) == "both"
         key = (family.grid, tied, group)
         if key not in self._groups:
             source = self._source

@@ -202,6 +202,28 @@ def vocabulary_divides(job: Job, placement: Placement) -> str | None:
     )
 
 
+def only_a_destination_unties(job: Job, placement: Placement) -> str | None:
+    """What is trained the model says; a destination may keep a copy that the source does not."""
+    field, model = "share_embeddings_and_output_weights", job.model
+    for name in ("source", "destination"):
+        said = getattr(getattr(job.parallel, name), field)
+        if said is None or said == getattr(model, field):
+            continue
+        if name == "destination" and model.share_embeddings_and_output_weights:
+            continue
+        why = (
+            "the source trains what the model says"
+            if name == "source"
+            else "two tensors do not fit into one"
+        )
+        return (
+            f"parallel.{name}.{field}={str(said).lower()}, and model.{field} is"
+            f" {str(not said).lower()}: {why}; set model.{field}={str(said).lower()}, or leave the"
+            " side's out"
+        )
+    return None
+
+
 def layers_divide(job: Job, placement: Placement) -> str | None:
     """Pipeline stages get whole layers, evenly or as the first and last stage say."""
     for name, side in _sides(placement):
@@ -255,6 +277,7 @@ LAYOUT: tuple[Rule, ...] = (
     widths_divide,
     latent_ranks_divide,
     vocabulary_divides,
+    only_a_destination_unties,
     layers_divide,
     cut_axes_divide,
     patterns_meet_tensors,

@@ -90,7 +90,8 @@ def _not_megatrons(job: Job) -> str | None:
             " out, or use another method"
         )
     for side in sides:
-        for field in ("kind", "dtype", "make_vocab_size_divisible_by"):
+        fields = "kind", "dtype", "make_vocab_size_divisible_by"
+        for field in (*fields, "share_embeddings_and_output_weights"):
             value = getattr(getattr(job.parallel, side), field)
             if value not in (None, "megatron", "bfloat16"):
                 return (

@@ -217,7 +217,8 @@ def _chunk(
         max_sequence_length=model.max_position_embeddings,
         pre_process=stage == 0 and chunk == 0,
         post_process=stage == groups.pp.size() - 1 and chunk == (virtual or 1) - 1,
-        share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+        share_embeddings_and_output_weights=model.share_embeddings_and_output_weights
+        and layout.tied,
         position_embedding_type=model.position_embedding_type,
         rotary_percent=model.rotary_percent,
         rotary_base=model.rotary_base,

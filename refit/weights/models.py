@@ -58,7 +58,8 @@ def build(
 
     chunks = megatron_build.gpt_models(job, placement, side, rank)
     weights = Weights.allocate(shards, slab, device)
-    bind(chunks, weights, tied=job.model.share_embeddings_and_output_weights)
+    tied = job.model.share_embeddings_and_output_weights and layout.tied
+    bind(chunks, weights, tied)
     return replace(weights, chunks=chunks)
 
 
@@ -71,7 +72,7 @@ def bind(chunks: Sequence[Any], weights: Weights, tied: bool) -> None:
     Raises:
         RuntimeError: a weight without a tensor, or the reverse, or of another shape or dtype.
     """
-    unbound = {shard.name: shard for shard in weights.shards}
+    unbound = {shard.name: shard for shard in weights.shards if shard.same_as is None}
     for chunk in chunks:
         _bind(chunk, weights, tied, unbound)
     if unbound:

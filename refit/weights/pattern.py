@@ -146,7 +146,7 @@ class Pattern:
         Where the destination's is another, finite ones, whose cast has only one right answer.
         """
         dtype = shard.trained_dtype
-        key = f"{self._key}/{shard.name}/{side}".encode()
+        key = f"{self._key}/{shard.values_of}/{side}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
         bits = _splitmix64(np.uint64(int.from_bytes(digest, "little")), index.astype(np.uint64))
         if self._finite or shard.casts:

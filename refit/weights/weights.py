@@ -80,12 +80,14 @@ class Weights:
             raise UserError(
                 f"an arena of {arena.numel()} x {arena.dtype} for shards that need {total} bytes"
             )
-        tensors = {
-            shard.tensor: arena[start : start + shard.nbytes]
-            .view(TORCH_DTYPE[shard.dtype])
-            .view(shard.shape)
-            for start, shard in zip(starts, shards, strict=True)
-        }
+        tensors: dict[int, torch.Tensor] = {}
+        for start, shard in zip(starts, shards, strict=True):
+            bits = arena[start : start + shard.nbytes]
+            tensors[shard.tensor] = (
+                bits.view(TORCH_DTYPE[shard.dtype]).view(shard.shape)
+                if shard.same_as is None
+                else tensors[shard.same_as]
+            )
         return Weights(arena, list(shards), tensors)
 
 

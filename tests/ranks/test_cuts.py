@@ -16,6 +16,7 @@ from refit.rules.setup import Setup
 from tests.support.jobs import TINY, job
 from tests.support.records import ran, verified
 
+TIED = replace(TINY, share_embeddings_and_output_weights=True)
 METHODS = ("ipc", "gloo", "symmetric", "nixl")
 # rows that do not divide by three, four or five ranks, and 53 words
 ODD = replace(TINY, hidden_size=24, vocab_size=53, ffn_hidden_size=40, num_attention_heads=4)
@@ -58,6 +59,14 @@ SIDES: dict[str, tuple[Degrees, Degrees, dict[str, Any]]] = {
     ),
     "a vocabulary of its own, smaller": (
         Degrees(tp=4, etp=1, make_vocab_size_divisible_by=16), Degrees(etp=1, **OWN), {},
+    ),
+    "tied to untied": (
+        Degrees(tp=2, pp=2, etp=1), Degrees(tp=4, etp=1, share_embeddings_and_output_weights=False),
+        {"model": TIED},
+    ),
+    "tied to untied, stages and fsdp": (
+        fsdp(3), Degrees(pp=2, etp=1, gpus=4, share_embeddings_and_output_weights=False),
+        {"model": TIED, "fanout": "hierarchical"},
     ),
     "slots of both sides": (
         Degrees(ep=2, etp=2, gpus=4, expert_slots=2), Degrees(tp=2, etp=1, expert_slots=7), {},
@@ -135,6 +144,15 @@ def test_logits_of_a_models_own_vocabulary(agent: Agent, tmp_path: Path) -> None
     destination = Degrees(tp=2, etp=1, make_vocab_size_divisible_by=3)
     what = pair(Degrees(etp=1), destination, "ipc", build="megatron", model=TINY, verify="logits")
     assert verified(agent, tmp_path, what)["verification"]["logits"]["ok"]
+
+
+def test_logits_of_a_tied_model_that_is_served_untied(agent: Agent, tmp_path: Path) -> None:
+    destination = Degrees(pp=2, etp=1, share_embeddings_and_output_weights=False)
+    what = pair(
+        Degrees(tp=2, etp=1), destination, "gloo", build="megatron", model=TIED, verify="logits"
+    )
+    record = verified(agent, tmp_path, what)
+    assert record["verification"]["logits"]["ok"]
 
 
 def test_fsdp_to_a_real_model(agent: Agent, tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ def _elements(record: dict[str, Any]) -> int:
     local_spec = what.build == "megatron" and not has_transformer_engine()
     # of the vocabulary, what both sides have
     rows = min(_rows(what, side) for side in (what.parallel.source, what.parallel.destination))
+    untied = what.parallel.destination.share_embeddings_and_output_weights is False
     model = replace(what.model, vocab_size=rows)
+    if untied:
+        model = replace(model, share_embeddings_and_output_weights=False)
     tensors = oracle.specs(model, padded=False, local_spec=local_spec)
     held = placement.destination
     if what.parallel.destination.kind != "fsdp":

@@ -15,6 +15,7 @@ from refit.rules.layout import (
     heads_divide,
     latent_ranks_divide,
     layers_divide,
+    only_a_destination_unties,
     order_has_one_pipeline,
     pair_of_another_model,
     patterns_meet_tensors,
@@ -494,6 +495,25 @@ BAD: dict[Any, list[Case]] = {
             },
             "50258 padded to 50258 (a multiple of 1 * source tp 2), does not divide by"
             " parallel.destination.tp=4",
+        ),
+    ],
+    only_a_destination_unties: [
+        (
+            {"parallel__source__share_embeddings_and_output_weights": True},
+            "parallel.source.share_embeddings_and_output_weights=true, and"
+            " model.share_embeddings_and_output_weights is false: the source trains what the model",
+        ),
+        (
+            {"parallel__destination__share_embeddings_and_output_weights": True},
+            "is false: two tensors do not fit into one; set"
+            " model.share_embeddings_and_output_weights=true, or leave the side's out",
+        ),
+        (
+            {
+                "model__share_embeddings_and_output_weights": True,
+                "parallel__source__share_embeddings_and_output_weights": False,
+            },
+            "parallel.source.share_embeddings_and_output_weights=false, and",
         ),
     ],
     layers_divide: [
