@@ -170,7 +170,7 @@ class Degrees:
     dtype: Optional[str] = None  # of what the model has in bfloat16: that | float16 | float32
     # slots of one tensor for all of a rank's experts, as engines have them; null: a tensor each
     expert_slots: Optional[int] = None
-    # a destination that does not tie what the model ties has the output layer twice; null: the model
+    # false: a destination has what the model ties twice; null: as the model
     share_embeddings_and_output_weights: Optional[bool] = None
     # null: a source's is the model's, and a destination has as many rows as its source
     make_vocab_size_divisible_by: Optional[int] = None

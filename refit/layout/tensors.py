@@ -199,8 +199,9 @@ class Catalogue:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the whole model; buffers are not counted."""
-        return sum(f.count * f.elements for f in self.families if not f.is_buffer)
+        """Parameters of the whole model; neither buffers nor copies are counted."""
+        counted = [f for f in self.families if not f.is_buffer and not f.copy_of]
+        return sum(f.count * f.elements for f in counted)
 
     @property
     def nbytes(self) -> int:

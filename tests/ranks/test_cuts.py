@@ -106,6 +106,7 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
         ("fsdp to fsdp", "WritesPadding"),
         ("a vocabulary of its own, larger", "WritesPadding"),
         ("float32 to bfloat16", "RoundsUp"),
+        ("tied to untied", "DropsBlock"),
         ("slots of both sides", "WritesSpareSlot"),
         ("slots of both sides", "SwapsExperts"),
     ],
