@@ -165,7 +165,7 @@ def _runs(held: IntArray) -> list[Run]:
             at = at + int(after[0]) if len(after) else len(held)
             continue
         count, step = 1, 1
-        if at + 1 < len(held) and held[at + 1] != PADDING and steps[at] > 0:
+        if at + 1 < len(held) and steps[at] > 0:  # padding is below every index
             step = int(steps[at])
             same = (steps[at:] == step) & (held[at + 1 :] != PADDING)
             ends = np.flatnonzero(~same)

@@ -57,6 +57,7 @@ def test_rows_beyond_the_vocabulary_are_padding() -> None:
     cut = Cut.even(0, (12,), 3).below(7)
     held = [cut.indices(shard).tolist() for shard in range(3)]
     assert held == [[0, 1, 2, 3], [4, 5, 6, PADDING], [PADDING] * 4]
+    assert (cut.length, cut.sizes) == (7, (4, 4, 4))
     strided = Cut.of(0, 12, [np.arange(1, 12, 2)]).below(6)
     assert strided.indices(0).tolist() == [1, 3, 5, PADDING, PADDING, PADDING]
 
