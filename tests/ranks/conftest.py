@@ -7,10 +7,16 @@ import pytest
 from refit.ranks.agent import Agent
 from tests.support.jobs import job
 
+# A process has one fork server, and what the first agent has it import is what all ranks are forked
+# with: what any file of tests needs, or each rank would import megatron-core by itself.
+PRELOADED = [
+    job(method="nixl"),
+    *(job(method=name, build="megatron") for name in ("ipc", "megatron")),
+]
+
 
 @pytest.fixture(scope="module")
-def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
-    """Ready for the file's AGENT_OF: jobs whose ranks have what they import forked to them."""
-    jobs = getattr(request.module, "AGENT_OF", [job(), job(method="nixl")])
-    with Agent(jobs) as started:
+def agent() -> Iterator[Agent]:
+    """Ready for every job: what its ranks import is forked to them."""
+    with Agent(PRELOADED) as started:
         yield started

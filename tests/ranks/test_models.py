@@ -21,6 +21,7 @@ from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.layout.layout import Layout, Side, place
 from refit.layout.tensors import Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
+from refit.ranks.agent import Agent
 from refit.weights.models import build
 from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
@@ -254,9 +255,8 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[list[dict[str, Any]]]:
-    """What each of the four ranks saw, of every case."""
-    mp.set_forkserver_preload(["refit.weights.megatron_build"])
+def results(agent: Agent) -> Iterator[list[dict[str, Any]]]:
+    """What each of the four ranks saw, of every case; forked as the agent's own ranks are."""
     with tempfile.TemporaryDirectory() as folder:
         start = mp.start_processes  # type: ignore[attr-defined]
         start(run_cases, (folder,), nprocs=WORLD, start_method="forkserver")
