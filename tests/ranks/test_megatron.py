@@ -53,6 +53,9 @@ BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_int
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}
 
 
+AGENT_OF = [job(**PEER)]
+
+
 def with_refit(what: Job, **changes: Any) -> Job:
     return replace(what, refit=replace(what.refit, **changes))
 

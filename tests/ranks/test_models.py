@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.job import Cluster, Degrees, Job, Model, Parallel, UserError
 from refit.layout.layout import Layout, Side, place
 from refit.layout.tensors import Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
@@ -27,6 +27,7 @@ from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
 
 WORLD = 4
+AGENT_OF = [Job(build="megatron", cluster=Cluster(device="cpu"))]
 SIDES: tuple[Side, Side] = ("source", "destination")
 
 MOE = Model(
@@ -256,7 +257,8 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def results(agent: Agent) -> Iterator[list[dict[str, Any]]]:
-    """What each of the four ranks saw, of every case; forked as the agent's own ranks are."""
+    """What each of the four ranks saw, of every case; forked from where the agent's ranks are."""
+    assert agent
     with tempfile.TemporaryDirectory() as folder:
         start = mp.start_processes  # type: ignore[attr-defined]
         start(run_cases, (folder,), nprocs=WORLD, start_method="forkserver")
