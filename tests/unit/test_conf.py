@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from refit import schema
+from refit.compose import configs
 from refit.hydra_side import BasicSweeper
 from refit.job import Hardware
 from refit.layout.layout import place
@@ -31,8 +32,7 @@ GROUPS = ("cluster", EXPERIMENT, "hardware", "model", "parallel", "refit")
 
 @pytest.fixture
 def hydra_on_conf() -> Iterator[None]:
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configs():
         yield
 
 
@@ -126,13 +126,13 @@ def test_row_is_the_reference_tables(name: str) -> None:
 
 def choices(override: str) -> list[str]:
     """What Hydra's own sweeper makes of one override."""
-    loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(loader).parse_overrides([override])
+    with configs():
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides([override])
     batches: Any = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [point[0].split("=")[1] for batch in batches for point in batch]
 
 
-@pytest.mark.usefixtures("hydra_on_conf")
 @pytest.mark.parametrize("table", ["noncollocated", "collocated"])
 def test_globs_select_the_two_tables(table: str) -> None:
     chosen = choices(f"parallel=glob({table}_*)")
@@ -141,7 +141,6 @@ def test_globs_select_the_two_tables(table: str) -> None:
     assert all(name.startswith(f"{table}_") for name in chosen)
 
 
-@pytest.mark.usefixtures("hydra_on_conf")
 def test_glob_of_everything_runs_the_rows_and_skips_what_is_too_large() -> None:
     verdicts = {
         name: impossible(composed(f"parallel={name}")) for name in choices("parallel=glob(*)")
