@@ -238,51 +238,6 @@ def test_a_dry_run_composes_each_point_once_and_runs_none(case: str, tmp_path: P
     assert not folder.exists()
 
 
-BAD = {
-    "an unknown option": (["parallel=nope"], "Could not find 'parallel/nope'"),
-    "a typo": (["bench.iteratons=3"], "unknown field 'bench.iteratons'; did you mean iterations?"),
-    "a wrong type": (["bench.iterations=abc"], "could not be converted to Integer"),
-    "a zero degree": (["parallel.source.tp=0"], "tp=0: a parallel degree must be 1 or more"),
-    "a negative degree": (["parallel.destination.ep=-2"], "parallel.destination: ep=-2"),
-    "too many GPUs": (
-        ["parallel=pitfall_12gpus_tp8_to_tp4"],
-        "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8",
-    ),
-    "no such method": (["refit.method=pigeon"], "there are auto, ipc, gloo"),
-    "a file for a folder": (["hydra.run.dir=LICENSE/x"], "LICENSE/x"),
-    "a pattern without a point": (
-        ["-m", "parallel=glob(coll*)", "sweep.exclude=[*nccl*]"],
-        "sweep.exclude: no point matches *nccl*; there are moe_16e-collocated_1_tp4ep2",
-    ),
-    "a pattern that is no list": (["-m", "sweep.exclude=x"], "sweep.exclude=x is not a list"),
-    "no runs at all": (["-m", "sweep.repeat=0"], "sweep.repeat=0: must be 1 or more"),
-    "no such experiment": (["-m", "experiment=nope"], "Could not find 'experiment/nope'"),
-    "a typo in what sbatch is asked": (
-        ["-m", "cluster=slurm", "cluster.slurm.partion=gpu"],
-        "did you mean partition?",
-    ),
-    "options that exclude each other": (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
-    "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_mistake_is_one_message(case: str, tmp_path: Path) -> None:
-    arguments, words = BAD[case]
-    folder = [] if any("dir=" in a for a in arguments) else [f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "refit.run", *arguments, *folder, f"hydra.sweep.dir={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
-    assert not records(tmp_path)
-
-
 def test_malformed_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "broken.yaml").write_text("name: broken\n  num_layers: [3\n")

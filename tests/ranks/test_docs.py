@@ -102,7 +102,8 @@ def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:
 
 
 ALL = [(page, words) for page in PAGES for words in commands(page.read_text())]
-RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN]
+SWEEP = ("python", "-m", "refit.run", "-m", "refit=ipc,gloo")  # its results others read
+RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN and words != SWEEP]
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +111,14 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to stand in: with results, and a place for options of one's own."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "conf" / "cluster").mkdir(parents=True)
-    sweep = ["python", "-m", "refit.run", "-m", "refit=ipc,gloo"]
-    assert failure(sweep, folder, folder / "results") is None
+    assert failure(SWEEP, folder, folder / "results") is None
     return folder
+
+
+def test_the_sweep_whose_results_are_read_is_a_command_of_readme(where: Path) -> None:
+    assert (ROOT / "README.md", SWEEP) in ALL and len(
+        list(where.glob("results/*/timing.json"))
+    ) == 2
 
 
 def test_every_command_is_run_or_has_a_reason_not_to() -> None:

@@ -53,7 +53,7 @@ def two(degrees: tuple[Degrees, Degrees], mode: str, moe: bool, **rest: Any) -> 
     model = replace(MOE if moe else DENSE, num_layers=layers, moe_layer_freq=freq)
     gpus = (source.gpus or 0, destination.gpus or 0)
     used = max(gpus) if mode == "collocated" else sum(gpus)
-    bench = {"iterations": 1, "deadline_s": 30.0}
+    bench = {"iterations": 1, "deadline_s": 120.0}
     what = job(source, destination, mode, model=model, build="megatron", bench=bench, **rest)
     return replace(what, cluster=replace(what.cluster, ranks_per_node=used + used % 2))
 

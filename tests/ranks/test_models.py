@@ -17,16 +17,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.job import Cluster, Degrees, Job, Model, Parallel, UserError
 from refit.layout.layout import Layout, Side
 from refit.layout.place import place
 from refit.layout.tensors import Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
+from refit.ranks.agent import Agent
 from refit.weights.models import build
 from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
 
 WORLD = 4
+AGENT_OF = [Job(build="megatron", cluster=Cluster(device="cpu"))]
 SIDES: tuple[Side, Side] = ("source", "destination")
 
 MOE = Model(
@@ -272,9 +274,9 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[list[dict[str, Any]]]:
-    """What each of the four ranks saw, of every case."""
-    mp.set_forkserver_preload(["refit.weights.megatron_build"])
+def results(agent: Agent) -> Iterator[list[dict[str, Any]]]:
+    """What each of the four ranks saw, of every case; forked from where the agent's ranks are."""
+    assert agent
     with tempfile.TemporaryDirectory() as folder:
         start = mp.start_processes  # type: ignore[attr-defined]
         start(run_cases, (folder,), nprocs=WORLD, start_method="forkserver")

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from refit import schema
+from refit.compose import configs
 from refit.hydra_side import BasicSweeper
-from refit.job import Hardware, Job
+from refit.job import Hardware
 from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.rules.impossible import impossible
-from tests.support.composed import PUBLIC
+from tests.support.composed import PUBLIC, composed
 from tests.support.table import ROWS, mode
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -29,16 +30,10 @@ EXPERIMENT = "experiment"  # sweeps in files: about the whole config, so no part
 GROUPS = ("cluster", EXPERIMENT, "hardware", "model", "parallel", "refit")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def hydra_on_conf() -> Iterator[None]:
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with configs():
         yield
-
-
-def job_of(*overrides: str) -> Job:
-    values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    return Job.from_dict(values)
 
 
 def group_of(option: Path) -> str:
@@ -54,7 +49,7 @@ def test_groups_are_the_known_ones() -> None:
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{group_of(p)}={p.stem}")
 def test_option_composes(path: Path) -> None:
     group = group_of(path)
-    job = job_of(f"{group}={path.stem}")
+    job = composed(f"{group}={path.stem}")
     if group == EXPERIMENT:
         assert impossible(job) is None
         assert path.read_text().startswith("# @package _global_\n")
@@ -62,8 +57,8 @@ def test_option_composes(path: Path) -> None:
         # it takes the place of all that a cluster says of its hardware, so it says all
         assert set(OmegaConf.load(path)) == {field.name for field in fields(Hardware)}
         rates = job.cluster.hardware
-        assert rates == job_of(f"cluster={path.stem}").cluster.hardware != Hardware()
-        assert rates == job_of("cluster=cpu", f"hardware={path.stem}").cluster.hardware
+        assert rates == composed(f"cluster={path.stem}").cluster.hardware != Hardware()
+        assert rates == composed("cluster=cpu", f"hardware={path.stem}").cluster.hardware
     else:
         assert getattr(job, group).name == path.stem
 
@@ -87,14 +82,14 @@ def test_header_says_what_and_how(path: Path) -> None:
 
 def test_a_public_pair_brings_its_model() -> None:
     for path in (CONF / "parallel" / "public").glob("*.yaml"):
-        job = job_of(f"parallel={path.stem}")
+        job = composed(f"parallel={path.stem}")
         assert job.model.name == job.parallel.model
-    other = job_of("model=dense", f"parallel={path.stem}")  # the model that is said is kept
+    other = composed("model=dense", f"parallel={path.stem}")  # the model that is said is kept
     assert "use model=" in (impossible(other) or "")
 
 
 def test_default_point_is_the_minimal_row() -> None:
-    job = job_of()
+    job = composed()
     assert (job.model.name, job.parallel.name) == ("moe_16e", "noncollocated_4_tp2ep1_to_tp1ep1")
     assert (job.refit.method, job.refit.mode, job.cluster.ranks_per_node) == ("auto", "auto", 8)
     assert place(job).header() == [
@@ -105,6 +100,7 @@ def test_default_point_is_the_minimal_row() -> None:
     ]
 
 
+@pytest.mark.usefixtures("hydra_on_conf")
 def test_every_field_has_a_value_by_default() -> None:
     assert OmegaConf.missing_keys(compose("config")) == set()
 
@@ -112,7 +108,7 @@ def test_every_field_has_a_value_by_default() -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_row_is_the_reference_tables(name: str) -> None:
     (tp, ep), (to_tp, to_ep), gpus, idle, use_case = ROWS[name]
-    job = job_of(f"parallel={name}")
+    job = composed(f"parallel={name}")
     assert (job.parallel.name, job.parallel.use_case) == (name, use_case)
     assert job.placement_mode == mode(name)
     placement = place(job)
@@ -123,15 +119,16 @@ def test_row_is_the_reference_tables(name: str) -> None:
     assert (placement.world, placement.used, len(placement.idle)) == (8, gpus, idle)
     assert impossible(job) is None
     # the smaller model has four heads, too few for one row
-    smaller = impossible(job_of(f"parallel={name}", "model=moe_8e"))
+    smaller = impossible(composed(f"parallel={name}", "model=moe_8e"))
     assert (smaller is None) is (max(tp, to_tp) <= 4)
     assert smaller is None or "model.num_attention_heads=4" in smaller
 
 
 def choices(override: str) -> list[str]:
     """What Hydra's own sweeper makes of one override."""
-    loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(loader).parse_overrides([override])
+    with configs():
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides([override])
     batches: Any = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [point[0].split("=")[1] for batch in batches for point in batch]
 
@@ -146,7 +143,7 @@ def test_globs_select_the_two_tables(table: str) -> None:
 
 def test_glob_of_everything_runs_the_rows_and_skips_what_is_too_large() -> None:
     verdicts = {
-        name: impossible(job_of(f"parallel={name}")) for name in choices("parallel=glob(*)")
+        name: impossible(composed(f"parallel={name}")) for name in choices("parallel=glob(*)")
     }
     assert len(verdicts) == len(list((CONF / "parallel").glob("*.yaml")))
     assert {verdicts[name] for name in ROWS} == {None}
@@ -159,8 +156,8 @@ def test_glob_of_everything_runs_the_rows_and_skips_what_is_too_large() -> None:
 
 def test_two_nodes_are_enough_for_the_two_node_pair() -> None:
     pair = "parallel=twonode_tp4ep4_to_tp8ep2"
-    assert impossible(job_of(pair, "cluster.nodes=2")) is None
-    assert impossible(job_of(pair, "cluster.ranks_per_node=16")) is None
+    assert impossible(composed(pair, "cluster.nodes=2")) is None
+    assert impossible(composed(pair, "cluster.ranks_per_node=16")) is None
 
 
 def test_model_sizes_by_hand() -> None:
@@ -184,12 +181,12 @@ def test_every_model_has_its_parameters_counted() -> None:
 
 
 def parameters(model: str) -> int:
-    published = job_of(f"model={model}").model
+    published = composed(f"model={model}").model
     return catalogue(published, vocab_rows=published.vocab_size).num_parameters
 
 
 def test_dense_twin_differs_by_its_experts_alone() -> None:
-    moe, dense = job_of("model=moe_16e").model, job_of("model=dense").model
+    moe, dense = composed("model=moe_16e").model, composed("model=dense").model
     different = {k for k, v in vars(moe).items() if vars(dense)[k] != v}
     assert different == {
         "name",
@@ -198,9 +195,10 @@ def test_dense_twin_differs_by_its_experts_alone() -> None:
         "moe_grouped_gemm",
     }
     row = "parallel=noncollocated_1_tp2ep2_to_tp2ep1"
-    assert "parallel.source.ep=2 needs experts" in str(impossible(job_of("model=dense", row)))
+    assert "parallel.source.ep=2 needs experts" in str(impossible(composed("model=dense", row)))
 
 
+@pytest.mark.usefixtures("hydra_on_conf")
 @pytest.mark.parametrize(
     ("override", "text"),
     [
@@ -213,12 +211,12 @@ def test_dense_twin_differs_by_its_experts_alone() -> None:
 )
 def test_mistyped_overrides_are_errors(override: str, text: str) -> None:
     with pytest.raises(ConfigCompositionException) as caught:
-        job_of(override)
+        compose("config", [override])
     told = f"{caught.value} {caught.value.__cause__}"
     assert text in told
 
 
+@pytest.mark.usefixtures("hydra_on_conf")
 def test_schema_can_be_registered_twice() -> None:
     schema.register()
-    schema.register()
-    assert job_of("model.num_layers=2").model.num_layers == 2
+    assert compose("config", ["model.num_layers=2"]).model.num_layers == 2

@@ -39,15 +39,6 @@ COLUMNS = (
 )
 
 
-def option(pair: str) -> tuple[str, str]:
-    """The overrides that choose a pair and its model."""
-    (path,) = (CONF / "parallel").glob(f"**/{pair}.yaml")
-    lines = path.read_text().splitlines()
-    models = [line.split()[1] for line in lines if line.startswith("model: ")]
-    where = path.relative_to(CONF / "parallel").with_suffix("")
-    return f"parallel={where}", f"model={models[0] if models else 'moe_16e'}"
-
-
 def digest(plan: Plan) -> str:
     """Of every column of a plan, in a fixed width."""
     arrays = [getattr(plan, column).astype("<i8") for column in COLUMNS]
@@ -55,8 +46,8 @@ def digest(plan: Plan) -> str:
 
 
 def seen(pair: str) -> dict[str, Any]:
-    """What the file holds of a pair."""
-    job = composed(*option(pair))
+    """What the file holds of a pair, with the model that it brings or that is the default."""
+    job = composed(f"parallel={pair}")
     placement = place(job)
     found: dict[str, Any] = {"identity": identity(job)}
     for name, convention in (("production", PRODUCTION), ("local", LOCAL_SPEC)):

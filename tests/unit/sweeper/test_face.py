@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +10,24 @@ import pytest
 
 from refit import __version__, published, schema
 from sweeper import __main__ as face
+from tests.support.forks import fork_of
 
 ROOT = Path(__file__).parents[3]
 
 
 def face_of(*words: str, code: int = 0, **environment: str) -> str:
-    """What `python -m sweeper ...` prints on both streams, with the exit code that it must have."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "sweeper", *words],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, check=False,
-    )  # fmt: skip
-    assert ended.returncode == code, ended.stdout + ended.stderr
+    """What the command prints on both streams, with the exit code that it must have."""
+    ended = fork_of(face.main, *words, **environment)
+    assert ended.code == code, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("run", "--cfg", "job"), 0), (("rum",), 2)])
+def test_a_process_of_its_own_says_the_same(words: tuple[str, ...], code: int) -> None:
+    command = [sys.executable, "-m", "sweeper", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ended.returncode == code
+    assert ended.stdout + ended.stderr == face_of(*words, code=code)
 
 
 @pytest.mark.parametrize("name", face.PROGRAMS)

@@ -1,0 +1,54 @@
+"""A program as a user starts it, in a fork of this process: what both have imported is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def fork_of(main: Callable[[], object], *words: str, **environment: str) -> Ended:
+    """Run a program's entry with a command line; this process stays as it is.
+
+    What a process of its own adds, the start of Python and the imports, is not in it.
+    """
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        child = os.fork()
+        if child == 0:
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stderr.fileno(), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.environ.update(environment)
+            sys.argv[1:] = words
+            os._exit(_code_of(main))
+        _, status = os.waitpid(child, 0)
+        stdout.seek(0)
+        stderr.seek(0)
+        return Ended(os.waitstatus_to_exitcode(status), stdout.read(), stderr.read())
+
+
+def _code_of(main: Callable[[], object]) -> int:
+    """The exit code that Python would end with, everything printed."""
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code

@@ -1,0 +1,49 @@
+"""What a user mistypes is one message on stderr, and exit code 2; no rank starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refit import run
+from tests.support.forks import fork_of
+
+ROOT = Path(__file__).parents[2]
+BAD = {
+    "an unknown option": (["parallel=nope"], "Could not find 'parallel/nope'"),
+    "a typo": (["bench.iteratons=3"], "unknown field 'bench.iteratons'; did you mean iterations?"),
+    "a wrong type": (["bench.iterations=abc"], "could not be converted to Integer"),
+    "a zero degree": (["parallel.source.tp=0"], "tp=0: a parallel degree must be 1 or more"),
+    "a negative degree": (["parallel.destination.ep=-2"], "parallel.destination: ep=-2"),
+    "too many GPUs": (
+        ["parallel=pitfall_12gpus_tp8_to_tp4"],
+        "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8",
+    ),
+    "no such method": (["refit.method=pigeon"], "there are auto, ipc, gloo"),
+    "a file for a folder": ([f"hydra.run.dir={ROOT}/LICENSE/x"], "LICENSE/x"),
+    "a pattern without a point": (
+        ["-m", "parallel=glob(coll*)", "sweep.exclude=[*nccl*]"],
+        "sweep.exclude: no point matches *nccl*; there are moe_16e-collocated_1_tp4ep2",
+    ),
+    "a pattern that is no list": (["-m", "sweep.exclude=x"], "sweep.exclude=x is not a list"),
+    "no runs at all": (["-m", "sweep.repeat=0"], "sweep.repeat=0: must be 1 or more"),
+    "no such experiment": (["-m", "experiment=nope"], "Could not find 'experiment/nope'"),
+    "a typo in what sbatch is asked": (
+        ["-m", "cluster=slurm", "cluster.slurm.partion=gpu"],
+        "did you mean partition?",
+    ),
+    "options that exclude each other": (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
+    "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_message(case: str, tmp_path: Path) -> None:
+    arguments, words = BAD[case]
+    folder = [] if any("dir=" in a for a in arguments) else [f"hydra.run.dir={tmp_path}"]
+    done = fork_of(run.main, *arguments, *folder, f"hydra.sweep.dir={tmp_path}")
+    assert done.code == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+    assert not list(tmp_path.glob("*/timing.json"))
