@@ -62,9 +62,8 @@ def catalogue(
 
 
 def tensors_of(job: Job, placement: Placement, convention: Convention) -> Catalogue:
-    """The logical tensors of a placed job: of the vocabulary the rows that both sides have."""
-    sides = (placement.source, placement.destination)
-    rows = min(side.vocab_rows or job.model.vocab_size for side in sides)
+    """The logical tensors of a placed job: of the vocabulary the rows that all sides have."""
+    rows = min(side.vocab_rows or job.model.vocab_size for side in placement.sides.values())
     return catalogue(job.model, placement.source.tp, convention, rows)
 
 

@@ -179,7 +179,7 @@ class Killed(IpcTransport):
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         super().prepare(copies, rank, source, destination)
-        self.victim = rank == copies.receiving.ranks.start
+        self.victim = rank == copies.receiving[0].ranks.start
         self.calls = 0
 
     def execute(self) -> dict[str, float]:
@@ -236,7 +236,7 @@ class GlooKilled(GlooTransport):
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         super().prepare(copies, rank, source, destination)
-        self.victim = rank == copies.receiving.ranks[-1]
+        self.victim = rank == copies.receiving[-1].ranks[-1]
         self.calls = 0
 
     def execute(self) -> dict[str, float]:

@@ -191,7 +191,7 @@ def test_a_plan_over_any_two_cuts(data: st.DataObject, grid: str, fanout: str) -
     destination = side("destination", both[1], data.draw(st.integers(1, 2)), grid, start)
     per_node = data.draw(st.sampled_from([1, 2, 3]))
     used = max(source.ranks.stop, destination.ranks.stop)
-    placement = Placement(source, destination, per_node, -(-used // per_node) * per_node)
+    placement = Placement(source, (destination,), per_node, -(-used // per_node) * per_node)
     plan = build_plan(Catalogue((family,), 0), placement, fanout)
     whole = np.arange(np.prod(shape)).reshape(shape)
     check_plan(plan, whole, both, source, destination)

@@ -161,6 +161,7 @@ def test_what_a_side_has_of_its_own_is_on_record() -> None:
     layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
     assert layout is not None
     source, destination = layout.source, layout.destination
+    assert destination is not None
     assert (source.order, destination.order) == ("tp-pp-dp", None)
     assert (source.virtual_stages, destination.virtual_stages) == (2, None)
     assert (source.layers_per_stage, destination.layers_per_stage) == ([1, 1, 1, 1], [0, 4])
