@@ -29,15 +29,9 @@ def ordered(words: Sequence[str]) -> list[str]:
 
 
 def deletes(words: Sequence[str]) -> str | None:
-    """Why what an override with ~ deletes is needed, or None.
-
-    A pair's destination is not where the same command line has a list of them.
-    """
+    """Why what an override with ~ deletes is needed, or None."""
     needed = {field.name for field in fields(Job)}
-    listed = any(word.lstrip("+").startswith("parallel.destinations=") for word in words)
     for word in words:
-        if listed and word == "~parallel.destination":
-            continue
         key = word[1:].partition("=")[0].partition("@")[0]
         if word.startswith("~") and key.partition(".")[0] in needed:
             return (

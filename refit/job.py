@@ -320,12 +320,20 @@ class Job:
         Raises:
             UserError: a field is unknown, missing or of the wrong type; the text names it.
         """
+        pair = values.get("parallel")
+        if isinstance(pair, Mapping) and pair.get("destination", {}) is None:
+            if pair.get("destinations") is None:
+                raise UserError(
+                    "'parallel.destination' is null, and parallel.destinations is no list; one of"
+                    " them says where the weights go"
+                )
+            pair = {key: value for key, value in pair.items() if key != "destination"}
+            values = {**values, "parallel": pair}
         job: Job = _build(Job, values, "")
         if job.parallel.destinations is not None and job.parallel.destination != Degrees():
             raise UserError(
                 "parallel.destination and parallel.destinations are both given, and a pair has one"
-                " or the other; leave out parallel.destination (beside the list on the"
-                " command line: '~parallel.destination'), or set parallel.destinations=null"
+                " or the other; set parallel.destination=null or parallel.destinations=null"
             )
         return job
 

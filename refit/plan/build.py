@@ -29,8 +29,8 @@ def build_plan(
     the rank itself that wants it if it has it, else a replica on its node, else any replica. Among
     several, sets of holders are filled one after another, experts first, each to a level in bytes:
     the least loaded replica gets the next blocks, in runs of neighbouring receivers, so that each
-    rank talks to few peers. The level is met within one block per replica; equal loads go to the lower
-    rank. Several destinations are planned together: what a rank sends to all of them is its load.
+    rank talks to few peers. The level is met within one block per replica; equal loads go to the
+    lower rank. Several destinations are planned together: a rank's load is what it sends to all.
 
     With `fanout="hierarchical"`, where several ranks of a node want a block that no rank of the
     node holds, one of them fetches it and is the source of the others (`refit.plan.fanout`), so
