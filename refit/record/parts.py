@@ -204,10 +204,19 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What was looked at on the ranks of one destination: of `Verification` the share."""
+
+    elements: int
+    mismatches: int
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was looked at, bit by bit, at all destinations.
 
     Attributes:
+        per_destination: of several, each its own; null where there is one.
         source_mismatches: elements of the source that the refits changed.
         first_mismatch: null where there is none.
         stale_checked: a refit of changed weights was looked at too.
@@ -220,6 +229,7 @@ class Verification:
     first_mismatch: str | None
     stale_checked: bool
     logits: Logits | None
+    per_destination: list[Checked] | None = None
 
 
 @dataclass(frozen=True)

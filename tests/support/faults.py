@@ -91,6 +91,31 @@ class DropsBlock(_Fault):
         pass
 
 
+class DropsBlockOfSecondPool(DropsBlock):
+    """The same on ranks of the second destination alone; the others' are whole."""
+
+    def execute(self) -> dict[str, float]:
+        if self.copies.placement.destination_numbers[self.rank] == 1:
+            return super().execute()
+        phases: dict[str, float] = super(DropsBlock, self).execute()
+        return phases
+
+
+class LeavesSecondPool(_Fault):
+    """Leaves the second destination as it was before the first refit."""
+
+    def prepare(
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(copies, rank, source, destination)
+        self.before = None if destination is None else destination.arena.clone()
+
+    def spoil(self, destination: Weights) -> None:
+        if self.copies.placement.destination_numbers[self.rank] == 1:
+            assert self.before is not None
+            destination.arena.copy_(self.before)
+
+
 class WritesWhatIsLeftOut(_Fault):
     """Clears one element of a tensor that the plan leaves out."""
 
@@ -154,6 +179,8 @@ FAULTS = {
         SwapsExperts,
         MisordersGateUp,
         DropsBlock,
+        DropsBlockOfSecondPool,
+        LeavesSecondPool,
         WritesWhatIsLeftOut,
         WritesPadding,
         RoundsUp,
