@@ -143,11 +143,29 @@ def test_where_both_sides_are_is_on_record() -> None:
     assert record.layout == Placed(
         world=16,
         ranks_per_node=16,
-        source=Side(list(range(8)), 2, 1, 2, 2, 1, 2, 2, 8, first_stage_layers=1),
-        destination=Side([8, 9, 10, 11], 1, 2, 1, 2, 1, 2, 2, 4),
+        # 500 words, padded to a multiple of 16 * tp
+        source=Side(list(range(8)), 2, 1, 2, 2, 1, 2, 2, 8, first_stage_layers=1, vocab_rows=512),
+        destination=Side([8, 9, 10, 11], 1, 2, 1, 2, 1, 2, 2, 4, vocab_rows=512),
         idle=[12, 13, 14, 15],
     )
     assert record.layout.used == 12
+
+
+def test_several_destinations_are_on_record_and_none_stands_for_all() -> None:
+    pools = [Degrees(tp=2, etp=1), Degrees(ep=2, etp=1, dtype="float32")]
+    what = job(Degrees(etp=1, gpus=3), destinations=pools, ranks_per_node=8)
+    setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
+    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    assert layout is not None and layout.destination is None and layout.destinations is not None
+    assert [side.ranks for side in layout.destinations] == [[3, 4], [5, 6]]
+    assert [side.dtype for side in layout.destinations] == [None, "float32"]
+    assert layout.receiving == layout.destinations and layout.used == 7 and layout.idle == [7]
+    # a list of one is one
+    what = job(Degrees(etp=1, gpus=3), destinations=pools[:1], ranks_per_node=8)
+    setup = Setup.of(what)
+    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    assert layout is not None and layout.destinations is None and layout.destination is not None
+    assert layout.receiving == [layout.destination] and layout.destination.ranks == [3, 4]
 
 
 def test_what_a_side_has_of_its_own_is_on_record() -> None:
