@@ -21,6 +21,7 @@ from tests.support.plans import (
     case,
     cases,
     check_elements,
+    pool_cases,
 )
 
 
@@ -197,6 +198,48 @@ def test_moe_senders_stay_within_the_levels_of_their_kinds(case: Case) -> None:
     for (kind, holders), nbytes in by_set.items():
         level[kind] = max(level[kind], nbytes / len(holders))
     assert int(alone.plan.send_bytes.max()) <= sum(level.values()) + sum(blocks.values())
+
+
+@given(pool_cases())
+def test_every_pool_gets_every_element_once(case: Case) -> None:
+    check_elements(case)
+    placement, plan = case.placement, case.plan
+    held = {rank for rank, shards in enumerate(case.destination) if shards}
+    assert {*plan.destination.tolist()} == held <= set(placement.receiving_ranks)
+    # what each destination is sent is what a plan of its own would send it
+    for number, layout in enumerate(placement.destinations):
+        alone = replace(placement, destinations=(layout,), listed=False)
+        rows = placement.destination_numbers[plan.destination] == number
+        assert int(plan.nbytes[rows].sum()) == Case(
+            case.model, alone, case.convention
+        ).plan.total_bytes  # fmt: skip
+
+
+@given(pool_cases())
+def test_bounds_of_several_pools_element_by_element(case: Case) -> None:
+    per_node = case.placement.ranks_per_node
+    size: dict[int, int] = {}
+    held: list[set[int]] = [set() for _ in case.source]
+    wanted: list[set[int]] = [set() for _ in case.source]
+    for found, shards in ((held, case.source), (wanted, case.destination)):
+        for rank, of_rank in enumerate(shards):
+            for name, shard in of_rank.items():
+                elements: list[int] = shard.ravel().tolist()
+                found[rank].update(elements)
+                size |= dict.fromkeys(elements, case.nbytes(name, 1))
+    nodes = [range(start, start + per_node) for start in range(0, len(held), per_node)]
+    needed = [
+        set().union(*(wanted[r] for r in node)) - set().union(*(held[r] for r in node))
+        for node in nodes
+    ]
+    assert case.plan.node_needs.tolist() == [sum(size[e] for e in of_node) for of_node in needed]
+    assert case.plan.leaving_bytes == sum(size[e] for e in set().union(*needed))
+    moved = set().union(*(w - h for w, h in zip(wanted, held, strict=True)))
+    ranks = case.placement.source.ranks
+    assert case.plan.least_send * len(ranks) >= sum(size[e] for e in moved)
+    assert case.plan.bounds.recv == max(
+        sum(size[e] for e in w - h) for w, h in zip(wanted, held, strict=True)
+    )
 
 
 @given(cases())
