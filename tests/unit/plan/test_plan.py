@@ -12,10 +12,12 @@ import pytest
 from hypothesis import event, given
 
 from refit.job import Degrees
+from refit.model.architecture import PRODUCTION, catalogue
+from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from tests.support import oracle
 from tests.support.composed import composed
-from tests.support.jobs import SMALL
+from tests.support.jobs import SMALL, TINY, placed
 from tests.support.plans import (
     Case,
     case,
@@ -402,3 +404,16 @@ def test_kimi_k2_on_128_and_128_ranks_in_numbers(per_node: int) -> None:
     assert plan.bounds.recv == per_rank
     assert plan.bounds.send <= int(plan.send_bytes.max())
     assert plan.bounds.cross_node <= plan.cross_node_bytes
+
+
+@pytest.mark.parametrize("pools", [1, 2])
+def test_what_a_node_needs_is_counted_as_it_crosses_not_as_it_is_passed_on(pools: int) -> None:
+    # bfloat16 crosses and is cast on arrival; two ranks of each pool want all, on one node
+    sides = [Degrees(etp=1, gpus=2, offset=4 + 2 * n, dtype="float32") for n in range(pools)]
+    placement = placed(Degrees(etp=1), destinations=sides, ranks_per_node=4)
+    tensors = catalogue(TINY, 1, PRODUCTION)
+    direct, relayed = (build_plan(tensors, placement, way) for way in ("direct", "hierarchical"))
+    assert relayed.relayed.any()
+    assert relayed.bounds.cross_node == direct.bounds.cross_node == tensors.nbytes
+    assert relayed.least_send == direct.least_send == tensors.nbytes
+    assert relayed.cross_node_bytes == pools * tensors.nbytes
