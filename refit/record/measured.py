@@ -132,6 +132,9 @@ def _wrong(checked: Verification) -> str:
             f"{checked.mismatches} of {checked.elements} elements are wrong, first in"
             f" {checked.first_mismatch}"
         )
+    for number, each in enumerate(checked.per_destination or ()):
+        if not each.elements:  # every destination is sent something
+            return f"no element of parallel.destinations[{number}] was looked at"
     if checked.source_mismatches:
         return f"the refits changed {checked.source_mismatches} elements of the source"
     logits = checked.logits

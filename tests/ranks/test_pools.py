@@ -53,10 +53,6 @@ CASES: dict[str, tuple[Degrees, list[Degrees], dict[str, Any]]] = {
         [Degrees(tp=2, etp=1), Degrees(ep=4, etp=1), Degrees(pp=2, etp=1)],
         {"mode": "collocated"},
     ),
-    "relayed": (
-        Degrees(tp=2, etp=1), [Degrees(gpus=3, etp=1), Degrees(tp=2, etp=2, gpus=2)],
-        {"fanout": "hierarchical"},
-    ),
     "fsdp": (
         Degrees(kind="fsdp", gpus=3),
         [Degrees(tp=2, etp=1), Degrees(kind="fsdp", gpus=2)],
