@@ -30,7 +30,7 @@ def side_by_side(gpus: int) -> Placement:
     """`gpus` source ranks, then as many destination ranks."""
     source = Layout(tp=8, pp=8, ep=16, etp=1, gpus=gpus, last_stage_layers=5)
     destination = Layout(tp=8, ep=16, etp=1, gpus=gpus, offset=gpus)
-    return Placement(source, destination, ranks_per_node=8, world=2 * gpus)
+    return Placement(source, (destination,), ranks_per_node=8, world=2 * gpus)
 
 
 def best_seconds(tensors: Catalogue, placement: Placement, fanout: str) -> tuple[float, Plan]:

@@ -108,14 +108,15 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
     by seconds.
 
     Args:
-        job: its source, model, mode and cluster; its destination is not looked at.
+        job: its source, model, mode and cluster; its destination, which is no list, is not looked
+            at.
 
     Returns:
         The advice; how many layouts the rules refuse; how many do not fit device memory.
 
     Raises:
-        UserError: the cluster does not state its rates, the method has no estimate, the source
-            itself is impossible, or no destination is left.
+        UserError: the cluster does not state its rates, the method has no estimate, several
+            destinations are given, the source itself is impossible, or no destination is left.
     """
     memory_gb = job.cluster.hardware.memory_gb
     if memory_gb is None or job.cluster.hardware.peer_gbps is None:
@@ -127,6 +128,11 @@ def advise(job: Job, gpus: int) -> tuple[list[Advice], int, int]:
         raise UserError(
             f"refit={job.refit.method} carries out a plan of its own and has no estimate, by which"
             " layouts are ranked; use another method"
+        )
+    if job.parallel.destinations is not None:
+        raise UserError(
+            "parallel.destinations is a list, and one destination is looked for: its GPUs are"
+            " gpus=N; leave parallel.destinations out"
         )
     twin = replace(job.parallel.source, offset=None, node_aligned=None)
     alone = replace(job, parallel=replace(job.parallel, destination=twin))

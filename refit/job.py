@@ -178,7 +178,7 @@ class Degrees:
 
 @dataclass(frozen=True)
 class Parallel:
-    """One source -> destination pair of layouts."""
+    """One source -> destination pair of layouts, or a source and several destinations."""
 
     name: str = MISSING
     use_case: str = ""
@@ -186,6 +186,23 @@ class Parallel:
     mode: str = "non-collocated"  # the pair's own: collocated (same ranks) | non-collocated
     source: Degrees = field(default_factory=Degrees)
     destination: Degrees = field(default_factory=Degrees)
+    # [{tp: 4, gpus: 8}, {tp: 1, ep: 8}]: several, in place of `destination`; null: that one
+    destinations: Any = field(default=None, metadata={"each": Degrees})
+
+    @property
+    def sides(self) -> dict[str, Degrees]:
+        """The source, then each destination, by their names in the config."""
+        listed = self.destinations is not None
+        receiving = self.destinations if listed else [self.destination]
+        names = ("source", *destination_names(len(receiving), listed))
+        return dict(zip(names, (self.source, *receiving), strict=True))
+
+
+def destination_names(count: int, listed: bool) -> tuple[str, ...]:
+    """What destinations are called: `destination`, or `destinations[0]`, ... where it is a list."""
+    if not listed:
+        return ("destination",)
+    return tuple(f"destinations[{number}]" for number in range(count))
 
 
 @dataclass(frozen=True)
@@ -307,7 +324,22 @@ class Job:
         Raises:
             UserError: a field is unknown, missing or of the wrong type; the text names it.
         """
-        return _build(Job, values, "")
+        pair = values.get("parallel")
+        if isinstance(pair, Mapping) and pair.get("destination", {}) is None:
+            if pair.get("destinations") is None:
+                raise UserError(
+                    "'parallel.destination' is null, and parallel.destinations is no list; one of"
+                    " them says where the weights go"
+                )
+            pair = {key: value for key, value in pair.items() if key != "destination"}
+            values = {**values, "parallel": pair}
+        job: Job = _build(Job, values, "")
+        if job.parallel.destinations is not None and job.parallel.destination != Degrees():
+            raise UserError(
+                "parallel.destination and parallel.destinations are both given, and a pair has one"
+                " or the other; set parallel.destination=null or parallel.destinations=null"
+            )
+        return job
 
 
 def unknown_field(cls: Any, key: str, where: str) -> str:
@@ -349,8 +381,26 @@ def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
         value = values.get(declared.name, declared.default)
         if value == MISSING:
             raise UserError(f"'{where}' has no value; set it in its YAML file or as {where}=...")
+        if "each" in declared.metadata and value is not None:
+            arguments[declared.name] = _each(declared.metadata["each"], value, where)
+            continue
         arguments[declared.name] = _checked(hint, value, where)
     return cls(**arguments)
+
+
+def _each(cls: Any, values: Any, where: str) -> list[Any]:
+    """A list of dataclasses, one or more."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise UserError(
+            f"'{where}' is {values!r}, which is not a list of one or more mappings of fields; write"
+            f" '{where}=[{{tp: 2, gpus: 4}}, {{tp: 1, gpus: 2}}]', or {where}=null"
+        )
+    made = []
+    for number, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise UserError(f"'{where}[{number}]' is {value!r}, which is not a mapping of fields")
+        made.append(_build(cls, value, f"{where}[{number}]."))
+    return made
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:

@@ -8,7 +8,11 @@ from dataclasses import replace
 
 from refit.job import Degrees, Job, Parallel
 
-_LAYOUT = re.compile(r"(\+\+?|~)?(parallel\.(source|destination|mode|name)\b|refit\.mode\b)")
+_LAYOUT = re.compile(r"(\+\+?|~)?(parallel\.(source|destinations?|mode|name)\b|refit\.mode\b)")
+
+
+NAMED = 4
+"""Destinations that a name says each; the identity, which follows, tells the others apart."""
 
 
 def composed(compose: Callable[[tuple[str, ...]], Job], overrides: Sequence[str]) -> Job:
@@ -26,7 +30,8 @@ def named(job: Job, row: Parallel) -> Job:
     """The job under its row's name, or where it differs from the row under one of its own.
 
     `parallel=noncollocated_4_tp2ep1_to_tp1ep1 parallel.source.tp=4` is `tp4ep1_to_tp1ep1`, and its
-    use case says from which row it started. A name that was given stays.
+    use case says from which row it started. Several destinations are `tp4_to_tp2_and_tp1`, a fifth
+    and later ones `and_1_more`. A name that was given stays.
 
     Args:
         job: as composed.
@@ -37,18 +42,21 @@ def named(job: Job, row: Parallel) -> Job:
     same_mode = job.placement_mode == row.mode
     if (sides == of_row and same_mode) or pair.name != row.name:
         return job
-    name = "_to_".join(_in_words(side, job.model.is_moe) for side in sides)
+    source, *destinations = [_in_words(side, job.model.is_moe) for side in sides]
+    if more := destinations[NAMED:]:
+        destinations[NAMED:] = [f"{len(more)}_more"]
+    name = f"{source}_to_{'_and_'.join(destinations)}"
     if not same_mode:
         name += f"_{job.placement_mode.replace('-', '')}"
     return replace(job, parallel=replace(pair, name=name, use_case=f"from {row.name}"))
 
 
-def _resolved(pair: Parallel) -> tuple[Degrees, Degrees]:
-    """Both sides with the ETP and the GPUs that they have where nothing is said."""
-    source, destination = pair.source, pair.destination
+def _resolved(pair: Parallel) -> list[Degrees]:
+    """All sides with the ETP and the GPUs that they have where nothing is said."""
+    source, *destinations = pair.sides.values()
     source = replace(source, etp=source.tp if source.etp is None else source.etp)
-    etp = source.etp if destination.etp is None else destination.etp
-    return _sized(source), _sized(replace(destination, etp=etp))
+    sides = [replace(d, etp=source.etp if d.etp is None else d.etp) for d in destinations]
+    return [_sized(side) for side in (source, *sides)]
 
 
 def _sized(side: Degrees) -> Degrees:

@@ -27,6 +27,10 @@ def register() -> None:
     """
     schema = OmegaConf.structured(Job)
     _unfreeze(schema)
+    # null where parallel.destinations is a list; `Job` has the default there, never None
+    destination = schema.parallel._get_node("destination")
+    assert isinstance(destination, DictConfig)
+    destination._metadata.optional = True
     ConfigStore.instance().store(name=NAME, node=schema, provider="refit")
     # Hydra scans the folders of hydra_plugins, and executes again what it finds there: our plugins
     # are named after that. It finds none of them in an editable install.

@@ -153,7 +153,7 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
         rows=rows,
         traffic=cost.Traffic.of(rows),
         source_bytes=_weight_bytes(plan, plan.placement.source),
-        destination_bytes=_weight_bytes(plan, plan.placement.destination),
+        destination_bytes=_weight_bytes(plan, *plan.placement.destinations),
         staging_bytes=staging_bytes,
         floor=floor,
         estimate=estimate,
@@ -161,10 +161,11 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
     )
 
 
-def _weight_bytes(plan: Plan, side: Layout) -> IntArray:
-    """[world]: weights of one side on each rank, 0 outside of it."""
+def _weight_bytes(plan: Plan, *sides: Layout) -> IntArray:
+    """[world]: weights of these sides on each rank, 0 outside of them."""
     held = np.zeros(plan.placement.world, dtype=np.int64)
-    held[side.offset : side.offset + side.gpus] = per_rank_bytes(plan.catalogue, side)
+    for side in sides:
+        held[side.offset : side.ranks.stop] += per_rank_bytes(plan.catalogue, side)
     return held
 
 

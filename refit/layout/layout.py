@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import UserError
+from refit.job import UserError, destination_names
 from refit.layout import order as rank_order
 from refit.layout import stages
-from refit.layout.ranks import shared, span
+from refit.layout.ranks import span
 
 IntArray = NDArray[np.int64]
 
@@ -230,27 +230,58 @@ class Layout:
 
 @dataclass(frozen=True)
 class Placement:
-    """Both layouts in the world: whole nodes of `ranks_per_node` ranks; spare ranks are idle."""
+    """All layouts in the world: whole nodes of `ranks_per_node` ranks; spare ranks are idle.
+
+    Attributes:
+        destinations: one or more; a rank is of one of them at most.
+        listed: the config has them as a list, which says how they are called.
+    """
 
     source: Layout
-    destination: Layout
+    destinations: tuple[Layout, ...]
     ranks_per_node: int
     world: int
+    listed: bool = False
 
-    def side(self, name: Side) -> Layout:
-        """The layout of a side by its name."""
-        return self.source if name == "source" else self.destination
+    @property
+    def destination(self) -> Layout:
+        """The only one, for what knows no several."""
+        (only,) = self.destinations
+        return only
+
+    @property
+    def sides(self) -> dict[str, Layout]:
+        """The source, then each destination, by their names in the config."""
+        names = ("source", *destination_names(len(self.destinations), self.listed))
+        return dict(zip(names, (self.source, *self.destinations), strict=True))
+
+    @cached_property
+    def destination_numbers(self) -> IntArray:
+        """[world]: which of the destinations a rank is of; -1: of none."""
+        numbers = np.full(self.world, -1, dtype=np.int64)
+        for number, layout in enumerate(self.destinations):
+            numbers[layout.offset : layout.ranks.stop] = number
+        return numbers
+
+    def destination_of(self, rank: int) -> Layout | None:
+        """The destination that a rank is of."""
+        number = int(self.destination_numbers[rank])
+        return None if number < 0 else self.destinations[number]
+
+    @property
+    def receiving_ranks(self) -> list[int]:
+        """Of all destinations, ascending."""
+        return sorted(rank for layout in self.destinations for rank in layout.ranks)
 
     @property
     def end(self) -> int:
         """One past the last rank that holds weights: the GPUs that a cluster must have."""
-        return max(self.source.ranks.stop, self.destination.ranks.stop)
+        return max(layout.ranks.stop for layout in self.sides.values())
 
     @property
     def used(self) -> int:
         """How many ranks hold weights."""
-        both = shared(self.source.ranks, self.destination.ranks)
-        return self.source.gpus + self.destination.gpus - len(both)
+        return len({*self.source.ranks, *self.receiving_ranks})
 
     @property
     def nodes(self) -> int:
@@ -260,7 +291,7 @@ class Placement:
     @property
     def idle(self) -> list[int]:
         """Ranks that join the rendezvous and wait, ascending."""
-        sides = (self.source.ranks, self.destination.ranks)
+        sides = [layout.ranks for layout in self.sides.values()]
         return [rank for rank in range(self.world) if not any(rank in side for side in sides)]
 
     def node_of(self, rank: int) -> int:
@@ -268,12 +299,17 @@ class Placement:
         return rank // self.ranks_per_node
 
     def header(self) -> list[str]:
-        """Lines for a person: how many ranks there are, and which belong to which side."""
+        """Lines for a person: how many ranks there are, and which belong to which side.
+
+        Of several destinations each is named by its place in the list, from 0.
+        """
         lines = [
             f"World size: {self.world} (using {self.used} GPUs)",
             f"Source ranks: {span(self.source.ranks)} ({self.source.describe()})",
-            f"Destination ranks: {span(self.destination.ranks)} ({self.destination.describe()})",
         ]
+        for number, layout in enumerate(self.destinations):
+            which = f" {number}" if len(self.destinations) > 1 else ""
+            lines.append(f"Destination{which} ranks: {span(layout.ranks)} ({layout.describe()})")
         if self.idle:
             lines.append(f"Idle ranks: {span(self.idle)} (not participating)")
         return lines

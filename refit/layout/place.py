@@ -8,7 +8,7 @@ from refit.job import Degrees, Job, UserError
 from refit.layout import order as rank_order
 from refit.layout import stages
 from refit.layout.layout import Layout, Placement
-from refit.layout.ranks import first_rank, misplaced, shared
+from refit.layout.ranks import apart, first_rank, misplaced, overlapping, shared
 
 
 def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
@@ -89,11 +89,13 @@ def _explicit(name: str, count: int | None) -> int:
 
 
 def place(job: Job) -> Placement:
-    """Both layouts of a job in the world.
+    """All layouts of a job in the world.
 
-    Non-collocated: source ranks first, then destination; needs source + destination GPUs.
-    Collocated: both start at one rank, 0; needs max(source, destination). A side's own `offset` or
-    `node_aligned` says otherwise; collocated sides share a rank at least, others none.
+    Non-collocated: source ranks first, then the destination; needs source + destination GPUs.
+    Collocated: both start at one rank, 0; needs max(source, destination). Several destinations
+    stand one after another from there on. A side's own `offset` or `node_aligned` says otherwise;
+    a destination shares no rank with another; where the sides are collocated, the source shares a
+    rank with one of them at least, else with none.
     A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's); a
     dense model's to 1.
 
@@ -110,35 +112,69 @@ def place(job: Job) -> Placement:
     per_node = job.cluster.ranks_per_node
     if per_node < 1:
         raise UserError(f"cluster.ranks_per_node={per_node} must be 1 or more")
-    source = _side(job, "source", job.parallel.source.tp, 0)
+    degrees = job.parallel.sides
+    source = _side(job, "source", degrees.pop("source"), job.parallel.source.tp, 0)
     start = source.ranks.start if collocated else source.ranks.stop
-    etp = job.parallel.destination.tp if source.kind == "fsdp" else source.etp
-    destination = _side(job, "destination", etp, start)
-    if bool(shared(source.ranks, destination.ranks)) != collocated:
-        raise UserError(misplaced(source.ranks, destination.ranks, collocated))
-    placement = Placement(*_told_of_each_other(job, source, destination), per_node, 0)
+    sides = {"source": source}
+    for name, of_side in degrees.items():
+        etp = of_side.tp if source.kind == "fsdp" else source.etp
+        sides[name] = _side(job, name, of_side, etp, start)
+        start = sides[name].ranks.stop
+    _check_ranks(job, {name: side.ranks for name, side in sides.items()}, collocated)
+    source, *destinations = _told_of_each_other(job, list(sides.values()))
+    listed = job.parallel.destinations is not None
+    placement = Placement(source, tuple(destinations), per_node, 0, listed)
     return replace(placement, world=-(-placement.end // per_node) * per_node)
 
 
-def _told_of_each_other(job: Job, source: Layout, destination: Layout) -> tuple[Layout, Layout]:
-    """Both sides with their vocabulary's rows, and with the dtype that the values come from.
+def _check_ranks(job: Job, ranks: dict[str, range], collocated: bool) -> None:
+    """That sides share ranks where they may, or must.
+
+    Args:
+        ranks: by the sides' names, the source first.
+
+    Raises:
+        UserError: they do not.
+    """
+    source, *destinations = ranks.values()
+    meet = any(shared(source, theirs) for theirs in destinations)
+    if len(destinations) == 1 and meet != collocated:
+        raise UserError(misplaced(source, destinations[0], collocated, list(ranks)[1]))
+    if collocated and not meet:
+        raise UserError(apart(source, destinations))
+    apart_from = {} if collocated else {"source": source}
+    for name, theirs in list(ranks.items())[1:]:
+        for other, taken in apart_from.items():
+            if shared(taken, theirs):
+                behind_all = max(r.stop for n, r in ranks.items() if n != name)
+                moved = replace(job.parallel.sides[name], offset=None)
+                free = first_rank(moved, behind_all, job.cluster.ranks_per_node)
+                raise UserError(overlapping(name, theirs, other, taken, free))
+        apart_from[name] = theirs
+
+
+def _told_of_each_other(job: Job, sides: list[Layout]) -> list[Layout]:
+    """All sides with their vocabulary's rows, and with the dtype that the values come from.
 
     Megatron pads the vocabulary to a multiple of make_vocab_size_divisible_by * TP, FSDP not at
-    all. The destination has as many rows as the source, but where it says its own multiple.
+    all. A destination has as many rows as the source, but where it says its own multiple.
     """
-    model, pair = job.model, job.parallel
-    multiple = pair.source.make_vocab_size_divisible_by
-    if multiple is None:
-        multiple = 1 if source.kind == "fsdp" else model.make_vocab_size_divisible_by
-    rows = padded(model.vocab_size, multiple * source.tp)
-    multiple = pair.destination.make_vocab_size_divisible_by
-    theirs = rows if multiple is None else padded(model.vocab_size, multiple * destination.tp)
-    tied = pair.destination.share_embeddings_and_output_weights is not False
-    trained, casts = source.dtype, source.dtype != destination.dtype
-    return (
-        replace(source, vocab_rows=rows, trained_dtype=trained, casts=casts),
-        replace(destination, vocab_rows=theirs, trained_dtype=trained, casts=casts, tied=tied),
-    )
+    model, source = job.model, sides[0]
+    casts = any(side.dtype != source.dtype for side in sides)
+    told: list[Layout] = []
+    for degrees, side in zip(job.parallel.sides.values(), sides, strict=True):
+        multiple = degrees.make_vocab_size_divisible_by
+        if multiple is None and side is not source:
+            rows = told[0].vocab_rows
+        else:
+            if multiple is None:
+                multiple = 1 if side.kind == "fsdp" else model.make_vocab_size_divisible_by
+            rows = padded(model.vocab_size, multiple * side.tp)
+        tied = side is source or degrees.share_embeddings_and_output_weights is not False
+        told.append(
+            replace(side, vocab_rows=rows, trained_dtype=source.dtype, casts=casts, tied=tied)
+        )
+    return told
 
 
 def padded(size: int, multiple: int) -> int:
@@ -146,8 +182,7 @@ def padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _side(job: Job, name: str, default_etp: int, default_start: int) -> Layout:
-    degrees: Degrees = getattr(job.parallel, name)
+def _side(job: Job, name: str, degrees: Degrees, default_etp: int, default_start: int) -> Layout:
     dense = not job.model.is_moe
     try:
         _explicit("make_vocab_size_divisible_by", degrees.make_vocab_size_divisible_by)

@@ -48,19 +48,46 @@ def first_rank(degrees: Degrees, default: int, per_node: int) -> int:
     return aligned
 
 
-def misplaced(source: range, destination: range, collocated: bool) -> str:
-    """Why two sides cannot stand where they do, and what to do."""
+def misplaced(source: range, destination: range, collocated: bool, called: str) -> str:
+    """Why two sides cannot stand where they do, and what to do.
+
+    Args:
+        called: the destination, in the config.
+    """
     where = f"source {span(source)}, destination {span(destination)}"
     if collocated:
         return (
             f"collocated sides share ranks, and these share none ({where}); use"
-            f" parallel.destination.offset={source.start}, or refit.mode=non-collocated"
+            f" parallel.{called}.offset={source.start}, or refit.mode=non-collocated"
         )
     both = span(shared(source, destination))
-    name, start = "destination", source.stop
+    name, start = called, source.stop
     if destination.start < source.start:
         name, start = "source", destination.stop
     return (
         f"non-collocated sides share no rank, and these share {both} ({where}); use"
         f" parallel.{name}.offset={start}, or refit.mode=collocated"
+    )
+
+
+def overlapping(name: str, ranks: range, other: str, taken: range, free: int) -> str:
+    """Why a destination cannot stand on ranks of another side, and what to do.
+
+    Args:
+        free: an offset that works.
+    """
+    return (
+        f"parallel.{name} stands on ranks {span(ranks)} and parallel.{other} on {span(taken)}: a"
+        f" rank is of one destination at most, and of the source too only where they are"
+        f" collocated; use parallel.{name}.offset={free}"
+    )
+
+
+def apart(source: range, destinations: list[range]) -> str:
+    """Why several destinations are not collocated with their source, and what to do."""
+    where = ", ".join(span(ranks) for ranks in destinations)
+    return (
+        f"collocated sides share ranks, and of the destinations ({where}) none shares any with the"
+        f" source ({span(source)}); use parallel.destinations[0].offset={source.start}, or"
+        " refit.mode=non-collocated"
     )

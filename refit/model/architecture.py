@@ -62,11 +62,11 @@ def catalogue(
 
 
 def tensors_of(job: Job, placement: Placement, convention: Convention) -> Catalogue:
-    """The logical tensors of a placed job: of the vocabulary the rows that both sides have."""
-    sides = (placement.source, placement.destination)
-    rows = min(side.vocab_rows or job.model.vocab_size for side in sides)
+    """The logical tensors of a placed job: of the vocabulary the rows that all sides have."""
+    rows = min(side.vocab_rows or job.model.vocab_size for side in placement.sides.values())
     tensors = catalogue(job.model, placement.source.tp, convention, rows)
-    if job.model.share_embeddings_and_output_weights and not placement.destination.tied:
+    ties = job.model.share_embeddings_and_output_weights
+    if ties and not all(side.tied for side in placement.destinations):
         return Catalogue(_numbered(_with_output_layer(tensors.families)), tensors.num_layers)
     return tensors
 

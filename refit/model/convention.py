@@ -98,10 +98,10 @@ def _differences(job: Job, engine: bool) -> list[str]:
             f"without CUDA the {model.moe_token_dispatcher_type} token dispatcher is built as"
             " allgather; it has no weights"
         )
-    for name in ("source", "destination"):
-        if getattr(job.parallel, name).kind == "fsdp":
+    for name, side in job.parallel.sides.items():
+        if side.kind == "fsdp":
             differences.append(f"the {name}'s parameters are plain shards, without a model")
-    if max(job.parallel.source.cp, job.parallel.destination.cp) > 1:
+    if any(side.cp > 1 for side in job.parallel.sides.values()):
         differences.append("context-parallel ranks are built as replicas; same tensors")
     return differences
 

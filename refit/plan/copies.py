@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout, Placement
-from refit.layout.tensors import Catalogue
+from refit.layout.tensors import Catalogue, Shard
 from refit.plan.pieces import Pieces
 
 
@@ -101,12 +101,12 @@ class Blocks(Rows):
     Attributes:
         pieces: the boxes that there are, in the shards at both ends.
         piece: [copies] of int64, which of them the row is.
-        wire: the side in whose dtypes they travel.
+        wire: by destination, the side in whose dtypes its blocks travel.
     """
 
     pieces: Pieces
     piece: IntArray
-    wire: Layout
+    wire: tuple[Layout, ...]
 
     @cached_property
     def source_start(self) -> IntArray:
@@ -129,20 +129,36 @@ class Copies(Blocks):
     """Blocks that one transport can carry out: every source start lies in a shard of `giving`.
 
     Attributes:
-        giving, receiving: the sides that the shards at both ends are of.
+        giving, receiving: the sides that the shards at both ends are of; a rank is of one of each
+            at most.
     """
 
-    giving: Layout
-    receiving: Layout
+    giving: tuple[Layout, ...]
+    receiving: tuple[Layout, ...]
+
+    def shards(self, rank: int, of_source: bool) -> list[Shard]:
+        """What a rank holds of the giving side that it is of, or of the receiving one."""
+        layout = self._layout(rank, of_source)
+        return [] if layout is None else self.catalogue.held_by(layout, rank)
+
+    def _layout(self, rank: int, of_source: bool) -> Layout | None:
+        layouts = self.giving if of_source else self.receiving
+        return next((layout for layout in layouts if rank in layout.ranks), None)
 
     def dtype(self, row: int) -> str:
         """In which a row's block travels."""
-        return self.catalogue.family_of(int(self.tensor[row])).dtype_on(self.wire.dtype)
+        number = self.placement.destination_numbers[self.destination[row]]
+        family = self.catalogue.family_of(int(self.tensor[row]))
+        return family.dtype_on(self.wire[number].dtype)
 
     def is_cast(self, row: int) -> bool:
         """A row's block has not the same dtype at both ends."""
         family = self.catalogue.family_of(int(self.tensor[row]))
-        return family.dtype_on(self.giving.dtype) != family.dtype_on(self.receiving.dtype)
+        ends = (
+            self._layout(int(self.source[row]), of_source=True),
+            self._layout(int(self.destination[row]), of_source=False),
+        )
+        return len({family.dtype_on(layout.dtype) for layout in ends if layout}) > 1
 
     def is_one_run(self, row: int) -> bool:
         """A row's block is one run of equal bytes at both ends."""

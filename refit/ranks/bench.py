@@ -40,7 +40,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Sides:
-    """What this rank holds of each side; None where it holds nothing."""
+    """What this rank holds of the source, and of the destination that it is of; None: nothing."""
 
     source: Weights | None
     destination: Weights | None
@@ -157,16 +157,15 @@ def _transport(method: str) -> type[Transport]:
 def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: Progress) -> _Sides:
     """Make this rank's models or shards."""
     job, placement, catalogue = setup.job, setup.placement, setup.catalogue
-    nbytes = sum(
-        weight_bytes(catalogue, side, rank) for side in (placement.source, placement.destination)
-    )
+    nbytes = sum(weight_bytes(catalogue, side, rank) for side in placement.sides.values())
     rank_device.require(nbytes, device, placement.node_of(rank))
     progress("building models")
-    # source first on every rank: process groups are made in one order
-    return _Sides(
-        source=models.build(job, placement, "source", catalogue, rank, slab, device),
-        destination=models.build(job, placement, "destination", catalogue, rank, slab, device),
-    )
+    # in one order on every rank, as process groups are made
+    source, *destinations = [
+        models.build(job, placement, name, catalogue, rank, slab, device)
+        for name in placement.sides
+    ]
+    return _Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
 
 
 def _write(sides: _Sides, trained: Pattern) -> None:

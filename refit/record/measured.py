@@ -9,7 +9,15 @@ from math import ceil
 
 from refit.job import Hardware
 from refit.record import limits, moved
-from refit.record.parts import Memory, PlanNumbers, Seconds, Throughput, Verification
+from refit.record.parts import (
+    Checked,
+    Memory,
+    Placed,
+    PlanNumbers,
+    Seconds,
+    Throughput,
+    Verification,
+)
 from refit.record.record import Record, ended
 from refit.record.report import RankReport, Span
 
@@ -24,7 +32,7 @@ def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -
     """
     assert begun.plan is not None and begun.layout is not None
     reports = sorted(reports, key=lambda report: report.rank)
-    checked = _verification(reports)
+    checked = _verification(reports, begun.layout)
     record = replace(
         begun,
         plan=_plan(begun.plan, reports, begun.layout.ranks_per_node),
@@ -88,7 +96,7 @@ def _memory(reports: Sequence[RankReport]) -> Memory:
     )
 
 
-def _verification(reports: Sequence[RankReport]) -> Verification:
+def _verification(reports: Sequence[RankReport], layout: Placed) -> Verification:
     return Verification(
         elements=sum(r.elements for r in reports),
         mismatches=sum(r.mismatches for r in reports),
@@ -96,7 +104,25 @@ def _verification(reports: Sequence[RankReport]) -> Verification:
         first_mismatch=next((r.first_mismatch for r in reports if r.first_mismatch), None),
         stale_checked=True,
         logits=next((r.logits for r in reports if r.logits), None),
+        per_destination=_per_destination(reports, layout),
     )
+
+
+def _per_destination(reports: Sequence[RankReport], layout: Placed) -> list[Checked] | None:
+    """Of several destinations what each one's ranks found; None where there is one.
+
+    Args:
+        reports: [world], by rank.
+    """
+    if layout.destinations is None:
+        return None
+    return [
+        Checked(
+            elements=sum(reports[rank].elements for rank in side.ranks),
+            mismatches=sum(reports[rank].mismatches for rank in side.ranks),
+        )
+        for side in layout.destinations
+    ]
 
 
 def _wrong(checked: Verification) -> str:
@@ -106,6 +132,9 @@ def _wrong(checked: Verification) -> str:
             f"{checked.mismatches} of {checked.elements} elements are wrong, first in"
             f" {checked.first_mismatch}"
         )
+    for number, each in enumerate(checked.per_destination or ()):
+        if not each.elements:  # every destination is sent something
+            return f"no element of parallel.destinations[{number}] was looked at"
     if checked.source_mismatches:
         return f"the refits changed {checked.source_mismatches} elements of the source"
     logits = checked.logits

@@ -49,23 +49,32 @@ class Side:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where both layouts are.
+    """Where all layouts are.
 
     Attributes:
         world: ranks, idle ones too.
+        destination: null where there are several, so that none is taken for all.
         idle: global ranks that hold no weights.
+        destinations: where there are several, in the config's order; null where there is one.
     """
 
     world: int
     ranks_per_node: int
     source: Side
-    destination: Side
+    destination: Side | None
     idle: list[int]
+    destinations: list[Side] | None = None
+
+    @property
+    def receiving(self) -> list[Side]:
+        """The destinations, one or several."""
+        one = [] if self.destination is None else [self.destination]
+        return one if self.destinations is None else self.destinations
 
     @property
     def used(self) -> int:
         """How many ranks hold weights."""
-        return len({*self.source.ranks, *self.destination.ranks})
+        return len({*self.source.ranks, *(rank for side in self.receiving for rank in side.ranks)})
 
 
 @dataclass(frozen=True)
@@ -197,10 +206,19 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What was looked at on the ranks of one destination: of `Verification` the share."""
+
+    elements: int
+    mismatches: int
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was looked at, bit by bit, at all destinations.
 
     Attributes:
+        per_destination: of several, each its own; null where there is one.
         source_mismatches: elements of the source that the refits changed.
         first_mismatch: null where there is none.
         stale_checked: a refit of changed weights was looked at too.
@@ -213,6 +231,7 @@ class Verification:
     first_mismatch: str | None
     stale_checked: bool
     logits: Logits | None
+    per_destination: list[Checked] | None = None
 
 
 @dataclass(frozen=True)

@@ -164,8 +164,11 @@ def identity(job: Job) -> str:
     for group, later in (("refit", "include"), ("refit", "exclude"), ("model", "lora")):
         if config[group][later] is None:  # as before there was such a field
             del config[group][later]
-    for side in ("source", "destination"):
-        degrees = config["parallel"][side]
+    pair = config["parallel"]
+    listed = pair["destinations"]
+    if listed is None:
+        del pair["destinations"]
+    for degrees in (pair["source"], pair["destination"], *(listed or ())):
         for later in _LATER_OF_A_SIDE:
             if degrees[later] is None:
                 del degrees[later]

@@ -202,6 +202,7 @@ def placed(
     record: Record, placement: Placement, plan: Plan, method: str, why: str, build: Build
 ) -> Record:
     """With what is known once the job is placed and planned."""
+    received = [_side(side, plan.catalogue.num_layers) for side in placement.destinations]
     return replace(
         record,
         method=method,
@@ -211,7 +212,8 @@ def placed(
             world=placement.world,
             ranks_per_node=placement.ranks_per_node,
             source=_side(placement.source, plan.catalogue.num_layers),
-            destination=_side(placement.destination, plan.catalogue.num_layers),
+            destination=received[0] if len(received) == 1 else None,
+            destinations=received if len(received) > 1 else None,
             idle=placement.idle,
         ),
         plan=numbers(plan, plan.hops, plan.bounds),
@@ -223,7 +225,10 @@ def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
     first, *later = hops
     left_out = np.ones(rows.catalogue.num_tensors, dtype=bool)
     left_out[rows.tensor] = False
-    held = per_rank_bytes(rows.catalogue, rows.placement.destination, left_out).sum()
+    held = sum(
+        int(per_rank_bytes(rows.catalogue, side, left_out).sum())
+        for side in rows.placement.destinations
+    )
     return PlanNumbers(
         copies=len(rows),
         bytes=rows.total_bytes,
@@ -236,7 +241,7 @@ def numbers(rows: Rows, hops: Sequence[Rows], bounds: Bounds) -> PlanNumbers:
         max_cross_node_bytes=rows.busiest_bytes(rows.crosses_nodes),
         lower_bounds=bounds,
         left_out_tensors=int(left_out.sum()),
-        left_out_bytes=int(held),
+        left_out_bytes=held,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from refit.job import Job, UserError
 from refit.layout import order as rank_order
-from refit.layout.layout import Layout, Placement, Side
+from refit.layout.layout import Placement
 from refit.layout.ranks import span
 from refit.model.architecture import (
     expert_ffn_size,
@@ -34,18 +34,21 @@ def pair_of_another_model(job: Job, placement: Placement) -> str | None:
 
 
 def too_many_gpus(job: Job, placement: Placement) -> str | None:
-    """A pair needs source + destination GPUs, or the larger of both when collocated."""
-    source, destination, cluster = placement.source.gpus, placement.destination.gpus, job.cluster
+    """A pair needs source + destination GPUs, or the larger of both when collocated.
+
+    Of several destinations it is their sum.
+    """
+    source, cluster = placement.source.gpus, job.cluster
+    each = [layout.gpus for layout in placement.destinations]
     has = cluster.nodes * cluster.ranks_per_node
     if placement.end <= has or job.mode == "plan":  # a planned cluster is as large as it needs
         return None
-    larger = max(source, destination)
+    larger = max(source, sum(each))
     collocated = job.placement_mode == "collocated"
-    if placement.end != (larger if collocated else source + destination):
-        how = (
-            f"source on ranks {span(placement.source.ranks)}, destination on"
-            f" {span(placement.destination.ranks)}"
-        )
+    destination = "+".join(map(str, each))
+    if placement.end != (larger if collocated else source + sum(each)):
+        sides = placement.sides.items()
+        how = ", ".join(f"{name} on ranks {span(side.ranks)}" for name, side in sides)
         out = "a smaller offset, no node_aligned, smaller degrees or a larger cluster"
     elif collocated:
         how, out = f"max(source {source}, destination {destination})", ""
@@ -61,7 +64,7 @@ def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:
 
     A dense model has expert groups too, with ETP = TP, and so no context parallelism then.
     """
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         expert = side.expert_sizes
         if not job.model.is_moe:
             expert = {"tp": side.tp, "ep": 1, "dp": side.dp * side.cp, "pp": side.pp}
@@ -74,7 +77,7 @@ def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:
 
 def ep_needs_experts(job: Job, placement: Placement) -> str | None:
     """Megatron: expert parallelism needs num_moe_experts; so does expert tensor parallelism."""
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         for degree, size in (("ep", side.ep), ("etp", side.etp)):
             if size > 1 and not job.model.is_moe:
                 return (
@@ -86,11 +89,11 @@ def ep_needs_experts(job: Job, placement: Placement) -> str | None:
 
 def expert_bias_needs_etp_1(job: Job, placement: Placement) -> str | None:
     """Megatron: experts cut over ETP have no bias. The way in is mostly the default, ETP = TP."""
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         if not job.model.is_moe or not job.model.add_bias_linear or side.etp == 1:
             continue
         # a destination's default is the source's ETP, so with one above 1 the source is told first
-        given = getattr(job.parallel, name).etp is not None
+        given = job.parallel.sides[name].etp is not None
         why = f"parallel.{name}.etp={side.etp}" + ("" if given else f", by default tp={side.tp}")
         return (
             f"Bias in Moe is only supported when ETP==1: {why}, with model.add_bias_linear=true;"
@@ -102,7 +105,7 @@ def expert_bias_needs_etp_1(job: Job, placement: Placement) -> str | None:
 def experts_divide(job: Job, placement: Placement) -> str | None:
     """Every expert-parallel rank has the same number of experts."""
     experts = job.model.num_moe_experts
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         if experts is not None and experts % side.ep:
             return _indivisible("model.num_moe_experts", experts, f"parallel.{name}.ep", side.ep)
     return None
@@ -110,7 +113,7 @@ def experts_divide(job: Job, placement: Placement) -> str | None:
 
 def experts_have_slots(job: Job, placement: Placement) -> str | None:
     """A tensor of all of a rank's experts has a slot for each, and no GPTModel has one."""
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         if side.expert_slots is None:
             continue
         said = f"parallel.{name}.expert_slots={side.expert_slots}"
@@ -127,7 +130,7 @@ def experts_have_slots(job: Job, placement: Placement) -> str | None:
 def heads_divide(job: Job, placement: Placement) -> str | None:
     """Attention is cut between heads."""
     heads = job.model.num_attention_heads
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         if heads % side.tp:
             return _indivisible("model.num_attention_heads", heads, f"parallel.{name}.tp", side.tp)
     return None
@@ -136,7 +139,7 @@ def heads_divide(job: Job, placement: Placement) -> str | None:
 def query_groups_divide(job: Job, placement: Placement) -> str | None:
     """Query groups divide over TP; or TP over them, and linear_qkv's rows are cut in a group."""
     m, groups, size = job.model, query_groups(job.model), head_size(job.model)
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         if groups % side.tp and side.tp % groups:
             return (
                 f"model.num_query_groups={groups} is neither a multiple nor a divisor of"
@@ -154,7 +157,7 @@ def query_groups_divide(job: Job, placement: Placement) -> str | None:
 def widths_divide(job: Job, placement: Placement) -> str | None:
     """Dense and shared MLPs are cut over TP, experts over ETP."""
     m, layers = job.model, moe_layers(job.model)
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         cuts = []
         if not all(layers):
             cuts.append(("model.ffn_hidden_size", ffn_size(m), "tp", side.tp))
@@ -173,7 +176,7 @@ def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
     m = job.model
     if not m.multi_latent_attention or not build_of(job).convention.mla_down_sharded:
         return None
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         kv = m.kv_lora_rank + m.qk_pos_emb_head_dim
         for what, size in (
             ("model.q_lora_rank", m.q_lora_rank or 0),
@@ -189,27 +192,29 @@ def vocabulary_divides(job: Job, placement: Placement) -> str | None:
 
     A side with a multiple of its own always can.
     """
-    m, tp = job.model, placement.destination.tp
-    rows = placement.destination.vocab_rows or m.vocab_size
-    if rows % tp == 0:
-        return None
-    how = f"padded to {rows} (a multiple of {m.make_vocab_size_divisible_by} * source tp"
-    how = f"{how} {placement.source.tp})" if placement.source.kind == "megatron" else "as it is"
-    return (
-        f"the vocabulary, {m.vocab_size} {how}, does not divide by parallel.destination.tp={tp};"
-        f" set parallel.destination.make_vocab_size_divisible_by=1, which pads it there, or"
-        f" model.make_vocab_size_divisible_by to a multiple of {tp}"
-    )
+    m = job.model
+    for name, side in placement.sides.items():
+        rows, tp = side.vocab_rows or m.vocab_size, side.tp
+        if rows % tp == 0:
+            continue
+        how = f"padded to {rows} (a multiple of {m.make_vocab_size_divisible_by} * source tp"
+        how = f"{how} {placement.source.tp})" if placement.source.kind == "megatron" else "as it is"
+        return (
+            f"the vocabulary, {m.vocab_size} {how}, does not divide by parallel.{name}.tp={tp};"
+            f" set parallel.{name}.make_vocab_size_divisible_by=1, which pads it there, or"
+            f" model.make_vocab_size_divisible_by to a multiple of {tp}"
+        )
+    return None
 
 
 def only_a_destination_unties(job: Job, placement: Placement) -> str | None:
     """What is trained the model says; a destination may keep a copy that the source does not."""
     field, model = "share_embeddings_and_output_weights", job.model
-    for name in ("source", "destination"):
-        said = getattr(getattr(job.parallel, name), field)
+    for name, side in job.parallel.sides.items():
+        said = getattr(side, field)
         if said is None or said == getattr(model, field):
             continue
-        if name == "destination" and model.share_embeddings_and_output_weights:
+        if name != "source" and model.share_embeddings_and_output_weights:
             continue
         why = (
             "the source trains what the model says"
@@ -226,7 +231,7 @@ def only_a_destination_unties(job: Job, placement: Placement) -> str | None:
 
 def layers_divide(job: Job, placement: Placement) -> str | None:
     """Pipeline stages get whole layers, evenly or as the first and last stage say."""
-    for name, side in _sides(placement):
+    for name, side in placement.sides.items():
         try:
             side.stage_layers(job.model.num_layers)
         except UserError as error:
@@ -237,7 +242,7 @@ def layers_divide(job: Job, placement: Placement) -> str | None:
 def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     """Every cut axis of every tensor divides on both sides: the net below the rules before it."""
     for family in tensors_of(job, placement, build_of(job).convention).families:
-        for name, side in _sides(placement):
+        for name, side in placement.sides.items():
             try:
                 family.cut(side)
             except UserError as error:
@@ -282,10 +287,6 @@ LAYOUT: tuple[Rule, ...] = (
     cut_axes_divide,
     patterns_meet_tensors,
 )
-
-
-def _sides(placement: Placement) -> tuple[tuple[Side, Layout], tuple[Side, Layout]]:
-    return ("source", placement.source), ("destination", placement.destination)
 
 
 def _indivisible(what: str, size: int, degree: str, parts: int) -> str:

@@ -75,13 +75,16 @@ def _not_megatrons(job: Job) -> str | None:
         return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
     if job.model.lora is not None:
         return "refit=megatron knows no adapters, and model.lora asks for them; use another method"
-    sides: tuple[Side, Side] = ("source", "destination")
-    placement = place(job)
-    for name in sides:
-        if placement.side(name).virtual_stages > 1:
+    if job.parallel.destinations is not None:
+        return (
+            "refit=megatron refits one destination, and parallel.destinations is a list; use"
+            " another method, or a pair with parallel.destination"
+        )
+    for name, layout in place(job).sides.items():
+        if layout.virtual_stages > 1:
             return (
                 f"refit=megatron refits a rank's first model alone, and of parallel.{name} a rank"
-                f" has {placement.side(name).virtual_stages}, one per virtual stage; use another"
+                f" has {layout.virtual_stages}, one per virtual stage; use another"
                 " method, or one stage per rank"
             )
     if job.refit.include is not None or job.refit.exclude is not None:
@@ -89,14 +92,14 @@ def _not_megatrons(job: Job) -> str | None:
             "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"
             " out, or use another method"
         )
-    for side in sides:
+    for name, side in job.parallel.sides.items():
         fields = "kind", "dtype", "make_vocab_size_divisible_by"
         for field in (*fields, "share_embeddings_and_output_weights"):
-            value = getattr(getattr(job.parallel, side), field)
+            value = getattr(side, field)
             if value not in (None, "megatron", "bfloat16"):
                 return (
                     "refit=megatron takes GPTModels that differ in their degrees alone, and"
-                    f" parallel.{side}.{field}={value}; use another method"
+                    f" parallel.{name}.{field}={value}; use another method"
                 )
     if job.mode == "plan" and job.refit.peer_names != "production":
         return (
@@ -216,19 +219,20 @@ def planned(setup: Setup) -> Rows:
     return rows
 
 
-def cast_at(method: str, job: Job, placement: Placement) -> Side:
-    """The side that casts where the sides' dtypes differ.
+def cast_at(method: str, job: Job, placement: Placement) -> list[Side]:
+    """By destination, the side that casts where its dtype differs from the source's.
 
     As `refit.cast_at` says; for auto, a method that packs casts where fewer bytes then travel, and
     any other on arrival.
     """
-    if job.refit.cast_at != "auto":
-        return "source" if job.refit.cast_at == "source" else "destination"
     packs = method in METHODS and not METHODS[method].one_sided
-    stored, trained = (
-        ITEMSIZE[side.dtype or "bfloat16"] for side in (placement.destination, placement.source)
-    )
-    return "source" if packs and stored < trained else "destination"
+    trained = ITEMSIZE[placement.source.dtype or "bfloat16"]
+    at: list[Side] = []
+    for destination in placement.destinations:
+        fewer = packs and ITEMSIZE[destination.dtype or "bfloat16"] < trained
+        source = fewer if job.refit.cast_at == "auto" else job.refit.cast_at == "source"
+        at.append("source" if source else "destination")
+    return at
 
 
 def preload(method: str) -> tuple[str, ...]:

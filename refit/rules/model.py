@@ -26,13 +26,14 @@ def logits_need_float64(job: Job) -> str | None:
         )
     if job.build != "megatron":
         return f"verify=logits needs a forward pass, build={job.build} has none; use build=megatron"
-    for name in ("source", "destination"):
-        if getattr(job.parallel, name).kind == "fsdp":
+    sides = job.parallel.sides
+    for name, side in sides.items():
+        if side.kind == "fsdp":
             return (
                 f"verify=logits needs a forward pass, and parallel.{name}.kind=fsdp has plain"
                 " shards, without a model; use verify=bits"
             )
-    if (job.parallel.source.dtype or "bfloat16") != (job.parallel.destination.dtype or "bfloat16"):
+    if len({side.dtype or "bfloat16" for side in sides.values()}) > 1:
         return (
             "verify=logits compares sums to 1e-9, and sides of different dtypes round their"
             " weights apart; use verify=bits, which holds every cast against its own"

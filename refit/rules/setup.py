@@ -71,8 +71,8 @@ class Setup:
         return build_plan(self.catalogue, self.placement, fanout, self.travels, self.cast_at)
 
     @property
-    def cast_at(self) -> Side:
-        """The side that casts where the sides' dtypes differ; see `methods.cast_at`."""
+    def cast_at(self) -> list[Side]:
+        """By destination, the side that casts where dtypes differ; see `methods.cast_at`."""
         return methods.cast_at(self.method, self.job, self.placement)
 
     @cached_property

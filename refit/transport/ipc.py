@@ -37,9 +37,8 @@ class IpcTransport(Transport):
         self._lent = None if source is None else source.arena
         rows = copies.to_rank(rank)
         peers = np.unique(copies.source[rows[copies.remote[rows]]]).tolist()
-        held = copies.catalogue.held_by
         shards = {
-            peer: Weights.view(held(copies.giving, peer), arena).tensors
+            peer: Weights.view(copies.shards(peer, of_source=True), arena).tensors
             for peer, arena in share.exchange(self._lent, rank, peers).items()
         }
         if source is not None:

@@ -295,8 +295,7 @@ def _in_row(block: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _meta_shards(copies: Copies, rank: int, source: bool) -> blocks.Tensors:
     """A rank's shards on the meta device: shapes, strides and offsets without memory."""
-    side = copies.giving if source else copies.receiving
-    return Weights.allocate(copies.catalogue.held_by(side, rank), device="meta").tensors
+    return Weights.allocate(copies.shards(rank, of_source=source), device="meta").tensors
 
 
 def _device_index(tensor: torch.Tensor) -> int:

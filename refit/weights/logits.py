@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Job
-from refit.layout.layout import Placement, Side
+from refit.layout.layout import Placement
 from refit.weights.weights import Weights
 
 MAX_TOKENS = 64
@@ -33,9 +33,9 @@ def compare_logits(
     destination: Weights | None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """Run the same tokens through both models; every rank of the world calls this, idle ones too.
+    """Run the same tokens through all models; every rank of the world calls this, idle ones too.
 
-    The source's logits come from its first replica; every replica of the destination is compared.
+    The source's logits come from its first replica; every replica of every destination is compared.
 
     Args:
         source, destination: this rank's sides, None where it has none.
@@ -49,7 +49,10 @@ def compare_logits(
 
     tokens = _tokens(job).to(device)
     trained = _logits(job, placement, "source", rank, source, tokens) if source else None
-    got = _logits(job, placement, "destination", rank, destination, tokens) if destination else None
+    got = None
+    if destination:
+        name = next(n for n, s in placement.sides.items() if n != "source" and rank in s.ranks)
+        got = _logits(job, placement, name, rank, destination, tokens)
     expected = _broadcast(trained, job, placement, rank, tokens)
     max_diff, max_logit = _largest(got, expected)
     return {
@@ -97,12 +100,12 @@ def _largest(got: torch.Tensor | None, expected: torch.Tensor) -> tuple[float, f
 
 @torch.no_grad()
 def _logits(
-    job: Job, placement: Placement, side: Side, rank: int, weights: Weights, tokens: torch.Tensor
+    job: Job, placement: Placement, side: str, rank: int, weights: Weights, tokens: torch.Tensor
 ) -> torch.Tensor | None:
     """[1, tokens, vocab_size] in float64 on each rank of the last stage, None on the others."""
     from refit.weights import megatron_build
 
-    layout = placement.side(side)
+    layout = placement.sides[side]
     groups = weights.chunks[0].pg_collection
     twins = megatron_build.gpt_models(job, placement, side, rank, torch.float64)
     for twin, original in zip(twins, weights.chunks, strict=True):

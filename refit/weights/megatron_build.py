@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import gelu, silu
 
 from refit.job import Job, UserError
-from refit.layout.layout import Layout, Placement, Side
+from refit.layout.layout import Layout, Placement
 from refit.model import megatron_versions
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
@@ -160,13 +160,14 @@ def megatron_runs(groups: ProcessGroupCollection, virtual: int | None = None) ->
 def gpt_models(
     job: Job,
     placement: Placement,
-    side: Side,
+    side: str,
     rank: int,
     dtype: torch.dtype | None = None,
 ) -> tuple[GPTModel, ...]:
     """One side's models on one of its ranks, one per virtual stage; weights are not initialised.
 
     Args:
+        side: its name in `placement.sides`.
         dtype: of the weights but for norms; None: the side's; float64 for a pass that hardly
             depends on the layout.
 
@@ -178,7 +179,7 @@ def gpt_models(
             "transformer_engine is installed, but megatron-core cannot import it here; repair or"
             " remove it (python -c 'import transformer_engine.pytorch' says why)"
         )
-    layout = placement.side(side)
+    layout = placement.sides[side]
     if dtype is None:
         dtype = TORCH_DTYPE[layout.dtype or "bfloat16"]
     groups = process_groups(layout, rank)

@@ -25,7 +25,10 @@ def shortage(
         slabs: memory that earlier points left, by rank; it is used again.
     """
     source_bytes = [weight_bytes(catalogue, placement.source, rank) for rank in ranks]
-    destination_bytes = [weight_bytes(catalogue, placement.destination, rank) for rank in ranks]
+    destination_bytes = [
+        sum(weight_bytes(catalogue, side, rank) for side in placement.destinations)
+        for rank in ranks
+    ]
     reused = sum(
         min(source + destination, slabs[rank].nbytes)
         for rank, source, destination in zip(ranks, source_bytes, destination_bytes, strict=True)

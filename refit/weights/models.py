@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from refit.job import Job
-from refit.layout.layout import Placement, Side
+from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue, Shard
 from refit.model.convention import logical_name
 from refit.weights.groups import make_groups
@@ -20,7 +20,7 @@ from refit.weights.weights import Weights
 def build(
     job: Job,
     placement: Placement,
-    side: Side,
+    side: str,
     catalogue: Catalogue,
     rank: int,
     slab: Slab | None,
@@ -29,10 +29,12 @@ def build(
     """Make one side's weights on this rank.
 
     With build=megatron the side's process groups are made here: torch.distributed must be
-    initialised, and every rank of the world must call, idle ones too, source before destination.
+    initialised, and every rank of the world must call, idle ones too, for every side in the order
+    of `placement.sides`.
 
     Args:
-        catalogue: every tensor of the model, the same on both sides.
+        side: its name in `placement.sides`.
+        catalogue: every tensor of the model, the same on all sides.
         slab: CPU memory for the arena, for peers to map; None, or another device: private memory
             of the device.
 
@@ -43,7 +45,7 @@ def build(
         UserError: megatron-core refuses the model or layout.
         RuntimeError: its weights are not those that `refit.model.architecture` says.
     """
-    layout = placement.side(side)
+    layout = placement.sides[side]
     if job.build == "megatron" and layout.kind == "megatron":
         make_groups(layout, rank)  # a rank that leaves below counts them like those that stay
     if rank not in layout.ranks:

@@ -80,7 +80,7 @@ class Pattern:
     def _write(self, weights: Weights, poisoned: bool) -> None:
         for slot in weights.spare:
             slot.zero_()
-        for shard in weights.shards:
+        for shard in weights.own_shards:
             for matrix in self._matrices(shard, weights.tensors[shard.tensor]):
                 matrix.write(poisoned)
 
@@ -92,7 +92,7 @@ class Pattern:
         """
         checks = (
             self._check(shard, weights.tensors[shard.tensor])
-            for shard in weights.shards
+            for shard in weights.own_shards
             if travels is None or travels[shard.tensor]
         )
         found = sum(checks, Check(0, 0))
@@ -103,7 +103,7 @@ class Pattern:
         """Whether what does not travel is still the poison that was written: no element counts."""
         checks = (
             self._check(shard, weights.tensors[shard.tensor], poisoned=True)
-            for shard in weights.shards
+            for shard in weights.own_shards
             if not travels[shard.tensor]
         )
         found = sum(checks, Check(0, 0))

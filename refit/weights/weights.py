@@ -56,6 +56,11 @@ class Weights:
         return Weights.view(shards, attach(slab, start + total)[start:])
 
     @property
+    def own_shards(self) -> list[Shard]:
+        """Those that are not another one's storage under a second name."""
+        return [shard for shard in self.shards if shard.same_as is None]
+
+    @property
     def spare(self) -> list[torch.Tensor]:
         """The bytes of slots that no shard is in; zero, and no refit may write there."""
         return [self.arena[slot.start : slot.stop] for slot in offsets(self.shards)[2]]

@@ -205,7 +205,7 @@ class LoopTransport(Transport):
         peers = np.unique(copies.source[rows[copies.remote[rows]]]).tolist()
         arenas = share.exchange(None if source is None else source.arena, rank, peers)
         shards = {
-            peer: Weights.view(copies.catalogue.held_by(copies.giving, peer), arena).tensors
+            peer: Weights.view(copies.shards(peer, of_source=True), arena).tensors
             for peer, arena in arenas.items()
         }
         if source is not None:

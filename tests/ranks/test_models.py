@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from refit.job import Cluster, Degrees, Job, Model, Parallel, UserError
-from refit.layout.layout import Layout, Side
+from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.layout.tensors import Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
@@ -29,7 +29,7 @@ from refit.weights.weights import ALIGNMENT, Weights, offsets
 
 WORLD = 4
 AGENT_OF = [Job(build="megatron", cluster=Cluster(device="cpu"))]
-SIDES: tuple[Side, Side] = ("source", "destination")
+SIDES = ("source", "destination")
 
 MOE = Model(
     name="gqa-moe",

@@ -91,6 +91,31 @@ class DropsBlock(_Fault):
         pass
 
 
+class DropsBlockOfSecondPool(DropsBlock):
+    """The same on ranks of the second destination alone; the others' are whole."""
+
+    def execute(self) -> dict[str, float]:
+        if self.copies.placement.destination_numbers[self.rank] == 1:
+            return super().execute()
+        phases: dict[str, float] = super(DropsBlock, self).execute()
+        return phases
+
+
+class LeavesSecondPool(_Fault):
+    """Leaves the second destination as it was before the first refit."""
+
+    def prepare(
+        self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
+    ) -> None:
+        super().prepare(copies, rank, source, destination)
+        self.before = None if destination is None else destination.arena.clone()
+
+    def spoil(self, destination: Weights) -> None:
+        if self.copies.placement.destination_numbers[self.rank] == 1:
+            assert self.before is not None
+            destination.arena.copy_(self.before)
+
+
 class WritesWhatIsLeftOut(_Fault):
     """Clears one element of a tensor that the plan leaves out."""
 
@@ -161,6 +186,8 @@ FAULTS = {
         SwapsExperts,
         MisordersGateUp,
         DropsBlock,
+        DropsBlockOfSecondPool,
+        LeavesSecondPool,
         WritesWhatIsLeftOut,
         WritesPadding,
         WritesSpareSlot,
@@ -187,7 +214,7 @@ class Killed(IpcTransport):
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         super().prepare(copies, rank, source, destination)
-        self.victim = rank == copies.receiving.ranks.start
+        self.victim = rank == copies.receiving[0].ranks.start
         self.calls = 0
 
     def execute(self) -> dict[str, float]:
@@ -244,7 +271,7 @@ class GlooKilled(GlooTransport):
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         super().prepare(copies, rank, source, destination)
-        self.victim = rank == copies.receiving.ranks[-1]
+        self.victim = rank == copies.receiving[-1].ranks[-1]
         self.calls = 0
 
     def execute(self) -> dict[str, float]:

@@ -76,7 +76,9 @@ def job(
     **rest: Any,
 ) -> Job:
     """A job on `build=shards`; by default TP 2 -> TP 1 on three ranks of which
-    rank 2 is the destination, and one idle."""
+    rank 2 is the destination, and one idle. With `destinations` it has those."""
+    listed = rest.pop("destinations", None)
+    assert listed is None or destination is None
     bench = replace(Bench(iterations=2, deadline_s=60.0), **rest.pop("bench", {}))
     refit = replace(Refit(name=method, method=method), **rest.pop("refit", {}))
     return Job(
@@ -85,7 +87,8 @@ def job(
             name="pair",
             mode=mode,
             source=source or Degrees(tp=2, etp=1),
-            destination=destination or Degrees(tp=1, etp=1),
+            destination=destination or (Degrees() if listed else Degrees(tp=1, etp=1)),
+            destinations=listed,
         ),
         refit=refit,
         cluster=Cluster(name="local", ranks_per_node=ranks_per_node, device=device),
@@ -97,13 +100,14 @@ def job(
 
 def placed(
     source: Degrees,
-    destination: Degrees,
+    destination: Degrees | None = None,
     mode: str = "non-collocated",
     model: Model = TINY,
     ranks_per_node: int = 8,
     refit_mode: str = "auto",
+    destinations: list[Degrees] | None = None,
 ) -> Placement:
-    """Where both sides of a pair stand."""
+    """Where all sides stand."""
     return place(
         job(
             source,
@@ -112,6 +116,7 @@ def placed(
             model=model,
             ranks_per_node=ranks_per_node,
             refit={"mode": refit_mode},
+            destinations=destinations,
         )
     )
 

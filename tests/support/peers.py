@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from refit.job import Degrees, Job, Refit
-from refit.layout.layout import Side
 from refit.plan.copies import Copies
 from refit.rules.setup import Setup
 from refit.transport.megatron import MegatronTransport
@@ -40,7 +39,7 @@ class AfterAnother(MegatronTransport):
     ) -> None:
         before = Setup.of(first())
         placement, tensors = before.placement, before.catalogue
-        sides: tuple[Side, Side] = ("source", "destination")
+        sides = ("source", "destination")
         source_before, destination_before = (
             models.build(before.job, placement, side, tensors, rank, None) for side in sides
         )

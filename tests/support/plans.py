@@ -60,9 +60,11 @@ class Case:
     def destination(self) -> list[dict[str, Array]]:
         """[world], the shards that each rank must have after it."""
         whole = oracle.wholes(self.specs)
-        layout = self.placement.destination
-        ranks = range(self.placement.world)
-        return [oracle.held(self.model, self.specs, whole, layout, r) for r in ranks]
+        layouts = [self.placement.destination_of(r) for r in range(self.placement.world)]
+        return [
+            {} if layout is None else oracle.held(self.model, self.specs, whole, layout, rank)
+            for rank, layout in enumerate(layouts)
+        ]
 
     @cached_property
     def owners(self) -> dict[int, list[int]]:
@@ -280,6 +282,22 @@ def cases(draw: st.DrawFn, moe: bool | None = None, max_gpus: int = 16) -> Case:
         per_node=draw(st.sampled_from([1, 2, 3, 4, 8, 64])),
         convention=draw(st.sampled_from([PRODUCTION, LOCAL_SPEC])),
     )
+
+
+@st.composite
+def pool_cases(draw: st.DrawFn) -> Case:
+    """Two or three destinations."""
+    model = draw(models())
+    source = draw(degrees(model, 8))
+    pools = [draw(degrees(model, 8)) for _ in range(draw(st.integers(2, 3)))]
+    mode = draw(st.sampled_from(["collocated", "non-collocated"]))
+    if mode == "non-collocated":
+        source = replace(source, offset=draw(st.sampled_from([None, 1])))
+        aligned = draw(st.sampled_from([None, True]))
+        pools[-1] = replace(pools[-1], node_aligned=aligned)
+    per_node = draw(st.sampled_from([1, 2, 3, 4, 8, 64]))
+    placement = placed(source, None, mode, model, per_node, destinations=pools)
+    return Case(model, placement, draw(st.sampled_from([PRODUCTION, LOCAL_SPEC])))
 
 
 def case(

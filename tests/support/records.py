@@ -41,40 +41,50 @@ def verified(agent: Agent, folder: Path, what: Job) -> dict[str, Any]:
 
 
 def check_verified(record: dict[str, Any]) -> None:
-    """The record is ok, and every element of the destination was compared in both generations."""
+    """The record is ok, and every element of each destination was compared in both generations."""
     assert (record["status"], record["reason"]) == ("ok", "")
     checked = record["verification"]
-    assert (checked["elements"], checked["mismatches"]) == (2 * _elements(record), 0)
+    elements = [2 * count for count in _elements(record)]
+    assert (checked["elements"], checked["mismatches"]) == (sum(elements), 0)
+    if checked["per_destination"] is not None:
+        assert [each["elements"] for each in checked["per_destination"]] == elements
 
 
-def _elements(record: dict[str, Any]) -> int:
-    """Elements that the destination's ranks must hold."""
+def _elements(record: dict[str, Any]) -> list[int]:
+    """Elements that the ranks of each destination must hold."""
     what = Job.from_dict(record["config"])
     placement = place(what)
     local_spec = what.build == "megatron" and not has_transformer_engine()
-    # of the vocabulary, what both sides have
-    rows = min(_rows(what, side) for side in (what.parallel.source, what.parallel.destination))
-    untied = what.parallel.destination.share_embeddings_and_output_weights is False
+    # of the vocabulary, what all sides have
+    source, *destinations = what.parallel.sides.values()
+    rows = min(_rows(what, side) for side in (source, *destinations))
     model = replace(what.model, vocab_size=rows)
-    if untied:
-        model = replace(model, share_embeddings_and_output_weights=False)
-    tensors = oracle.specs(model, padded=False, local_spec=local_spec)
-    held = placement.destination
-    if what.parallel.destination.kind != "fsdp":
-        return sum(oracle.elements(model, tensors, held, rank) for rank in held.ranks)
-    # each replica has each parameter once, each rank every buffer
-    replicas = held.gpus // (what.parallel.destination.shard or held.gpus)
-    return sum(
-        math.prod(spec.shape) * (held.gpus if name.endswith("expert_bias") else replicas)
-        for name, spec in tensors.items()
-    )
+    found = []
+    for side, held in zip(destinations, placement.destinations, strict=True):
+        if side.share_embeddings_and_output_weights is False:
+            untied = replace(model, share_embeddings_and_output_weights=False)
+            tensors = oracle.specs(untied, padded=False, local_spec=local_spec)
+        else:
+            tensors = oracle.specs(model, padded=False, local_spec=local_spec)
+        if side.kind != "fsdp":
+            found.append(sum(oracle.elements(model, tensors, held, rank) for rank in held.ranks))
+            continue
+        # each replica has each parameter once, each rank every buffer
+        replicas = held.gpus // (side.shard or held.gpus)
+        found.append(
+            sum(
+                math.prod(spec.shape) * (held.gpus if name.endswith("expert_bias") else replicas)
+                for name, spec in tensors.items()
+            )
+        )
+    return found
 
 
 def _rows(what: Job, side: Degrees) -> int:
     """Of the vocabulary on one side; a destination that says nothing has its source's."""
     model, source = what.model, what.parallel.source
     own = side.make_vocab_size_divisible_by
-    if own is None and side is what.parallel.destination:
+    if own is None and side is not source:
         return _rows(what, source)
     if own is None:
         own = 1 if side.kind == "fsdp" else model.make_vocab_size_divisible_by

@@ -168,7 +168,7 @@ def reason_against(moe: bool = True, **said: Any) -> str:
     except UserError as error:
         return str(error)
     what = make_job() if moe else make_job(model__num_moe_experts=None)
-    return order_has_one_pipeline(what, Placement(layout, layout, 1, layout.gpus)) or ""
+    return order_has_one_pipeline(what, Placement(layout, (layout,), 1, layout.gpus)) or ""
 
 
 def oracle_agrees(layout: Layout) -> bool:

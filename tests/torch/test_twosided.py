@@ -139,9 +139,8 @@ def test_any_plan_in_any_groups(
     found: list[Check | None] = [None] * world
 
     def rank_main(rank: int) -> None:
-        held = copies.catalogue.held_by
-        old = Weights.allocate(held(copies.giving, rank))
-        new = Weights.allocate(held(copies.receiving, rank))
+        old = Weights.allocate(copies.shards(rank, of_source=True))
+        new = Weights.allocate(copies.shards(rank, of_source=False))
         transport = TwoSided(refit, ThreadWire(exchange, rank))
         transport.prepare(copies, rank, old, new)
         checks = Check(0, 0)

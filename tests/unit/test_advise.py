@@ -121,6 +121,15 @@ def test_bad_input_is_named(arguments: list[str], words: str) -> None:
         job_asked_for(arguments)
 
 
+def test_a_list_of_destinations_is_not_looked_for() -> None:
+    made, gpus, _ = job_asked_for(
+        ["model=moe_16e", "gpus=8", "source.tp=2", "parallel.destination=null",
+         "parallel.destinations=[{tp: 2}]"]
+    )  # fmt: skip
+    with pytest.raises(UserError, match="destinations is a list, and one destination is"):
+        advise(made, gpus)
+
+
 def test_a_cluster_without_rates_and_an_impossible_source() -> None:
     with pytest.raises(UserError, match="does not state its memory and rates"):
         advise(source(Hardware()), 4)

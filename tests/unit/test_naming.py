@@ -37,6 +37,14 @@ def composed(*overrides: str) -> Job:
         ("parallel.destination.offset=4", "tp2ep1_to_tp1ep1_from4"),
         ("parallel.destination.node_aligned=true", "tp2ep1_to_tp1ep1_aligned"),
         (
+            "parallel.destination=null 'parallel.destinations=[{tp: 2, gpus: 4}, {ep: 2}]'",
+            "tp2ep1_to_tp2ep1_4gpus_and_tp1ep2",
+        ),
+        (
+            "parallel.destination=null 'parallel.destinations=[{tp: 2}, {ep: 2}, {}, {}, {}, {}]'",
+            "tp2ep1_to_tp2ep1_and_tp1ep2_and_tp1ep1_and_tp1ep1_and_2_more",
+        ),
+        (
             "parallel.source.pp=2 parallel.source.pipeline_model_parallel_layout=[3,1]",
             "tp2pp2ep1_layers3-1_to_tp1ep1",
         ),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from refit.job import Degrees
-from refit.layout.layout import IntArray
-from refit.layout.tensors import Family
+from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.tensors import Catalogue, Family
 from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
 from refit.plan.fanout import fetchers
@@ -150,3 +150,32 @@ def test_a_model_without_experts_divides_by_no_number_of_them() -> None:
         for ep in (1, 2):
             placement = placed(Degrees(ep=ep, gpus=2), Degrees(etp=1), model=SMALL)
             assert build_plan(catalogue(SMALL), placement).total_bytes == 1456
+
+
+# ---- several destinations: what a rank sends to all of them is its load
+
+ONE = Catalogue((Family("w", (4, 2), stage="first"),), 0)  # of 16 bytes
+
+
+def senders(source: Layout, pools: list[Layout], per_node: int, world: int) -> list[int]:
+    return build_plan(ONE, Placement(source, tuple(pools), per_node, world)).source.tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "pools", "per_node", "together"),
+    [
+        # two replicas on a node, and a rank of each pool beside them
+        (Layout(gpus=2), [Layout(offset=2), Layout(offset=3)], 4, [0, 1]),
+        # four replicas, and pools of two ranks, which alone take the first and the third replica
+        (Layout(gpus=4), [Layout(gpus=2, offset=4), Layout(gpus=2, offset=6)], 8, [0, 1, 2, 3]),
+        # the same on other nodes
+        (Layout(gpus=2), [Layout(offset=2), Layout(offset=4)], 2, [0, 1]),
+    ],
+)
+def test_senders_are_balanced_over_all_pools(
+    source: Layout, pools: list[Layout], per_node: int, together: list[int]
+) -> None:
+    world = 8
+    assert senders(source, pools, per_node, world) == together  # each sends one block
+    alone = [sender for pool in pools for sender in senders(source, [pool], per_node, world)]
+    assert np.bincount(alone).max() == 2  # the first one twice

@@ -157,45 +157,77 @@ def test_pieces_of_one_axis_by_every_index(data: st.DataObject, length: int) -> 
 
 @dataclass(frozen=True)
 class Given(Family):
-    """A family that two sides cut as they are told."""
+    """A family that every side cuts as it is told: the source, then each destination."""
 
-    cuts: tuple[Cut, Cut] = ()  # type: ignore[assignment]
+    cuts: tuple[Cut, ...] = ()
 
     def cut(self, layout: Layout) -> Cut:
-        return self.cuts[layout.kind != "source"]
+        return self.cuts[int(layout.kind)]
 
     def is_cut(self, layout: Layout) -> bool:
         return self.cut(layout).shards > 1
 
 
-def side(name: str, cut: Cut, replicas: int, grid: str, offset: int) -> Layout:
+def side(number: int, cut: Cut, replicas: int, grid: str, offset: int) -> Layout:
     shards = {"etp" if grid == "expert" else "tp": cut.shards}
     if grid == "expert":
         shards["tp"] = 1
     layout = Layout(gpus=cut.shards * replicas, offset=offset, **shards)  # type: ignore[arg-type]
-    return replace(layout, kind=name)
+    return replace(layout, kind=str(number))
 
 
-@given(st.data(), st.sampled_from(["dense", "expert"]), st.sampled_from(["direct", "hierarchical"]))
-def test_a_plan_over_any_two_cuts(data: st.DataObject, grid: str, fanout: str) -> None:
-    shape = (data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6)), 2)
-    axes = data.draw(st.tuples(st.integers(0, 1), st.integers(0, 1)))
-    both = (
-        data.draw(cuts(shape[axes[0]], complete=True, axis=axes[0])),
-        data.draw(cuts(shape[axes[1]], complete=False, axis=axes[1])),
-    )
+def any_plan(
+    data: st.DataObject, destinations: int, grid: str, fanout: str, max_size: int = 6
+) -> tuple[Plan, IntArray]:
+    """A plan over cuts of any kind, and the whole tensor."""
+    shape = (data.draw(st.integers(1, max_size)), data.draw(st.integers(1, max_size)), 2)
+    of_sides = []
+    for number in range(1 + destinations):
+        axis = data.draw(st.integers(0, 1))
+        of_sides.append(data.draw(cuts(shape[axis], complete=not number, axis=axis)))
     experts = 1 if grid == "expert" else 0
     name = "w{expert}" if experts else "w"
-    family = Given(name, shape, grid=grid, num_experts=experts, stage="first", cuts=both)
-    source = side("source", both[0], data.draw(st.integers(1, 2)), grid, 0)
-    start = data.draw(st.sampled_from([0, source.gpus]))
-    destination = side("destination", both[1], data.draw(st.integers(1, 2)), grid, start)
-    per_node = data.draw(st.sampled_from([1, 2, 3]))
-    used = max(source.ranks.stop, destination.ranks.stop)
-    placement = Placement(source, destination, per_node, -(-used // per_node) * per_node)
+    family = Given(name, shape, grid=grid, num_experts=experts, stage="first", cuts=tuple(of_sides))
+    source = side(0, of_sides[0], data.draw(st.integers(1, 2)), grid, 0)
+    start, layouts = data.draw(st.sampled_from([0, source.gpus])), []
+    for number, cut in enumerate(of_sides[1:], 1):
+        layouts.append(side(number, cut, data.draw(st.integers(1, 2)), grid, start))
+        start = layouts[-1].ranks.stop
+    per_node = data.draw(st.sampled_from([1, 2, 3, 8]))
+    used = max(source.ranks.stop, start)
+    placement = Placement(source, tuple(layouts), per_node, -(-used // per_node) * per_node)
     plan = build_plan(Catalogue((family,), 0), placement, fanout)
-    whole = np.arange(np.prod(shape)).reshape(shape)
-    check_plan(plan, whole, both, source, destination)
+    return plan, np.arange(np.prod(shape)).reshape(shape)
+
+
+GRIDS = st.sampled_from(["dense", "expert"])
+FANOUTS = st.sampled_from(["direct", "hierarchical"])
+
+
+@given(st.data(), GRIDS, FANOUTS)
+def test_a_plan_over_any_two_cuts(data: st.DataObject, grid: str, fanout: str) -> None:
+    check_plan(*any_plan(data, 1, grid, fanout))
+
+
+@given(st.data(), GRIDS, FANOUTS, st.integers(2, 3))
+def test_a_plan_to_several_destinations(
+    data: st.DataObject, grid: str, fanout: str, destinations: int
+) -> None:
+    check_plan(*any_plan(data, destinations, grid, fanout))
+
+
+def test_pools_that_want_different_rows_of_a_node_count_each_row_once() -> None:
+    # 6 rows of 2 elements on rank 0; on node 1 one pool wants 0-2 and 3-5, the other 0-1, 2-3, 4-5
+    of_sides = [Cut.even(0, (6,), shards) for shards in (1, 2, 3)]
+    family = Given("w", (6, 2), stage="first", cuts=tuple(of_sides))
+    sides = [
+        side(number, cut, 1, "dense", offset)
+        for number, (cut, offset) in enumerate(zip(of_sides, (0, 5, 7), strict=True))
+    ]
+    placement = Placement(sides[0], tuple(sides[1:]), 5, 10)
+    plan = build_plan(Catalogue((family,), 0), placement)
+    assert plan.cross_node_bytes == 2 * 24 and plan.bounds.cross_node == 24
+    assert (plan.leaving_bytes, plan.least_send, plan.bounds.send) == (24, 24, 48)
 
 
 def local(whole: IntArray, cut: Cut, shard: int) -> IntArray:
@@ -215,16 +247,21 @@ def shards_of(layout: Layout, whole: IntArray, cut: Cut) -> dict[int, IntArray]:
     }
 
 
-def check_plan(
-    plan: Plan, whole: IntArray, cuts: tuple[Cut, Cut], source: Layout, destination: Layout
-) -> None:
-    held, wanted = shards_of(source, whole, cuts[0]), shards_of(destination, whole, cuts[1])
+def check_plan(plan: Plan, whole: IntArray) -> None:
+    (family,) = plan.catalogue.families
+    placement = plan.placement
+    held = shards_of(placement.source, whole, family.cut(placement.source))
+    wanted: dict[int, IntArray] = {}
+    for layout in placement.destinations:
+        wanted |= shards_of(layout, whole, family.cut(layout))
+    pools = {rank: n for n, x in enumerate(placement.destinations) for rank in x.ranks}
     got = {rank: np.full(shard.shape, -1) for rank, shard in wanted.items()}
     for number, copies in enumerate(plan.hops):
         given_by = got if number else held
         done = {rank: shard.copy() for rank, shard in got.items()}
         for row in range(len(copies)):
             giver, taker = int(copies.source[row]), int(copies.destination[row])
+            assert not number or pools[giver] == pools[taker]
             piece = int(copies.piece[row])
             block = given_by[giver][copies.pieces.slices(piece, of_source=True)]
             into = done[taker][copies.pieces.slices(piece, of_source=False)]
@@ -249,3 +286,8 @@ def check_plan(
         there = set().union(*(e for r, e in elements.items() if r // per_node == node))
         needed.setdefault(node, set()).update(set(shard[shard >= 0].tolist()) - there)
     assert plan.bounds.cross_node == sum(2 * len(n) for n in needed.values())
+    assert plan.leaving_bytes == 2 * len(set().union(*needed.values()))
+    # of nested sets of ranks, all of them at least: each element leaves them once
+    leaves = set().union(*missing.values())
+    assert plan.least_send >= -(-2 * len(leaves) // placement.source.gpus)
+    assert plan.least_send <= plan.bounds.send <= int(plan.send_bytes.max(initial=0))

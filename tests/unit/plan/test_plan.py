@@ -11,15 +11,18 @@ import pytest
 from hypothesis import event, given
 
 from refit.job import Degrees
+from refit.model.architecture import PRODUCTION, catalogue
+from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from tests.support import oracle
 from tests.support.composed import composed
-from tests.support.jobs import SMALL
+from tests.support.jobs import SMALL, TINY, placed
 from tests.support.plans import (
     Case,
     case,
     cases,
     check_elements,
+    pool_cases,
 )
 
 
@@ -202,6 +205,48 @@ def test_moe_senders_stay_within_the_levels_of_their_kinds(case: Case) -> None:
     assert int(alone.plan.send_bytes.max()) <= sum(level.values()) + sum(blocks.values())
 
 
+@given(pool_cases())
+def test_every_pool_gets_every_element_once(case: Case) -> None:
+    check_elements(case)
+    placement, plan = case.placement, case.plan
+    held = {rank for rank, shards in enumerate(case.destination) if shards}
+    assert {*plan.destination.tolist()} == held <= set(placement.receiving_ranks)
+    # what each destination is sent is what a plan of its own would send it
+    for number, layout in enumerate(placement.destinations):
+        alone = replace(placement, destinations=(layout,), listed=False)
+        rows = placement.destination_numbers[plan.destination] == number
+        assert int(plan.nbytes[rows].sum()) == Case(
+            case.model, alone, case.convention
+        ).plan.total_bytes  # fmt: skip
+
+
+@given(pool_cases())
+def test_bounds_of_several_pools_element_by_element(case: Case) -> None:
+    per_node = case.placement.ranks_per_node
+    size: dict[int, int] = {}
+    held: list[set[int]] = [set() for _ in case.source]
+    wanted: list[set[int]] = [set() for _ in case.source]
+    for found, shards in ((held, case.source), (wanted, case.destination)):
+        for rank, of_rank in enumerate(shards):
+            for name, shard in of_rank.items():
+                elements: list[int] = shard.ravel().tolist()
+                found[rank].update(elements)
+                size |= dict.fromkeys(elements, case.nbytes(name, 1))
+    nodes = [range(start, start + per_node) for start in range(0, len(held), per_node)]
+    needed = [
+        set().union(*(wanted[r] for r in node)) - set().union(*(held[r] for r in node))
+        for node in nodes
+    ]
+    assert case.plan.node_needs.tolist() == [sum(size[e] for e in of_node) for of_node in needed]
+    assert case.plan.leaving_bytes == sum(size[e] for e in set().union(*needed))
+    moved = set().union(*(w - h for w, h in zip(wanted, held, strict=True)))
+    ranks = case.placement.source.ranks
+    assert case.plan.least_send * len(ranks) >= sum(size[e] for e in moved)
+    assert case.plan.bounds.recv == max(
+        sum(size[e] for e in w - h) for w, h in zip(wanted, held, strict=True)
+    )
+
+
 @given(cases())
 def test_one_of_equal_jobs_is_the_other(case: Case) -> None:
     again = Case(replace(case.model), replace(case.placement), replace(case.convention)).plan
@@ -362,3 +407,16 @@ def test_kimi_k2_on_128_and_128_ranks_in_numbers(per_node: int) -> None:
     assert plan.bounds.recv == per_rank
     assert plan.bounds.send <= int(plan.send_bytes.max())
     assert plan.bounds.cross_node <= plan.cross_node_bytes
+
+
+@pytest.mark.parametrize("pools", [1, 2])
+def test_what_a_node_needs_is_counted_as_it_crosses_not_as_it_is_passed_on(pools: int) -> None:
+    # bfloat16 crosses and is cast on arrival; two ranks of each pool want all, on one node
+    sides = [Degrees(etp=1, gpus=2, offset=4 + 2 * n, dtype="float32") for n in range(pools)]
+    placement = placed(Degrees(etp=1), destinations=sides, ranks_per_node=4)
+    tensors = catalogue(TINY, 1, PRODUCTION)
+    direct, relayed = (build_plan(tensors, placement, way) for way in ("direct", "hierarchical"))
+    assert relayed.relayed.any()
+    assert relayed.bounds.cross_node == direct.bounds.cross_node == tensors.nbytes
+    assert relayed.least_send == direct.least_send == tensors.nbytes
+    assert relayed.cross_node_bytes == pools * tensors.nbytes

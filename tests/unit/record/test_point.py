@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refit.job import Cluster, Hardware, Job, UserError
+from refit.job import Cluster, Degrees, Hardware, Job, UserError
 from refit.record.point import Point, identity, read_json, write_atomic
 from tests.support.jobs import TINY, job
 
@@ -88,9 +88,25 @@ def test_what_is_said_of_a_side_is_part_of_the_identity(name: str, value: Any) -
     # as null it is none: see the test below
 
 
+def test_the_list_of_destinations_and_its_order_are_part_of_the_identity() -> None:
+    pools = [Degrees(tp=2), Degrees(ep=2), Degrees(tp=2, gpus=4)]
+    ordered = replace(pools[0], order="tp-cp-ep-pp-dp")
+    lists = [
+        pools[:1],
+        pools[:2],
+        pools[1::-1],
+        [pools[0], pools[2]],
+        pools[:1] * 2,
+        [ordered, pools[1]],
+    ]
+    found = {identity(job(destinations=each)) for each in lists}
+    assert len(found | {identity(job(destination=Degrees()))}) == 1 + len(lists)
+
+
 def test_an_identity_is_as_it_was() -> None:
     # another one is another folder: all that was measured before would be run again
     assert (identity(job()), identity(PLANNED)) == ("1fa9946bce", "c854b07895")
+    assert identity(job(destinations=[Degrees(tp=2), Degrees(ep=2)])) == "d3d2202d50"
 
 
 def test_a_folder_is_named_after_what_it_holds(tmp_path: Path) -> None:

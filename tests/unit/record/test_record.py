@@ -14,8 +14,17 @@ import pytest
 from refit.job import Degrees, Hardware
 from refit.plan.plan import Bounds
 from refit.record import limits
-from refit.record.measured import _times, drift
-from refit.record.parts import DeviceMemory, Forecast, Placed, PlanNumbers, Seconds, Side
+from refit.record.measured import _times, _wrong, drift
+from refit.record.parts import (
+    Checked,
+    DeviceMemory,
+    Forecast,
+    Placed,
+    PlanNumbers,
+    Seconds,
+    Side,
+    Verification,
+)
 from refit.record.point import Point
 from refit.record.record import begin, ended, placed
 from refit.record.report import RankReport, Span
@@ -143,11 +152,36 @@ def test_where_both_sides_are_is_on_record() -> None:
     assert record.layout == Placed(
         world=16,
         ranks_per_node=16,
+        # 500 words, padded to a multiple of 16 * tp
         source=Side(list(range(8)), 2, 1, 2, 2, 1, 2, 2, 8, first_stage_layers=1, vocab_rows=512),
         destination=Side([8, 9, 10, 11], 1, 2, 1, 2, 1, 2, 2, 4, vocab_rows=512),
         idle=[12, 13, 14, 15],
     )
     assert record.layout.used == 12
+
+
+def test_several_destinations_are_on_record_and_none_stands_for_all() -> None:
+    pools = [Degrees(tp=2, etp=1), Degrees(ep=2, etp=1, dtype="float32")]
+    what = job(Degrees(etp=1, gpus=3), destinations=pools, ranks_per_node=8)
+    setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
+    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    assert layout is not None and layout.destination is None and layout.destinations is not None
+    assert [side.ranks for side in layout.destinations] == [[3, 4], [5, 6]]
+    assert [side.dtype for side in layout.destinations] == [None, "float32"]
+    assert layout.receiving == layout.destinations and layout.used == 7 and layout.idle == [7]
+    # a list of one is one
+    what = job(Degrees(etp=1, gpus=3), destinations=pools[:1], ranks_per_node=8)
+    setup = Setup.of(what)
+    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    assert layout is not None and layout.destinations is None and layout.destination is not None
+    assert layout.receiving == [layout.destination] and layout.destination.ranks == [3, 4]
+
+
+def test_a_destination_that_nobody_looked_at_is_wrong() -> None:
+    both = Verification(12, 0, 0, None, True, None, [Checked(4, 0), Checked(8, 0)])
+    assert _wrong(both) == ""
+    one = replace(both, per_destination=[Checked(12, 0), Checked(0, 0)])
+    assert _wrong(one) == "no element of parallel.destinations[1] was looked at"
 
 
 def test_what_a_side_has_of_its_own_is_on_record() -> None:
@@ -161,6 +195,7 @@ def test_what_a_side_has_of_its_own_is_on_record() -> None:
     layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
     assert layout is not None
     source, destination = layout.source, layout.destination
+    assert destination is not None
     assert (source.order, destination.order) == ("tp-pp-dp", None)
     assert (source.virtual_stages, destination.virtual_stages) == (2, None)
     assert (source.layers_per_stage, destination.layers_per_stage) == ([1, 1, 1, 1], [0, 4])

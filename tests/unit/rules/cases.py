@@ -392,8 +392,8 @@ BAD: dict[Any, list[Case]] = {
         ({"parallel__source__tp": 8}, "needs 18 GPUs (source 16 + destination 2)"),
         (
             {"parallel__destination__node_aligned": True},
-            "needs 10 GPUs (source on ranks 0-3, destination on 8-9), cluster 'local' has 8; use a"
-            " smaller offset, no node_aligned, smaller degrees or a larger cluster",
+            "needs 10 GPUs (source on ranks 0-3, destination on ranks 8-9), cluster 'local' has 8;"
+            " use a smaller offset, no node_aligned, smaller degrees or a larger cluster",
         ),
     ],
     order_has_one_pipeline: [

@@ -288,9 +288,9 @@ def test_who_casts() -> None:
     )  # fmt: skip
     read = replace(narrow, refit=replace(narrow.refit, method="ipc"))
     for what, side in ((narrow, "source"), (wide, "destination"), (read, "destination")):
-        assert methods.cast_at(what.refit.method, what, place(what)) == side
+        assert methods.cast_at(what.refit.method, what, place(what)) == [side]
     asked = [replace(x, refit=replace(x.refit, cast_at="source")) for x in (wide, read)]
-    assert methods.cast_at("gloo", asked[0], place(asked[0])) == "source"
+    assert methods.cast_at("gloo", asked[0], place(asked[0])) == ["source"]
     assert methods.unsupported("gloo", asked[0], place(asked[0])) is None
     reason = methods.unsupported("ipc", asked[1], place(asked[1]))
     assert reason and "reads the source's own memory" in reason
