@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from refit.job import Degrees, Job, UserError
 from refit.layout import order as rank_order
 from refit.layout import stages
-from refit.layout.layout import Layout, Placement
+from refit.layout.layout import DTYPES, KINDS, Layout, Placement
 from refit.layout.ranks import apart, first_rank, misplaced, overlapping, shared
 
 
@@ -77,6 +77,11 @@ _OF_FSDP = (
 
 def _dtype(name: str | None) -> str | None:
     return None if name == "bfloat16" else name
+
+
+def _check_word(name: str, word: str | None, allowed: tuple[str, ...]) -> None:
+    if word is not None and word not in allowed:
+        raise UserError(f"{name}={word} is not one of {', '.join(allowed)}")
 
 
 def _explicit(name: str, count: int | None) -> int:
@@ -185,6 +190,8 @@ def padded(size: int, multiple: int) -> int:
 def _side(job: Job, name: str, degrees: Degrees, default_etp: int, default_start: int) -> Layout:
     dense = not job.model.is_moe
     try:
+        _check_word("kind", degrees.kind, KINDS)
+        _check_word("dtype", degrees.dtype, DTYPES)
         _explicit("make_vocab_size_divisible_by", degrees.make_vocab_size_divisible_by)
         start = first_rank(degrees, default_start, job.cluster.ranks_per_node)
         return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, start)

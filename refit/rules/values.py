@@ -9,7 +9,6 @@ from operator import attrgetter
 from typing import Any
 
 from refit.job import Job
-from refit.layout.layout import DTYPES, KINDS
 from refit.model.lora import TARGETS
 from refit.rules.methods import METHODS
 
@@ -30,10 +29,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "refit.backend": ("auto", "gloo", "nccl", "nvshmem", "nixl"),
     "refit.peer_names": ("production", "installed"),
     "parallel.mode": ("collocated", "non-collocated"),
-    "parallel.source.kind": (None, *KINDS),
-    "parallel.destination.kind": (None, *KINDS),
-    "parallel.source.dtype": (None, *DTYPES),
-    "parallel.destination.dtype": (None, *DTYPES),
     "model.normalization": ("LayerNorm", "RMSNorm"),
     "model.activation_func": ("gelu", "silu", "quick_gelu"),
     "model.softmax_type": ("vanilla", "off-by-one", "learnable"),

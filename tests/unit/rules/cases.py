@@ -365,6 +365,14 @@ BAD: dict[Any, list[Case]] = {
             "parallel.destination: gpus=6 must be a multiple of shard=4; use gpus=4 or 8",
         ),
         (
+            {"parallel__source__kind": "zero"},
+            "parallel.source: kind=zero is not one of megatron, fsdp",
+        ),
+        (
+            {"parallel__destination__dtype": "fp8"},
+            "parallel.destination: dtype=fp8 is not one of bfloat16, float16, float32",
+        ),
+        (
             {"parallel__source__make_vocab_size_divisible_by": 0},
             "parallel.source: make_vocab_size_divisible_by=0: must be 1 or more",
         ),
