@@ -47,8 +47,8 @@ table: setup
 # What ranks do is better undisturbed; those on Slurm mostly wait, and the others run beside them.
 test: lint
 	@$(BIN)/python -m pytest tests/ranks; ended=$$?; \
-	{ ok=0; for tests in unit torch install; do $(BIN)/python -m pytest tests/$$tests || ok=1; done; \
-	exit $$ok; } >.venv/beside.log 2>&1 & beside=$$!; \
+	{ ok=0; $(BIN)/python -m pytest -n 2 tests/unit || ok=1; \
+	for tests in torch install; do $(BIN)/python -m pytest tests/$$tests || ok=1; done; exit $$ok; } >.venv/beside.log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest tests/slurm || ended=1; \
 	wait $$beside || ended=1; cat .venv/beside.log; exit $$ended
 
