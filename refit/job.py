@@ -165,7 +165,9 @@ class Degrees:
     virtual_pipeline_model_parallel_size: Optional[int] = None
     account_for_embedding_in_pipeline_split: Optional[bool] = None
     account_for_loss_in_pipeline_split: Optional[bool] = None
-    kind: Optional[str] = None  # megatron, which null means | fsdp: PyTorch's fully_shard
+    # megatron, which null means | fsdp: PyTorch's fully_shard | engine: vLLM's or SGLang's
+    kind: Optional[str] = None
+    gate_up_interleaved: Optional[bool] = None  # of an engine: rows of gate and up in turn
     shard: Optional[int] = None  # of fsdp: ranks that share each parameter; null: all its gpus
     dtype: Optional[str] = None  # of what the model has in bfloat16: that | float16 | float32
     # slots of one tensor for all of a rank's experts, as engines have them; null: a tensor each

@@ -91,6 +91,8 @@ def _in_words(side: Degrees, is_moe: bool) -> str:
 def _of_its_own(side: Degrees) -> str:
     """What is said of a side besides degrees."""
     said = {
+        "kind": side.kind if side.kind == "engine" else None,
+        "interleaved": side.gate_up_interleaved,
         "as": side.dtype,
         "vocab": side.make_vocab_size_divisible_by,
         "slots": side.expert_slots,

@@ -19,7 +19,7 @@ IntArray = NDArray[np.int64]
 
 Side = Literal["source", "destination"]
 
-KINDS = ("megatron", "fsdp")
+KINDS = ("megatron", "fsdp", "engine")
 DTYPES = ("bfloat16", "float16", "float32")
 """What a side may store as; the first is what a model has."""
 
@@ -57,9 +57,10 @@ class Layout:
     virtual_stages: int = 0  # 0: one, or what the list says
     counts_embedding: bool = False
     counts_loss: bool = False
-    kind: str = "megatron"  # or fsdp
+    kind: str = "megatron"  # or fsdp, or engine: with Megatron's degrees
     shard: int = 1  # of fsdp: ranks that share each parameter
     tied: bool = True  # embeddings, where the model ties them
+    gate_up_interleaved: bool = False  # of an engine
     expert_slots: int | None = None  # of the tensor that has all of a rank's experts; None: many
     vocab_rows: int | None = None  # as this side stores them; None: as many as the tensor has
     dtype: str | None = None  # of what the model has in bfloat16; None: that
@@ -213,6 +214,8 @@ class Layout:
         if self.kind == "fsdp":
             return " ".join([f"FSDP={self.shard}"] + [f"as {self.dtype}"] * bool(self.dtype))
         parts = [f"TP={self.tp}", f"PP={self.pp}", f"EP={self.ep}"]
+        if self.kind == "engine":
+            parts.insert(0, "engine")
         if self.cp > 1:
             parts.append(f"CP={self.cp}")
         if self.etp > 1:

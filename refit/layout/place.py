@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from math import lcm
 
 from refit.job import Degrees, Job, UserError
 from refit.layout import order as rank_order
@@ -28,6 +29,10 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         raise UserError(
             f"shard={degrees.shard} is of kind=fsdp; set kind=fsdp beside it, or leave it out"
         )
+    if degrees.gate_up_interleaved and degrees.kind != "engine":
+        raise UserError(
+            "gate_up_interleaved=true is of kind=engine; set kind=engine beside it, or leave it out"
+        )
     listed = degrees.pipeline_model_parallel_layout
     return Layout(
         tp=degrees.tp,
@@ -40,6 +45,8 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
         offset=offset,
         dtype=_dtype(degrees.dtype),
+        kind=degrees.kind or "megatron",
+        gate_up_interleaved=bool(degrees.gate_up_interleaved),
         expert_slots=_explicit("expert_slots", degrees.expert_slots) or None,
         order=rank_order.DEFAULT if degrees.order is None else degrees.order,
         listed_layers=None if listed is None else stages.listed(listed),
@@ -169,8 +176,10 @@ def _told_of_each_other(job: Job, sides: list[Layout]) -> list[Layout]:
     told: list[Layout] = []
     for degrees, side in zip(job.parallel.sides.values(), sides, strict=True):
         multiple = degrees.make_vocab_size_divisible_by
-        if multiple is None and side is not source:
-            rows = told[0].vocab_rows
+        if multiple is None and side.kind == "engine":
+            rows = padded(model.vocab_size, lcm(64, side.tp))  # as vLLM and SGLang do
+        elif multiple is None and side is not source:
+            rows = told[0].vocab_rows or model.vocab_size
         else:
             if multiple is None:
                 multiple = 1 if side.kind == "fsdp" else model.make_vocab_size_divisible_by

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from refit.job import UserError
-from refit.layout import fsdp, megatron
+from refit.layout import engine, fsdp, megatron
 from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import IntArray, Layout
 
@@ -93,11 +93,20 @@ class Family:
                 return fsdp.cut(rows, self.fused, layout.shard).below(self.shape[0])
             size = self.shape[self.axis] if self.axis else rows
             shards = layout.etp if self.grid == "expert" else layout.tp
+            if layout.kind == "engine" and self.is_qkv:
+                return engine.qkv(self.shape[0], self.fused, shards)
+            if layout.gate_up_interleaved and self.parts:
+                return engine.interleaved(self.parts, shards)
             return megatron.cut(
                 self.axis, self.parts or (self.shape[self.axis or 0],), shards, size
             )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
+
+    @property
+    def is_qkv(self) -> bool:
+        """Queries, keys and values, fused group by group."""
+        return len(self.fused) == 3
 
     def stage_on(self, layout: Layout) -> str:
         """As `stage`, on this side."""

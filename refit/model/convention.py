@@ -99,7 +99,7 @@ def _differences(job: Job, engine: bool) -> list[str]:
             " allgather; it has no weights"
         )
     for name, side in job.parallel.sides.items():
-        if side.kind == "fsdp":
+        if side.kind in ("fsdp", "engine"):
             differences.append(f"the {name}'s parameters are plain shards, without a model")
     if any(side.cp > 1 for side in job.parallel.sides.values()):
         differences.append("context-parallel ranks are built as replicas; same tensors")

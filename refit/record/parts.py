@@ -15,7 +15,7 @@ class Side:
     Attributes:
         ranks: global ranks that hold its weights, ascending.
         first_stage_layers, last_stage_layers: null where they are not said on their own.
-        kind: `fsdp`; null where it is Megatron's.
+        kind: `fsdp` or `engine`; null where it is Megatron's.
         shard: of fsdp, the ranks that share each parameter.
         dtype: of what the model has in bfloat16; null: that.
         vocab_rows: of the vocabulary as the side stores it.

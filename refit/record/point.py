@@ -138,6 +138,7 @@ _LATER_OF_A_SIDE = (
     "dtype",
     "make_vocab_size_divisible_by",
     "expert_slots",
+    "gate_up_interleaved",
     "share_embeddings_and_output_weights",
     "order",
     "offset",

@@ -119,7 +119,7 @@ def experts_have_slots(job: Job, placement: Placement) -> str | None:
         said = f"parallel.{name}.expert_slots={side.expert_slots}"
         if not job.model.num_moe_experts:
             return f"{said}, and model '{job.model.name}' has no experts; leave it out"
-        if job.build == "megatron" and job.mode == "measure":
+        if side.kind == "megatron" and job.build == "megatron" and job.mode == "measure":
             return f"{said}: GPTModels have a tensor for each expert; use build=shards"
         held = job.model.num_moe_experts // side.ep
         if side.expert_slots < held:
@@ -146,7 +146,7 @@ def query_groups_divide(job: Job, placement: Placement) -> str | None:
                 f" parallel.{name}.tp={side.tp}; choose a tp that is"
             )
         rows = (m.num_attention_heads + 2 * groups) * size
-        if not m.multi_latent_attention and rows % side.tp:
+        if side.kind == "megatron" and not m.multi_latent_attention and rows % side.tp:
             what = (
                 f"linear_qkv's rows, ({m.num_attention_heads} heads + 2 * {groups} groups) * {size}"
             )

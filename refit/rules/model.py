@@ -28,10 +28,10 @@ def logits_need_float64(job: Job) -> str | None:
         return f"verify=logits needs a forward pass, build={job.build} has none; use build=megatron"
     sides = job.parallel.sides
     for name, side in sides.items():
-        if side.kind == "fsdp":
+        if side.kind in ("fsdp", "engine"):
             return (
-                f"verify=logits needs a forward pass, and parallel.{name}.kind=fsdp has plain"
-                " shards, without a model; use verify=bits"
+                f"verify=logits needs a forward pass, and parallel.{name}.kind={side.kind} has"
+                " plain shards, without a model; use verify=bits"
             )
     if len({side.dtype or "bfloat16" for side in sides.values()}) > 1:
         return (

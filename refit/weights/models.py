@@ -53,7 +53,7 @@ def build(
     if torch.device(device).type != "cpu":
         slab = None
     shards = catalogue.held_by(layout, rank)
-    if job.build == "shards" or layout.kind == "fsdp":  # no model: its parameters are shards too
+    if job.build == "shards" or layout.kind != "megatron":  # no model there
         return Weights.allocate(shards, slab, device)
     # four seconds of imports that build=shards does not need
     from refit.weights import megatron_build

@@ -20,6 +20,7 @@ TIED = replace(TINY, share_embeddings_and_output_weights=True)
 METHODS = ("ipc", "gloo", "symmetric", "nixl")
 # rows that do not divide by three, four or five ranks, and 53 words
 ODD = replace(TINY, hidden_size=24, vocab_size=53, ffn_hidden_size=40, num_attention_heads=4)
+GROUPED = replace(ODD, num_query_groups=2, kv_channels=6)
 
 
 def fsdp(shard: int, **rest: Any) -> Degrees:
@@ -68,6 +69,19 @@ SIDES: dict[str, tuple[Degrees, Degrees, dict[str, Any]]] = {
         fsdp(3), Degrees(pp=2, etp=1, gpus=4, share_embeddings_and_output_weights=False),
         {"model": TIED, "fanout": "hierarchical"},
     ),
+    "engine, keys in several shards": (
+        Degrees(tp=2, etp=1), Degrees(kind="engine", tp=4, etp=1, expert_slots=5),
+        {"model": GROUPED, "mode": "non-collocated"},
+    ),
+    "engines, gate and up in turn": (
+        Degrees(kind="engine", tp=4, etp=2, gpus=4),
+        Degrees(kind="engine", tp=2, etp=1, gpus=4, gate_up_interleaved=True, dtype="float16"),
+        {"model": GROUPED, "fanout": "hierarchical"},
+    ),
+    "from in turn": (
+        Degrees(kind="engine", tp=2, ep=2, etp=1, gpus=4, gate_up_interleaved=True), fsdp(3),
+        {"model": GROUPED},
+    ),
     "slots of both sides": (
         Degrees(ep=2, etp=2, gpus=4, expert_slots=2), Degrees(tp=2, etp=1, expert_slots=7), {},
     ),
@@ -107,6 +121,8 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
         ("a vocabulary of its own, larger", "WritesPadding"),
         ("float32 to bfloat16", "RoundsUp"),
         ("tied to untied", "DropsBlock"),
+        ("engine, keys in several shards", "DropsBlock"),
+        ("engines, gate and up in turn", "MisordersGateUp"),
         ("slots of both sides", "WritesSpareSlot"),
         ("slots of both sides", "SwapsExperts"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import jsonschema
 
-from refit.job import Degrees, Job
+from refit.job import Degrees, Job, Model
 from refit.layout.place import place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
@@ -67,7 +68,8 @@ def _elements(record: dict[str, Any]) -> list[int]:
         else:
             tensors = oracle.specs(model, padded=False, local_spec=local_spec)
         if side.kind != "fsdp":
-            found.append(sum(oracle.elements(model, tensors, held, rank) for rank in held.ranks))
+            alike = sum(oracle.elements(model, tensors, held, rank) for rank in held.ranks)
+            found.append(alike + (_copied(model, side) if side.kind == "engine" else 0))
             continue
         # each replica has each parameter once, each rank every buffer
         replicas = held.gpus // (side.shard or held.gpus)
@@ -80,10 +82,20 @@ def _elements(record: dict[str, Any]) -> list[int]:
     return found
 
 
+def _copied(model: Model, side: Degrees) -> int:
+    """Elements of keys and values that an engine's ranks have more than a cut gives them."""
+    groups = model.num_query_groups or model.num_attention_heads
+    size = model.kv_channels or model.hidden_size // model.num_attention_heads
+    replicas = (side.gpus or side.tp * side.ep) // side.tp
+    return replicas * max(0, side.tp - groups) * 2 * size * model.hidden_size * model.num_layers
+
+
 def _rows(what: Job, side: Degrees) -> int:
     """Of the vocabulary on one side; a destination that says nothing has its source's."""
     model, source = what.model, what.parallel.source
     own = side.make_vocab_size_divisible_by
+    if own is None and side.kind == "engine":
+        return next(n for n in itertools.count(model.vocab_size) if not n % 64 and not n % side.tp)
     if own is None and side is not source:
         return _rows(what, source)
     if own is None:

@@ -365,8 +365,12 @@ BAD: dict[Any, list[Case]] = {
             "parallel.destination: gpus=6 must be a multiple of shard=4; use gpus=4 or 8",
         ),
         (
+            {"parallel__destination__gate_up_interleaved": True},
+            "parallel.destination: gate_up_interleaved=true is of kind=engine; set kind=engine",
+        ),
+        (
             {"parallel__source__kind": "zero"},
-            "parallel.source: kind=zero is not one of megatron, fsdp",
+            "parallel.source: kind=zero is not one of megatron, fsdp, engine",
         ),
         (
             {"parallel__destination__dtype": "fp8"},
