@@ -82,6 +82,15 @@ SIDES: dict[str, tuple[Degrees, Degrees, dict[str, Any]]] = {
         Degrees(kind="engine", tp=2, ep=2, etp=1, gpus=4, gate_up_interleaved=True), fsdp(3),
         {"model": GROUPED},
     ),
+    "everything at once": (
+        fsdp(3, dtype="float32"),
+        Degrees(
+            kind="engine", tp=4, ep=2, etp=1, gpus=4, gate_up_interleaved=True, expert_slots=3,
+            dtype="float16", share_embeddings_and_output_weights=False,
+        ),
+        {"model": replace(GROUPED, share_embeddings_and_output_weights=True),
+         "mode": "non-collocated"},
+    ),
     "slots of both sides": (
         Degrees(ep=2, etp=2, gpus=4, expert_slots=2), Degrees(tp=2, etp=1, expert_slots=7), {},
     ),
@@ -97,8 +106,23 @@ def of(name: str, method: str, **rest: Any) -> Job:
     return pair(source, destination, method, **{**said, **rest})
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SIDES)
+ALL = "everything at once"
+# each kind by one method in turn, and all of them together by every method
+EACH = [(name, METHODS[n % len(METHODS)]) for n, name in enumerate(SIDES) if name != ALL]
+FAULTS = [
+    ("hsdp to tp and ep", "DropsBlock"),
+    ("fsdp to fsdp", "WritesPadding"),
+    ("a vocabulary of its own, larger", "WritesPadding"),
+    ("float32 to bfloat16", "RoundsUp"),
+    ("tied to untied", "DropsBlock"),
+    ("engine, keys in several shards", "DropsBlock"),
+    ("engines, gate and up in turn", "MisordersGateUp"),
+    ("slots of both sides", "WritesSpareSlot"),
+    ("slots of both sides", "SwapsExperts"),
+]
+
+
+@pytest.mark.parametrize(("name", "method"), [*EACH, *((ALL, method) for method in METHODS)])
 def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method: str) -> None:
     what = of(name, method)
     assert impossible(what) is None
@@ -112,19 +136,11 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("name", "fault"),
+    ("name", "fault", "method"),
     [
-        ("hsdp to tp and ep", "DropsBlock"),
-        ("fsdp to fsdp", "WritesPadding"),
-        ("a vocabulary of its own, larger", "WritesPadding"),
-        ("float32 to bfloat16", "RoundsUp"),
-        ("tied to untied", "DropsBlock"),
-        ("engine, keys in several shards", "DropsBlock"),
-        ("engines, gate and up in turn", "MisordersGateUp"),
-        ("slots of both sides", "WritesSpareSlot"),
-        ("slots of both sides", "SwapsExperts"),
+        *((*fault, METHODS[n % len(METHODS)]) for n, fault in enumerate(FAULTS)),
+        *((ALL, fault, method) for fault in ("DropsBlock", "RoundsUp") for method in METHODS),
     ],
 )
 def test_a_fault_is_seen(agent: Agent, tmp_path: Path, name: str, fault: str, method: str) -> None:

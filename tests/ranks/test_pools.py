@@ -83,8 +83,14 @@ def of(name: str, method: str, **rest: Any) -> Job:
     return pools(source, destinations, method, **{**said, **rest})
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", CASES)
+# each case by one method in turn, and the one of all kinds by every method
+EACH = [(name, METHODS[n % len(METHODS)]) for n, name in enumerate(CASES)]
+MIXED = "each its dtype and vocabulary"
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), list(dict.fromkeys([*EACH, *((MIXED, method) for method in METHODS)]))
+)
 def test_every_pool_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method: str) -> None:
     what = of(name, method)
     assert impossible(what) is None
@@ -128,9 +134,15 @@ def test_real_models_whose_logits_are_the_sources(agent: Agent, tmp_path: Path, 
 # ---- faults of the second pool alone
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("fault", ["DropsBlockOfSecondPool", "LeavesSecondPool"])
-@pytest.mark.parametrize("name", ["pp on one", "collocated"])
+@pytest.mark.parametrize(
+    ("name", "fault", "method"),
+    [
+        *(("pp on one", "DropsBlockOfSecondPool", method) for method in METHODS),
+        ("pp on one", "LeavesSecondPool", "gloo"),
+        ("collocated", "DropsBlockOfSecondPool", "symmetric"),
+        ("collocated", "LeavesSecondPool", "ipc"),
+    ],
+)
 def test_a_fault_of_the_second_pool_is_seen(
     agent: Agent, tmp_path: Path, name: str, fault: str, method: str
 ) -> None:
