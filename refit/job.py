@@ -199,6 +199,20 @@ class Parallel:
         names = ("source", *destination_names(len(receiving), listed))
         return dict(zip(names, (self.source, *receiving), strict=True))
 
+    def etp_of(self, side: Degrees) -> int:
+        """The ETP of one of `sides`: as it says, or by default.
+
+        A source's is its TP and a destination's the *source's* ETP, both Megatron's; a
+        destination's its own TP where the source is no Megatron. Engines cut experts over TP where
+        EP does not deal them out whole.
+        """
+        if side.etp is not None:
+            return side.etp
+        if side.kind == "engine":
+            return side.tp if side.ep == 1 else 1
+        of_its_own = side is self.source or self.source.kind == "fsdp"
+        return side.tp if of_its_own else self.etp_of(self.source)
+
 
 def destination_names(count: int, listed: bool) -> tuple[str, ...]:
     """What destinations are called: `destination`, or `destinations[0]`, ... where it is a list."""

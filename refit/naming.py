@@ -53,10 +53,7 @@ def named(job: Job, row: Parallel) -> Job:
 
 def _resolved(pair: Parallel) -> list[Degrees]:
     """All sides with the ETP and the GPUs that they have where nothing is said."""
-    source, *destinations = pair.sides.values()
-    source = replace(source, etp=source.tp if source.etp is None else source.etp)
-    sides = [replace(d, etp=source.etp if d.etp is None else d.etp) for d in destinations]
-    return [_sized(side) for side in (source, *sides)]
+    return [_sized(replace(side, etp=pair.etp_of(side))) for side in pair.sides.values()]
 
 
 def _sized(side: Degrees) -> Degrees:

@@ -12,12 +12,12 @@ from refit.layout.layout import DTYPES, KINDS, Layout, Placement
 from refit.layout.ranks import apart, first_rank, misplaced, overlapping, shared
 
 
-def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
+def resolve(degrees: Degrees, etp: int, offset: int = 0) -> Layout:
     """A side's degrees with every default filled in.
 
     Args:
         degrees: as written in the config.
-        default_etp: the ETP that a `null` means here.
+        etp: what a `null` means here.
         offset: first global rank.
 
     Raises:
@@ -39,7 +39,7 @@ def resolve(degrees: Degrees, default_etp: int, offset: int = 0) -> Layout:
         cp=degrees.cp,
         pp=degrees.pp,
         ep=degrees.ep,
-        etp=default_etp if degrees.etp is None else degrees.etp,
+        etp=etp if degrees.etp is None else degrees.etp,
         gpus=_explicit("gpus", degrees.gpus),
         first_stage_layers=degrees.num_layers_in_first_pipeline_stage,
         last_stage_layers=degrees.num_layers_in_last_pipeline_stage,
@@ -108,8 +108,7 @@ def place(job: Job) -> Placement:
     stand one after another from there on. A side's own `offset` or `node_aligned` says otherwise;
     a destination shares no rank with another; where the sides are collocated, the source shares a
     rank with one of them at least, else with none.
-    A source's ETP defaults to its TP, a destination's to the *source's* ETP (both Megatron's); a
-    dense model's to 1.
+    For ETP where it is null see `Parallel.etp_of`; a dense model's is 1.
 
     Raises:
         UserError: from `Layout`, with the side named; an unknown mode; or sides that stand where
@@ -125,12 +124,12 @@ def place(job: Job) -> Placement:
     if per_node < 1:
         raise UserError(f"cluster.ranks_per_node={per_node} must be 1 or more")
     degrees = job.parallel.sides
-    source = _side(job, "source", degrees.pop("source"), job.parallel.source.tp, 0)
+    of_source = degrees.pop("source")
+    source = _side(job, "source", of_source, job.parallel.etp_of(of_source), 0)
     start = source.ranks.start if collocated else source.ranks.stop
     sides = {"source": source}
     for name, of_side in degrees.items():
-        etp = of_side.tp if source.kind == "fsdp" else source.etp
-        sides[name] = _side(job, name, of_side, etp, start)
+        sides[name] = _side(job, name, of_side, job.parallel.etp_of(of_side), start)
         start = sides[name].ranks.stop
     _check_ranks(job, {name: side.ranks for name, side in sides.items()}, collocated)
     source, *destinations = _told_of_each_other(job, list(sides.values()))
@@ -196,20 +195,20 @@ def padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _side(job: Job, name: str, degrees: Degrees, default_etp: int, default_start: int) -> Layout:
+def _side(job: Job, name: str, degrees: Degrees, etp: int, default_start: int) -> Layout:
     dense = not job.model.is_moe
     try:
         _check_word("kind", degrees.kind, KINDS)
         _check_word("dtype", degrees.dtype, DTYPES)
         _explicit("make_vocab_size_divisible_by", degrees.make_vocab_size_divisible_by)
         start = first_rank(degrees, default_start, job.cluster.ranks_per_node)
-        return resolve(degrees, 1 if dense and degrees.etp is None else default_etp, start)
+        return resolve(degrees, 1 if dense and degrees.etp is None else etp, start)
     except UserError as error:
-        hint = "" if dense else _etp_hint(degrees, default_etp, name)
+        hint = "" if dense else _etp_hint(degrees, etp, name)
         raise UserError(f"parallel.{name}: {error}{hint}") from None
 
 
-def _etp_hint(degrees: Degrees, default_etp: int, name: str) -> str:
+def _etp_hint(degrees: Degrees, default: int, name: str) -> str:
     """What to add where a layout is impossible by its default ETP alone."""
     if degrees.etp is not None:
         return ""
@@ -217,8 +216,8 @@ def _etp_hint(degrees: Degrees, default_etp: int, name: str) -> str:
         resolve(degrees, 1)
     except UserError:
         return ""
-    whose = "tp" if name == "source" else "the source's"
+    whose = "tp" if default == degrees.tp else "the source's"
     return (
-        f". etp is {whose}, {default_etp}, by default, as Megatron has it; with etp=1, each expert"
+        f". etp is {whose}, {default}, by default, as Megatron has it; with etp=1, each expert"
         f" whole, this works: parallel.{name}.etp=1"
     )

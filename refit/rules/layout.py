@@ -127,6 +127,22 @@ def experts_have_slots(job: Job, placement: Placement) -> str | None:
     return None
 
 
+def said_of_sides_matters(job: Job, placement: Placement) -> str | None:
+    """What would change nothing is refused, not dropped."""
+    for name, side in placement.sides.items():
+        if side.gate_up_interleaved and not job.model.gated_linear_unit:
+            return (
+                f"parallel.{name}.gate_up_interleaved=true, and model '{job.model.name}' has no"
+                " gate (model.gated_linear_unit=false); leave it out"
+            )
+    if job.refit.cast_at != "auto" and not placement.source.casts:
+        return (
+            f"refit.cast_at={job.refit.cast_at}, and all sides have the same dtype; leave it out,"
+            " or set the dtype of one side"
+        )
+    return None
+
+
 def heads_divide(job: Job, placement: Placement) -> str | None:
     """Attention is cut between heads."""
     heads = job.model.num_attention_heads
@@ -177,6 +193,11 @@ def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
     if not m.multi_latent_attention or not build_of(job).convention.mla_down_sharded:
         return None
     for name, side in placement.sides.items():
+        if side.kind == "engine":
+            return (
+                f"parallel.{name}.kind=engine has MLA's down-projections whole, and build=megatron"
+                " has them cut without Transformer Engine; use build=shards"
+            )
         kv = m.kv_lora_rank + m.qk_pos_emb_head_dim
         for what, size in (
             ("model.q_lora_rank", m.q_lora_rank or 0),
@@ -277,6 +298,7 @@ LAYOUT: tuple[Rule, ...] = (
     expert_bias_needs_etp_1,
     experts_divide,
     experts_have_slots,
+    said_of_sides_matters,
     heads_divide,
     query_groups_divide,
     widths_divide,

@@ -35,19 +35,10 @@ from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
 from refit.weights.models import places
 from tests.support import peers
-from tests.support.jobs import TINY, job
+from tests.support.jobs import TINY, dense, job
 from tests.support.records import check_verified, ran, verified
 
-DENSE = replace(
-    TINY,
-    name="dense",
-    num_moe_experts=None,
-    moe_layer_freq=1,
-    moe_ffn_hidden_size=None,
-    moe_shared_expert_intermediate_size=None,
-    moe_router_score_function="softmax",
-    moe_router_enable_expert_bias=False,
-)
+DENSE = dense(TINY, name="dense")
 MOE = replace(TINY, name="moe", moe_router_enable_expert_bias=False)
 BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_intermediate_size=None)
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}

@@ -13,21 +13,11 @@ from refit.layout.place import place
 from refit.model.convention import has_transformer_engine
 from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
-from tests.support.jobs import TINY, job
+from tests.support.jobs import TINY, dense, job
 from tests.support.records import ran, verified
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50, num_layers=4, moe_layer_freq=2)
-TIED = replace(
-    MOE,
-    name="tied",
-    num_moe_experts=None,
-    moe_layer_freq=1,
-    moe_ffn_hidden_size=None,
-    moe_shared_expert_intermediate_size=None,
-    moe_router_score_function="softmax",
-    moe_router_enable_expert_bias=False,
-    share_embeddings_and_output_weights=True,
-)
+TIED = dense(MOE, name="tied", share_embeddings_and_output_weights=True)
 # Transformer Engine's layers do not compute in float64
 LOGITS = "bits" if has_transformer_engine() else "logits"
 LAYERS, VIRTUAL = "pipeline_model_parallel_layout", "virtual_pipeline_model_parallel_size"

@@ -54,6 +54,20 @@ SMALL = Model(
 )
 
 
+def dense(model: Model, **changes: Any) -> Model:
+    """The model without its experts: an MLP in every layer."""
+    return replace(
+        model,
+        num_moe_experts=None,
+        moe_layer_freq=1,
+        moe_ffn_hidden_size=None,
+        moe_shared_expert_intermediate_size=None,
+        moe_router_score_function="softmax",
+        moe_router_enable_expert_bias=False,
+        **changes,
+    )
+
+
 def methods_on_cpu(across_nodes: bool = False) -> list[str]:
     """The methods that carry out our plan between CPU ranks, or between those of several nodes."""
     return [

@@ -129,6 +129,19 @@ def window(array: Array, axis: int, start: int, length: int) -> Array:
     return array[start : start + length] if axis == 0 else array[:, start : start + length]
 
 
+COLUMNS = (
+    "tensor",
+    "source",
+    "destination",
+    "source_start",
+    "destination_start",
+    "length",
+    "nbytes",
+    "holder_set",
+)
+"""Of a plan, all that are integers."""
+
+
 # ---- strategies
 
 

@@ -21,25 +21,13 @@ from refit.layout.cut import PADDING
 from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
 from refit.rules.setup import Setup
-from tests.support.jobs import job
+from tests.support.jobs import SMALL, job
 
 # two query heads a group, and sizes that neither 3 nor 4 ranks divide evenly
-MODEL = Model(
-    name="llama",
-    num_layers=2,
-    hidden_size=20,
-    ffn_hidden_size=14,
-    num_attention_heads=10,
-    num_query_groups=5,
-    kv_channels=2,
-    vocab_size=53,
-    gated_linear_unit=True,
-    add_bias_linear=False,
-    activation_func="silu",
-    normalization="RMSNorm",
-    position_embedding_type="rope",
-    share_embeddings_and_output_weights=False,
-)
+MODEL = replace(
+    SMALL, num_layers=2, hidden_size=20, ffn_hidden_size=14, num_attention_heads=10,
+    num_query_groups=5, kv_channels=2, vocab_size=53,
+)  # fmt: skip
 
 
 class Attention(torch.nn.Module):

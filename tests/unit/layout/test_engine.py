@@ -9,6 +9,7 @@ import pytest
 
 from refit.job import Degrees, UserError
 from refit.layout import engine
+from refit.naming import named
 from refit.rules.setup import Setup
 from tests.support.jobs import TINY, job
 
@@ -45,6 +46,33 @@ def test_gate_and_up_in_turn() -> None:
         engine.interleaved((5, 5), 2)
     with pytest.raises(UserError, match="12 heads in 4 groups do not divide into 8"):
         engine.qkv(20 * 4, (12, 4, 4), 8)
+
+
+@pytest.mark.parametrize(
+    ("source", "engine_side", "etp"),
+    [
+        # the source keeps experts whole, and an engine without EP cuts them over its TP
+        (Degrees(tp=2, ep=2, etp=1), Degrees(kind="engine", tp=4), 4),
+        (Degrees(tp=2, ep=2, etp=1), Degrees(kind="engine", tp=4, ep=4, gpus=4), 1),
+        (Degrees(kind="fsdp", shard=2), Degrees(kind="engine", tp=2), 2),
+        (Degrees(kind="fsdp", shard=2), Degrees(tp=2), 2),
+        (Degrees(tp=2, ep=2, etp=1), Degrees(tp=4), 1),  # Megatron's default
+        (Degrees(kind="engine", tp=4), Degrees(tp=2), 4),
+        (Degrees(tp=2), Degrees(kind="engine", tp=4, etp=1), 1),  # what is said stays
+    ],
+)
+def test_etp_by_default(source: Degrees, engine_side: Degrees, etp: int) -> None:
+    engine_side = replace(engine_side, gpus=engine_side.gpus or 4)
+    placement = Setup.of(job(source, engine_side, ranks_per_node=16)).placement
+    assert placement.destination.etp == etp
+
+
+def test_a_name_says_the_etp_that_there_is() -> None:
+    row = job(Degrees(tp=2, ep=2, etp=1), Degrees(tp=2, etp=1)).parallel
+    what = job(Degrees(tp=2, ep=2, etp=1), Degrees(kind="engine", tp=4))
+    assert named(what, row).parallel.name == "tp2ep2_to_tp4ep1etp4_kindengine"
+    what = job(Degrees(kind="fsdp", shard=3), Degrees(tp=2))
+    assert named(what, row).parallel.name == "fsdp3_to_tp2ep1etp2"
 
 
 def test_keys_that_are_copied_are_counted() -> None:

@@ -249,7 +249,7 @@ def test_resolve_carries_every_degree() -> None:
         num_layers_in_first_pipeline_stage=2,
         num_layers_in_last_pipeline_stage=5,
     )
-    layout = resolve_degrees(degrees, default_etp=7, offset=9)
+    layout = resolve_degrees(degrees, etp=7, offset=9)
     assert (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp, layout.gpus) == (
         2,
         3,

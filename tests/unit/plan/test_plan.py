@@ -18,6 +18,7 @@ from tests.support import oracle
 from tests.support.composed import composed
 from tests.support.jobs import SMALL, TINY, placed
 from tests.support.plans import (
+    COLUMNS,
     Case,
     case,
     cases,
@@ -250,16 +251,7 @@ def test_bounds_of_several_pools_element_by_element(case: Case) -> None:
 @given(cases())
 def test_one_of_equal_jobs_is_the_other(case: Case) -> None:
     again = Case(replace(case.model), replace(case.placement), replace(case.convention)).plan
-    for column in (
-        "tensor",
-        "source",
-        "destination",
-        "source_start",
-        "destination_start",
-        "length",
-        "nbytes",
-        "holder_set",
-    ):
+    for column in COLUMNS:
         first, second = getattr(case.plan, column), getattr(again, column)
         assert first.dtype == second.dtype == np.int64 and np.array_equal(first, second), column
     assert case.plan.bounds == again.bounds

@@ -20,6 +20,7 @@ from refit.rules.layout import (
     pair_of_another_model,
     patterns_meet_tensors,
     query_groups_divide,
+    said_of_sides_matters,
     too_many_gpus,
     vocabulary_divides,
     widths_divide,
@@ -454,6 +455,28 @@ BAD: dict[Any, list[Case]] = {
             "parallel.destination.expert_slots=2, and model 'moe' has no experts; leave it out",
         ),
     ],
+    said_of_sides_matters: [
+        (
+            {
+                "model__gated_linear_unit": False,
+                "parallel__destination": {
+                    "kind": "engine",
+                    "etp": 1,
+                    "gate_up_interleaved": True,
+                },
+            },
+            "parallel.destination.gate_up_interleaved=true, and model 'moe' has no gate",
+        ),
+        ({"refit__cast_at": "source"}, "refit.cast_at=source, and all sides have the same dtype"),
+        (
+            {
+                "refit__cast_at": "destination",
+                "parallel__source__dtype": "float32",
+                "parallel__destination__dtype": "float32",
+            },
+            "refit.cast_at=destination, and all sides have the same dtype",
+        ),
+    ],
     heads_divide: [
         ({"parallel__source__tp": 3, "parallel__source__ep": 1}, "heads=8 does not divide by"),
     ],
@@ -497,6 +520,10 @@ BAD: dict[Any, list[Case]] = {
         (
             {**LATENT, "model__kv_lora_rank": 511},
             "kv_lora_rank 511 + qk_pos_emb_head_dim 64=575 does not divide by parallel.source.tp=2",
+        ),
+        (
+            {**LATENT, "parallel__destination__kind": "engine"},
+            "parallel.destination.kind=engine has MLA's down-projections whole, and build=megatron",
         ),
     ],
     vocabulary_divides: [
