@@ -46,7 +46,7 @@ table: setup
 
 # What ranks do is better undisturbed; those on Slurm mostly wait, and the others run beside them.
 test: lint
-	@$(BIN)/python -m pytest tests/ranks; ended=$$?; \
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/ranks; ended=$$?; \
 	{ ok=0; $(BIN)/python -m pytest -n 2 tests/unit || ok=1; \
 	for tests in torch install; do $(BIN)/python -m pytest tests/$$tests || ok=1; done; exit $$ok; } >.venv/beside.log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest tests/slurm || ended=1; \

@@ -39,6 +39,6 @@ for version in "${versions[@]}"; do
     export PYTHONPATH=$folder/$version$path
     found=$("$python" -c 'from importlib.metadata import version; print(version("megatron-core"))')
     [ "$found" = "$version" ] || { echo "$0: $python finds $found first" >&2; exit 1; }
-    "$python" -m pytest -q "${tests[@]}" || failed+=("$version")
+    "$python" -m pytest -q -n 2 --dist worksteal "${tests[@]}" || failed+=("$version")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "failed: megatron-core ${failed[*]}" >&2; exit 1; }
