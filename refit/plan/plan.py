@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout
+from refit.layout.tensors import ITEMSIZE
 from refit.plan.cells import cells
 from refit.plan.copies import Blocks, Copies
 from refit.plan.holders import Holders
@@ -83,6 +84,20 @@ class Plan(Blocks):
             giving=giving,
             receiving=self.placement.destinations,
         )
+
+    @cached_property
+    def elements_to(self) -> IntArray:
+        """[world]: elements that the plan writes on each rank, local ones too."""
+        numbers = self.placement.destination_numbers[self.destination]
+        family = np.searchsorted(self.catalogue.bases, self.tensor, side="right") - 1
+        itemsize = np.array(
+            [
+                [ITEMSIZE[each.dtype_on(layout.dtype)] for each in self.catalogue.families]
+                for layout in self.placement.destinations
+            ]
+        )
+        elements = self.nbytes // itemsize[numbers, family]
+        return np.bincount(self.destination, elements, self.placement.world).astype(np.int64)
 
     @cached_property
     def bounds(self) -> Bounds:

@@ -125,9 +125,10 @@ class Agent:
         self, point: Point, team: Nodes, begun: Record, progress: Progress
     ) -> Record | None:
         """On node 0 the record of a point, None on the others."""
-        setup = Setup.of(point.job)
+        setup, elements = Setup.of(point.job), []
         if team.node == 0:
             plan, build = setup.plan(), setup.build
+            elements = plan.elements_to.tolist()
             begun = record.placed(begun, setup.placement, plan, setup.method, setup.why, build)
             if methods.plans_itself(setup.method) and begun.plan is not None:
                 begun = replace(begun, plan=moved.unknown(begun.plan))
@@ -143,7 +144,8 @@ class Agent:
             return None
         verdict, reports = team.verdict(ended, reports)
         if verdict.status == "ok":
-            return measured(begun, reports, point.job.cluster.hardware)
+            hardware = point.job.cluster.hardware
+            return measured(begun, reports, hardware, elements)
         return record.ended(begun, verdict.status, verdict.reason)
 
     def _run_node(

@@ -8,16 +8,15 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
 from refit.ranks import device as rank_device
+from refit.ranks.proof import Proof, Sides
 from refit.record.parts import Logits
 from refit.record.report import RankReport, Span
 from refit.rules import methods
@@ -26,7 +25,6 @@ from refit.transport import Transport, Unsupported
 from refit.transport.hops import Hops
 from refit.weights import memory, models
 from refit.weights.logits import compare_logits
-from refit.weights.pattern import Check, Pattern
 from refit.weights.slab import Slab
 from refit.weights.weights import Weights
 
@@ -36,28 +34,6 @@ COPY_BYTES = 2e9  # of all destinations together: more than any cache holds
 COPIES = 10  # the most that the memory copy is timed
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """What this rank holds of the source, and of the destination that it is of; None: nothing."""
-
-    source: Weights | None
-    destination: Weights | None
-
-
-@dataclass(frozen=True)
-class _Proof:
-    """What was looked at once the times were taken.
-
-    Attributes:
-        destination: after the timed refits, and again after one of changed weights.
-        source: whether those refits changed what they were to copy.
-    """
-
-    destination: Check
-    source: Check
-    logits: Logits | None
 
 
 def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankReport:
@@ -82,17 +58,17 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
     hops = Hops(lambda: transport(job.refit))
     device = rank_device.make_current(job, setup.placement, rank)
     sides = _sides(setup, rank, slab, device, progress)
+    proof = Proof(setup, sides)
     progress("filling weights")
-    trained = Pattern(job.seed, 0)
-    _write(sides, trained)
+    proof.begin()
     # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
     before = memory.forget_peak()
     progress("cold refit")
-    cold, cold_phases = _cold(setup, hops, rank, sides, plans_itself=transport.plans_itself)
-    warm, phases, held_bytes = _warm(setup, hops, progress)
+    cold, cold_phases = _cold(setup, hops, rank, sides, proof, plans_itself=transport.plans_itself)
+    warm, phases, held_bytes = _warm(setup, hops, proof, progress)
     refit_peak = memory.peak_since(before)
-    proof = _proof(setup, hops, rank, sides, trained, progress)
+    logits = _changed(setup, hops, rank, sides, proof, progress)
     # asked before close, which empties them
     staging, details, moved = hops.staging_bytes, hops.details, hops.moved
     hops.close()
@@ -111,9 +87,13 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         phases=phases,
         elements=proof.destination.elements,
         mismatches=proof.destination.mismatches,
-        first_mismatch=proof.destination.first,
+        stamps=proof.stamps.elements,
+        stamp_mismatches=proof.stamps.mismatches,
+        first=proof.first,
         source_mismatches=proof.source.mismatches,
-        logits=proof.logits,
+        first_of_source=proof.first_of_source,
+        proof_s=proof.seconds,
+        logits=logits,
         host_peak_bytes=max(host_peak, _host_peak()),
         refit_peak_bytes=refit_peak,
         staging_bytes=staging,
@@ -154,7 +134,7 @@ def _transport(method: str) -> type[Transport]:
     return transport
 
 
-def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: Progress) -> _Sides:
+def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: Progress) -> Sides:
     """Make this rank's models or shards."""
     job, placement, catalogue = setup.job, setup.placement, setup.catalogue
     nbytes = sum(weight_bytes(catalogue, side, rank) for side in placement.sides.values())
@@ -165,21 +145,11 @@ def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: 
         models.build(job, placement, name, catalogue, rank, slab, device)
         for name in placement.sides
     ]
-    return _Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
-
-
-def _write(sides: _Sides, trained: Pattern) -> None:
-    """The trained weights into the source; into the destination what no refit may leave there."""
-    if sides.source:
-        sides.source.populate()
-        trained.fill(sides.source)
-    if sides.destination:
-        sides.destination.populate()
-        trained.poison(sides.destination)
+    return Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
 
 
 def _cold(
-    setup: Setup, hops: Hops, rank: int, sides: _Sides, plans_itself: bool
+    setup: Setup, hops: Hops, rank: int, sides: Sides, proof: Proof, plans_itself: bool
 ) -> tuple[Span, dict[str, float]]:
     """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan."""
     untimed = setup.plan() if plans_itself else None
@@ -198,27 +168,32 @@ def _cold(
             "transfer": moved,
         }
 
-    return _timed(first)
+    return _timed(first, lambda: proof.whole("the cold refit"))
 
 
 def _warm(
-    setup: Setup, hops: Hops, progress: Progress
+    setup: Setup, hops: Hops, proof: Proof, progress: Progress
 ) -> tuple[list[Span], dict[str, float], list[int]]:
-    """The timed refits, after the warm-up.
+    """The timed refits, after the warm-up; each of them with stamps of its own.
 
     Returns:
         Their spans, the median seconds of each of their phases, and what is held after each: bytes.
     """
     bench = setup.job.bench
+
+    def refit(iteration: int | None) -> tuple[Span, dict[str, float]]:
+        proof.stamp()
+        return _timed(hops.execute, lambda: proof.look(iteration))
+
     for i in range(bench.warmup):
         progress(f"warm-up {i + 1}/{bench.warmup}")
-        _timed(hops.execute)
+        refit(None)
     warm, phases, held_bytes, told = [], [], [], -PROGRESS_S
     for i in range(bench.iterations):
         if time.monotonic() - told >= PROGRESS_S:
             progress(f"timed iteration {i + 1}/{bench.iterations}")
             told = time.monotonic()
-        span, seconds = _timed(hops.execute)
+        span, seconds = refit(i)
         warm.append(span)
         phases.append(seconds)
         held_bytes.append(memory.held_bytes() + rank_device.held_bytes())
@@ -226,43 +201,23 @@ def _warm(
     return warm, medians, held_bytes
 
 
-def _proof(
-    setup: Setup, hops: Hops, rank: int, sides: _Sides, trained: Pattern, progress: Progress
-) -> _Proof:
-    """Look at every element of what the timed refits left, and of one more of changed weights."""
-    progress("verifying")
-    destination = _check(trained, sides.destination, setup.travels)
+def _changed(
+    setup: Setup, hops: Hops, rank: int, sides: Sides, proof: Proof, progress: Progress
+) -> Logits | None:
+    """A refit of changed weights, every element looked at; for verify=logits one more."""
     progress("refit of changed weights")
-    changed = Pattern(setup.job.seed, 1)
-    if sides.source:
-        changed.fill(sides.source)
-    _timed(hops.execute)
-    progress("verifying changed weights")
-    destination += _check(changed, sides.destination, setup.travels)
-    if sides.destination and setup.travels is not None:
-        destination += trained.check_left_out(sides.destination, setup.travels)
-    source = _check(changed, sides.source)
+    proof.renew(1)
+    _timed(hops.execute, lambda: proof.whole("the refit of changed weights"))
     logits = None
     if setup.job.verify == "logits":
         progress("comparing logits")
-        logits = _logits(setup, hops, rank, sides)
-    return _Proof(destination, source, logits)
-
-
-def _check(
-    pattern: Pattern, weights: Weights | None, travels: NDArray[numpy.bool_] | None = None
-) -> Check:
-    """Of every element that the rank holds of a side, and that travels."""
-    return pattern.check(weights, travels) if weights else Check(0, 0)
-
-
-def _logits(setup: Setup, hops: Hops, rank: int, sides: _Sides) -> Logits:
-    """The forward passes of both models, after a refit of weights that are all finite."""
-    if sides.source:
-        Pattern(setup.job.seed, 2, finite=True).fill(sides.source)
-    _timed(hops.execute)
-    job, placement = setup.job, setup.placement
-    return Logits(**compare_logits(job, placement, rank, sides.source, sides.destination))
+        proof.renew(2, finite=True)  # so that a forward pass can run on them
+        _timed(hops.execute)
+        job, placement = setup.job, setup.placement
+        logits = Logits(**compare_logits(job, placement, rank, sides.source, sides.destination))
+    progress("verifying the source")
+    proof.end()
+    return logits
 
 
 def _copy_rate(destination: Weights | None, times: int) -> tuple[list[Span], float]:
@@ -279,14 +234,25 @@ def _host_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _timed(work: Callable[[], dict[str, float]]) -> tuple[Span, dict[str, float]]:
-    """Run something on all ranks at once; this rank's start and end, and what the work returned."""
+def _timed(
+    work: Callable[[], dict[str, float]], look: Callable[[], None] = lambda: None
+) -> tuple[Span, dict[str, float]]:
+    """Run something on all ranks at once.
+
+    Args:
+        look: called outside the span, as soon as the work has returned on this rank: what comes
+            later is too late.
+
+    Returns:
+        This rank's start and end, and what the work returned.
+    """
     rank_device.synchronize()
     dist.barrier()
     start = time.perf_counter()
     phases = work()
     rank_device.synchronize()
     span = Span(start, time.perf_counter())
+    look()
     # a source that nobody waits for must not change its weights while others still read
     dist.barrier()
     return span, phases

@@ -19,16 +19,19 @@ from refit.record.parts import (
     Verification,
 )
 from refit.record.record import Record, ended
-from refit.record.report import RankReport, Span
+from refit.record.report import WHOLE_CHECKS, FirstWrong, RankReport, Span
 
 
-def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -> Record:
+def measured(
+    begun: Record, reports: Sequence[RankReport], hardware: Hardware, elements: Sequence[int]
+) -> Record:
     """The record of a point whose ranks all finished: times only if every element was right.
 
     Args:
         begun: from `refit.record.record.placed`.
         reports: one per rank of the world, in any order.
         hardware: of the cluster.
+        elements: [world], what the plan writes on each rank, so what each must have looked at.
     """
     assert begun.plan is not None and begun.layout is not None
     reports = sorted(reports, key=lambda report: report.rank)
@@ -45,7 +48,7 @@ def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -
             "device": reports[0].device,
         },
     )
-    if wrong := _wrong(checked):
+    if wrong := _wrong(checked, reports) or _uncovered(reports, elements):
         return ended(record, "invalid", wrong)
     active = [r for r in reports if r.active]
     # every element was right, so what was written is what any plan writes
@@ -97,14 +100,19 @@ def _memory(reports: Sequence[RankReport]) -> Memory:
 
 
 def _verification(reports: Sequence[RankReport], layout: Placed) -> Verification:
+    first = _earliest(r.first for r in reports)
     return Verification(
         elements=sum(r.elements for r in reports),
         mismatches=sum(r.mismatches for r in reports),
         source_mismatches=sum(r.source_mismatches for r in reports),
-        first_mismatch=next((r.first_mismatch for r in reports if r.first_mismatch), None),
+        first_mismatch=first.tensor if first else None,
         stale_checked=True,
         logits=next((r.logits for r in reports if r.logits), None),
         per_destination=_per_destination(reports, layout),
+        whole_checks=WHOLE_CHECKS,
+        stamps=sum(r.stamps for r in reports),
+        stamp_mismatches=sum(r.stamp_mismatches for r in reports),
+        first_after=first.after if first else None,
     )
 
 
@@ -125,22 +133,46 @@ def _per_destination(reports: Sequence[RankReport], layout: Placed) -> list[Chec
     ]
 
 
-def _wrong(checked: Verification) -> str:
+def _wrong(checked: Verification, reports: Sequence[RankReport]) -> str:
     """What verification found wrong; empty if nothing."""
+    where = f"first in {checked.first_mismatch} after {checked.first_after}"
     if checked.mismatches:
-        return (
-            f"{checked.mismatches} of {checked.elements} elements are wrong, first in"
-            f" {checked.first_mismatch}"
-        )
-    for number, each in enumerate(checked.per_destination or ()):
-        if not each.elements:  # every destination is sent something
-            return f"no element of parallel.destinations[{number}] was looked at"
+        return f"{checked.mismatches} of {checked.elements} elements are wrong, {where}"
+    if checked.stamp_mismatches:
+        return f"{checked.stamp_mismatches} of {checked.stamps} stamps are wrong, {where}"
     if checked.source_mismatches:
-        return f"the refits changed {checked.source_mismatches} elements of the source"
+        first = _earliest(r.first_of_source for r in reports)
+        assert first is not None
+        return (
+            f"the refits changed {checked.source_mismatches} elements of the source, first in"
+            f" {first.tensor}, seen after {first.after}"
+        )
     logits = checked.logits
     if logits and not logits.ok:
         relative = logits.max_abs_diff / max(logits.max_abs_logit, 1e-300)
         return f"logits differ by {relative:.3g} of the largest, tolerance {logits.tolerance:.3g}"
+    return ""
+
+
+def _earliest(found: Iterable[FirstWrong | None]) -> FirstWrong | None:
+    """Of the earliest refit, the one of the lowest rank."""
+    return min((one for one in found if one), key=lambda one: one.refit, default=None)
+
+
+def _uncovered(reports: Sequence[RankReport], elements: Sequence[int]) -> str:
+    """Which rank did not look at all that the plan writes there; empty if none.
+
+    Args:
+        reports, elements: [world], by rank.
+    """
+    for report, once in zip(reports, elements, strict=True):
+        if report.elements != WHOLE_CHECKS * once:
+            return (
+                f"rank {report.rank} looked at {report.elements} elements, and the plan writes"
+                f" {once} there, to be looked at {WHOLE_CHECKS} times"
+            )
+        if once and not report.stamps:
+            return f"rank {report.rank} looked at no stamp"
     return ""
 
 
@@ -167,6 +199,7 @@ def _times(
         phases=_largest([r.phases for r in active]),
         phases_per_rank={str(r.rank): {**r.cold_phases, **r.phases} for r in active},
         per_rank={str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
+        proof=max(r.proof_s for r in active),
     )
     throughput = Throughput(
         gbps=gbps,

@@ -120,6 +120,8 @@ class Seconds:
         drift: median of the last tenth of `warm` over that of the first; null below 20 refits.
         cold_phases, phases: of each phase the rank that spent longest.
         phases_per_rank, per_rank: by rank that holds weights.
+        proof: the longest that a rank filled, stamped and looked, in none of these times; null in
+            records of before it was measured.
     """
 
     cold: float
@@ -132,6 +134,7 @@ class Seconds:
     phases: dict[str, float]
     phases_per_rank: dict[str, dict[str, float]]
     per_rank: dict[str, float]
+    proof: float | None = None
 
 
 @dataclass(frozen=True)
@@ -218,11 +221,15 @@ class Verification:
     """What was looked at, bit by bit, at all destinations.
 
     Attributes:
+        elements, mismatches: looked at, each after `whole_checks` refits, and wrong there.
         per_destination: of several, each its own; null where there is one.
         source_mismatches: elements of the source that the refits changed.
-        first_mismatch: null where there is none.
+        first_mismatch: a tensor; null where there is none. Refit `first_after` left it so.
         stale_checked: a refit of changed weights was looked at too.
         logits: null unless verify=logits.
+        whole_checks: null in records of before there were stamps; 2 then.
+        stamps, stamp_mismatches: elements that changed before each other refit, looked at after it,
+            and wrong there; null as above.
     """
 
     elements: int
@@ -232,6 +239,10 @@ class Verification:
     stale_checked: bool
     logits: Logits | None
     per_destination: list[Checked] | None = None
+    whole_checks: int | None = None
+    stamps: int | None = None
+    stamp_mismatches: int | None = None
+    first_after: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,23 @@ from refit.record.moved import Moved
 from refit.record.parts import Logits
 from refit.record.typed import typed
 
+WHOLE_CHECKS = 3
+"""Refits whose every element is looked at: the cold one, a timed one, one of changed weights."""
+
+
+@dataclass(frozen=True)
+class FirstWrong:
+    """The first tensor that a rank found wrong.
+
+    Attributes:
+        after: the refit that left it so, in words.
+        refit: the number of that refit, from 0.
+    """
+
+    tensor: str
+    after: str
+    refit: int = 0
+
 
 @dataclass(frozen=True)
 class Span:
@@ -26,7 +43,12 @@ class RankReport:
         active: it holds weights of either side.
         limit: spans of a memory copy of this share of the destination's bytes each.
         cold_phases, phases: seconds; of the timed iterations the median.
-        source_mismatches: elements of the source that the refits changed.
+        elements, mismatches: looked at after the `WHOLE_CHECKS` refits that are looked at whole,
+            and wrong there.
+        stamps, stamp_mismatches: looked at after the others, and wrong there.
+        first: the first wrong one of either.
+        source_mismatches: elements of the source that the refits changed, and the first.
+        proof_s: seconds that filling, stamping and looking took.
         host_peak_bytes: resident in the process, since it began.
         held_bytes: after each timed refit, of the process and on its device.
         device_peak_bytes: of torch's allocator, since it began.
@@ -46,8 +68,12 @@ class RankReport:
     phases: dict[str, float] = field(default_factory=dict)
     elements: int = 0
     mismatches: int = 0
-    first_mismatch: str = ""
+    stamps: int = 0
+    stamp_mismatches: int = 0
+    first: FirstWrong | None = None
     source_mismatches: int = 0
+    first_of_source: FirstWrong | None = None
+    proof_s: float = 0.0
     logits: Logits | None = None
     host_peak_bytes: int = 0
     held_bytes: list[int] = field(default_factory=list)

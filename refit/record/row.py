@@ -91,7 +91,7 @@ class Row:
             refit_peak_bytes=memory.refit_peak_bytes if memory else None,
             growth=memory.growth if memory else None,
             elements=checked.elements if checked else None,
-            mismatches=checked.mismatches if checked else None,
+            mismatches=checked.mismatches + (checked.stamp_mismatches or 0) if checked else None,
             host=record.environment.get("host"),
             commit=record.environment.get("commit"),
             dirty=record.environment.get("dirty"),

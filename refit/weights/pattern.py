@@ -23,7 +23,7 @@ from refit.weights.casts import cast_bits
 from refit.weights.weights import Weights
 
 # the integer as wide, of torch and of numpy; numpy's unsigned one, in which bits are made
-_INTEGER = {
+INTEGER = {
     "bfloat16": (torch.int16, np.int16, np.uint16),
     "float16": (torch.int16, np.int16, np.uint16),
     "float32": (torch.int32, np.int32, np.uint32),
@@ -31,7 +31,7 @@ _INTEGER = {
     "uint8": (torch.uint8, np.uint8, np.uint8),
 }
 # Finite values of magnitude 2**-7 to 2**-3, either sign: (bits that vary, bits that are set).
-_FINITE = {
+FINITE = {
     "bfloat16": (0x81FF, 0x3C00),
     "float16": (0x8FFF, 0x2000),
     "float32": (0x81FFFFFF, 0x3C000000),
@@ -119,7 +119,7 @@ class Pattern:
 
     def _matrices(self, shard: Shard, tensor: torch.Tensor) -> Iterator[_Matrix]:
         """A shard in bits, with what each must be: one for each stretch of the cut axis."""
-        bits = tensor.view(_INTEGER[shard.dtype][0])
+        bits = tensor.view(INTEGER[shard.dtype][0])
         shape, axis = shard.family.shape, shard.cut.axis
         for start, held in shard.stretches():
             view = bits.narrow(axis, start, len(held))
@@ -148,11 +148,11 @@ class Pattern:
         dtype = shard.trained_dtype
         key = f"{self._key}/{shard.values_of}/{side}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
-        bits = _splitmix64(np.uint64(int.from_bytes(digest, "little")), index.astype(np.uint64))
+        bits = splitmix64(np.uint64(int.from_bytes(digest, "little")), index.astype(np.uint64))
         if self._finite or shard.casts:
-            varying, fixed = _FINITE[dtype]
+            varying, fixed = FINITE[dtype]
             bits = bits & np.uint64(varying) | np.uint64(fixed if side == "column" else 0)
-        _, signed, unsigned = _INTEGER[dtype]
+        _, signed, unsigned = INTEGER[dtype]
         return torch.from_numpy(bits.astype(unsigned).view(signed))
 
 
@@ -217,7 +217,8 @@ class _Matrix:
         return ~cast if poisoned else cast
 
 
-def _splitmix64(key: np.uint64, index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def splitmix64(key: np.uint64, index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[len(index)]: the generator's outputs from this key on, at these places."""
     with np.errstate(over="ignore"):
         z = key + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -33,7 +33,7 @@ class Weights:
     """
 
     arena: torch.Tensor
-    shards: list[Shard]
+    shards: tuple[Shard, ...]
     tensors: dict[int, torch.Tensor]
     chunks: tuple[Any, ...] = ()
 
@@ -93,7 +93,7 @@ class Weights:
                 if shard.same_as is None
                 else tensors[shard.same_as]
             )
-        return Weights(arena, list(shards), tensors)
+        return Weights(arena, tuple(shards), tensors)
 
 
 def device_of(*sides: Weights | None) -> torch.device:

@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 from refit.job import Cluster, Degrees, Job, Model, Parallel, UserError
 from refit.layout.layout import Layout
 from refit.layout.place import place
-from refit.layout.tensors import Shard
+from refit.layout.tensors import Family, Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
 from refit.ranks.agent import Agent
 from refit.weights.models import build
@@ -248,15 +248,28 @@ def refusals(rank: int) -> dict[str, str]:
     """The texts of what cannot be built, or cannot be bound."""
     from refit.weights import models
 
-    def refused(model: Model, error: type[Exception], convention: Convention = LOCAL_SPEC) -> str:
+    def refused(
+        model: Model,
+        error: type[Exception],
+        convention: Convention = LOCAL_SPEC,
+        taken: Callable[[Family], Family] = lambda family: family,
+    ) -> str:
         job = Job(model=model, parallel=Parallel(mode="collocated", source=Degrees(ep=4)))
         placement = place(job)
+        tensors = catalogue(model, 1, convention)
+        tensors = replace(tensors, families=tuple(map(taken, tensors.families)))
         with pytest.raises(error) as caught:
-            build(job, placement, "source", catalogue(model, 1, convention), rank, None)
+            build(job, placement, "source", tensors, rank, None)
         return str(caught.value)
 
     texts = {"config": refused(replace(MOE, moe_router_enable_expert_bias=True), UserError)}
     texts["dtype"] = refused(MOE, RuntimeError, PRODUCTION)
+    # gate and up taken for one part; and rows for columns, whose shapes are the same at TP 1
+    texts["parts"] = refused(MOE, RuntimeError, taken=lambda family: replace(family, parts=()))
+    across = {"decoder.layers.{layer}.self_attention.linear_proj.weight": 0}
+    texts["axis"] = refused(
+        MOE, RuntimeError, taken=lambda f: replace(f, axis=across.get(f.name, f.axis))
+    )
     with replaced(models, "logical_name", lambda name, *_: name):
         texts["name"] = refused(MOE, RuntimeError)
     return texts
@@ -341,6 +354,13 @@ def test_refusals_name_what_is_wrong(results: list[dict[str, Any]]) -> None:
         " refit.model.architecture, parameter (64,) float32 in megatron-core's"
         " decoder.layers.0.input_layernorm.weight"
     )
+    assert texts["parts"] == (
+        "decoder.layers.0.mlp.linear_fc1.weight: cut along dimension 0 in 1 parts by"
+        " refit.model.architecture, along 0 in 2 in megatron-core's"
+        " decoder.layers.0.mlp.linear_fc1.weight"
+    )
+    assert "linear_proj.weight: cut along dimension 0 in 1 parts by" in texts["axis"]
+    assert "along 1 in 1 in megatron-core's" in texts["axis"]
     assert "decoder.layers.1.mlp.experts.local_experts.0.linear_fc1.weight" in texts["name"]
     assert "(192, 64) bfloat16" in texts["name"]
 
@@ -355,7 +375,7 @@ def test_shards_need_no_process_group() -> None:
     tensors = catalogue(LATENT, 2)
     weights = build(job, placement, "destination", tensors, 2, None)
     assert weights is not None and weights.chunks == ()
-    assert weights.shards == tensors.held_by(placement.destination, 2)
+    assert list(weights.shards) == tensors.held_by(placement.destination, 2)
     assert build(job, placement, "destination", tensors, 0, None) is None
 
 

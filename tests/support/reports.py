@@ -9,7 +9,7 @@ from refit.record import environment
 from refit.record.measured import measured
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed, write
-from refit.record.report import RankReport, Span
+from refit.record.report import WHOLE_CHECKS, RankReport, Span
 from refit.rules.setup import Setup
 from tests.support import oracle
 
@@ -32,7 +32,10 @@ def reports(what: Job, seconds: float = 0.5) -> list[RankReport]:
             warm=[Span(0.0, seconds)] * times,
             limit=[Span(0.0, seconds / 2)] * times,
             cold_phases={"plan": 0.0, "prepare": seconds, "transfer": seconds},
-            elements=2 * oracle.elements(what.model, tensors, placement.destination, rank),
+            elements=WHOLE_CHECKS
+            * oracle.elements(what.model, tensors, placement.destination, rank),
+            stamps=24,
+            proof_s=0.25,
             host_peak_bytes=1000 + rank,
             versions={"torch": "1", "numpy": "2", "megatron_core": "3"},
             device="cpu",
@@ -50,7 +53,9 @@ def write_measured(point: Point, seconds: float = 0.5) -> Record:
     plan, build = setup.plan(), setup.build
     begun = begin(point, _here())
     begun = placed(begun, setup.placement, plan, setup.method, setup.why, build)
-    record = measured(begun, reports(point.job, seconds), point.job.cluster.hardware)
+    elements = plan.elements_to.tolist()
+    found = reports(point.job, seconds)
+    record = measured(begun, found, point.job.cluster.hardware, elements)
     point.freeze()
     write(point.timing, record)
     return record

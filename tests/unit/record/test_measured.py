@@ -14,7 +14,7 @@ from refit.record.moved import Moved
 from refit.record.parts import Logits, Memory
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed
-from refit.record.report import RankReport
+from refit.record.report import FirstWrong, RankReport
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, job
 from tests.support.reports import reports
@@ -30,8 +30,9 @@ def record_of(
 ) -> Record:
     setup = Setup.of(what)
     begun = begin(Point.of(what, Path("nowhere")), {"host": "here"})
-    begun = placed(begun, setup.placement, setup.plan(), setup.method, setup.why, setup.build)
-    return measured(begun, found, hardware or Hardware())
+    plan = setup.plan()
+    begun = placed(begun, setup.placement, plan, setup.method, setup.why, setup.build)
+    return measured(begun, found, hardware or Hardware(), plan.elements_to.tolist())
 
 
 def with_rank(rank: int, **changes: Any) -> list[RankReport]:
@@ -43,8 +44,10 @@ def test_right_weights_have_times_and_rates() -> None:
     record = record_of(GOOD[::-1])  # in any order
     assert (record.status, record.reason) == ("ok", "")
     assert record.verification is not None and record.seconds is not None
-    # 728 parameters of rank 2, in both generations
-    assert (record.verification.elements, record.verification.mismatches) == (1456, 0)
+    # 728 parameters of rank 2, after three refits
+    assert (record.verification.elements, record.verification.mismatches) == (3 * 728, 0)
+    assert (record.verification.whole_checks, record.verification.stamps) == (3, 4 * 24)
+    assert record.seconds.proof == 0.25
     assert (record.verification.first_mismatch, record.verification.logits) == (None, None)
     assert (record.seconds.cold, record.seconds.median, record.seconds.p90) == (1.0, 0.5, 0.5)
     assert list(record.seconds.per_rank) == ["0", "1", "2"]  # the idle one has no time
@@ -80,10 +83,17 @@ def test_links_that_are_slower_than_memory_limit() -> None:
     ("changes", "words"),
     [
         (
-            {"mismatches": 3, "first_mismatch": "b"},
-            "3 of 1456 elements are wrong, first in b",
+            {"mismatches": 3, "first": FirstWrong("b", "the cold refit")},
+            "3 of 2184 elements are wrong, first in b after the cold refit",
         ),
-        ({"source_mismatches": 2}, "the refits changed 2 elements of the source"),
+        (
+            {"stamp_mismatches": 3, "first": FirstWrong("b", "timed iteration 2")},
+            "3 of 96 stamps are wrong, first in b after timed iteration 2",
+        ),
+        (
+            {"source_mismatches": 2, "first_of_source": FirstWrong("b", "timed iteration 1")},
+            "the refits changed 2 elements of the source, first in b, seen after timed iteration 1",
+        ),
         (
             {"logits": Logits(0.5, 2.0, 0.01, False, 8, "float64", None)},
             "logits differ by 0.25 of the largest, tolerance 0.01",
@@ -97,10 +107,33 @@ def test_wrong_weights_have_no_time(changes: dict[str, Any], words: str) -> None
     assert record.memory is not None and record.verification is not None
 
 
-def test_the_first_rank_that_found_one_names_the_tensor() -> None:
-    found = [replace(one, mismatches=one.rank, first_mismatch=f"t{one.rank}"[: 3 * one.rank])
-             for one in GOOD]  # fmt: skip
-    assert record_of(found).reason == "6 of 1456 elements are wrong, first in t1"
+def test_the_earliest_refit_names_the_tensor() -> None:
+    refits = {1: 5, 2: 3, 3: 3}
+    found = [
+        replace(one, mismatches=one.rank, first=FirstWrong(f"t{one.rank}", "it", refits[one.rank]))
+        if one.rank
+        else one
+        for one in GOOD
+    ]
+    assert record_of(found).reason == "6 of 2184 elements are wrong, first in t2 after it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"elements": 0},
+            "rank 2 looked at 0 elements, and the plan writes 728 there, to be looked at 3 times",
+        ),
+        ({"elements": 2 * 728}, "rank 2 looked at 1456 elements"),
+        ({"elements": 3 * 728 + 1}, "rank 2 looked at 2185 elements"),
+        ({"stamps": 0}, "rank 2 looked at no stamp"),
+    ],
+)
+def test_what_nobody_looked_at_has_no_time(changes: dict[str, Any], words: str) -> None:
+    record = record_of(with_rank(2, **changes))
+    assert record.status == "invalid" and record.reason.startswith(words)
+    assert record.seconds is None and record.throughput is None
 
 
 def test_logits_that_agree_are_on_record() -> None:

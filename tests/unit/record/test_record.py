@@ -14,16 +14,14 @@ import pytest
 from refit.job import Degrees, Hardware
 from refit.plan.plan import Bounds
 from refit.record import limits
-from refit.record.measured import _times, _wrong, drift
+from refit.record.measured import _times, drift
 from refit.record.parts import (
-    Checked,
     DeviceMemory,
     Forecast,
     Placed,
     PlanNumbers,
     Seconds,
     Side,
-    Verification,
 )
 from refit.record.point import Point
 from refit.record.record import begin, ended, placed
@@ -175,13 +173,6 @@ def test_several_destinations_are_on_record_and_none_stands_for_all() -> None:
     layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
     assert layout is not None and layout.destinations is None and layout.destination is not None
     assert layout.receiving == [layout.destination] and layout.destination.ranks == [3, 4]
-
-
-def test_a_destination_that_nobody_looked_at_is_wrong() -> None:
-    both = Verification(12, 0, 0, None, True, None, [Checked(4, 0), Checked(8, 0)])
-    assert _wrong(both) == ""
-    one = replace(both, per_destination=[Checked(12, 0), Checked(0, 0)])
-    assert _wrong(one) == "no element of parallel.destinations[1] was looked at"
 
 
 def test_what_a_side_has_of_its_own_is_on_record() -> None:
