@@ -90,7 +90,8 @@ def ep_needs_experts(job: Job, placement: Placement) -> str | None:
 def expert_bias_needs_etp_1(job: Job, placement: Placement) -> str | None:
     """Megatron: experts cut over ETP have no bias. The way in is mostly the default, ETP = TP."""
     for name, side in placement.sides.items():
-        if not job.model.is_moe or not job.model.add_bias_linear or side.etp == 1:
+        # a model whose moe_layer_freq names no layer has no expert that could have one
+        if not any(moe_layers(job.model)) or not job.model.add_bias_linear or side.etp == 1:
             continue
         # a destination's default is the source's ETP, so with one above 1 the source is told first
         given = job.parallel.sides[name].etp is not None
@@ -106,7 +107,7 @@ def experts_divide(job: Job, placement: Placement) -> str | None:
     """Every expert-parallel rank has the same number of experts."""
     experts = job.model.num_moe_experts
     for name, side in placement.sides.items():
-        if experts is not None and experts % side.ep:
+        if any(moe_layers(job.model)) and experts is not None and experts % side.ep:
             return _indivisible("model.num_moe_experts", experts, f"parallel.{name}.ep", side.ep)
     return None
 
@@ -208,6 +209,21 @@ def latent_ranks_divide(job: Job, placement: Placement) -> str | None:
     return None
 
 
+def latent_groups_divide(job: Job, placement: Placement) -> str | None:
+    """MLA has no query groups; without Transformer Engine, Megatron divides them over TP though."""
+    groups = query_groups(job.model)
+    if not job.model.multi_latent_attention or not build_of(job).convention.mla_down_sharded:
+        return None
+    for name, side in placement.sides.items():
+        if groups % side.tp:
+            return (
+                f"model.num_query_groups={groups} means nothing to latent attention, and without"
+                f" Transformer Engine megatron-core still divides it over parallel.{name}.tp="
+                f"{side.tp}; leave it out"
+            )
+    return None
+
+
 def vocabulary_divides(job: Job, placement: Placement) -> str | None:
     """The source pads the vocabulary; the destination must be able to cut what came out.
 
@@ -303,6 +319,7 @@ LAYOUT: tuple[Rule, ...] = (
     query_groups_divide,
     widths_divide,
     latent_ranks_divide,
+    latent_groups_divide,
     vocabulary_divides,
     only_a_destination_unties,
     layers_divide,

@@ -253,8 +253,11 @@ def refusals(rank: int) -> dict[str, str]:
         error: type[Exception],
         convention: Convention = LOCAL_SPEC,
         taken: Callable[[Family], Family] = lambda family: family,
+        degrees: Degrees | None = None,
     ) -> str:
-        job = Job(model=model, parallel=Parallel(mode="collocated", source=Degrees(ep=4)))
+        job = Job(
+            model=model, parallel=Parallel(mode="collocated", source=degrees or Degrees(ep=4))
+        )
         placement = place(job)
         tensors = catalogue(model, 1, convention)
         tensors = replace(tensors, families=tuple(map(taken, tensors.families)))
@@ -270,6 +273,9 @@ def refusals(rank: int) -> dict[str, str]:
     texts["axis"] = refused(
         MOE, RuntimeError, taken=lambda f: replace(f, axis=across.get(f.name, f.axis))
     )
+    # what a rule refuses before any rank starts
+    few = replace(LATENT, num_query_groups=2)
+    texts["groups"] = refused(few, UserError, degrees=Degrees(tp=4, etp=1))
     with replaced(models, "logical_name", lambda name, *_: name):
         texts["name"] = refused(MOE, RuntimeError)
     return texts
@@ -349,6 +355,7 @@ def test_refusals_name_what_is_wrong(results: list[dict[str, Any]]) -> None:
     texts = results[2]["refusals"]
     assert "megatron-core refuses the source model" in texts["config"]
     assert "Expert bias" in texts["config"]
+    assert "2 is not divisible by 4" in texts["groups"]
     assert texts["dtype"] == (
         "decoder.layers.0.input_layernorm.weight: parameter (64,) bfloat16 by"
         " refit.model.architecture, parameter (64,) float32 in megatron-core's"

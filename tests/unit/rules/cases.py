@@ -13,6 +13,7 @@ from refit.rules.layout import (
     experts_divide,
     experts_have_slots,
     heads_divide,
+    latent_groups_divide,
     latent_ranks_divide,
     layers_divide,
     only_a_destination_unties,
@@ -526,6 +527,12 @@ BAD: dict[Any, list[Case]] = {
             "parallel.destination.kind=engine has MLA's down-projections whole, and build=megatron",
         ),
     ],
+    latent_groups_divide: [
+        (
+            {**LATENT, "model__num_query_groups": 1},
+            "model.num_query_groups=1 means nothing to latent attention, and without Transformer",
+        ),
+    ],
     vocabulary_divides: [
         (
             {
@@ -598,6 +605,9 @@ BAD: dict[Any, list[Case]] = {
 
 GOOD: list[dict[str, Any]] = [
     {},
+    # a list that names no layer of experts: megatron-core builds both
+    {**BIASED, "model__moe_layer_freq": [0, 0, 0, 0], "parallel__destination__etp": 2},
+    {"model__num_moe_experts": 7, "model__moe_layer_freq": [0, 0, 0, 0]},
     {"verify": "logits"},
     {"build": "shards"},
     {"model__moe_grouped_gemm": True},
