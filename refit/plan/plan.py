@@ -92,8 +92,8 @@ class Plan(Blocks):
         family = np.searchsorted(self.catalogue.bases, self.tensor, side="right") - 1
         itemsize = np.array(
             [
-                [ITEMSIZE[each.dtype_on(layout.dtype)] for each in self.catalogue.families]
-                for layout in self.placement.destinations
+                [ITEMSIZE[each.dtype_on(side.dtype)] for each in self.catalogue.families]
+                for side in self.wire
             ]
         )
         elements = self.nbytes // itemsize[numbers, family]

@@ -181,19 +181,20 @@ def _warm(
     """
     bench = setup.job.bench
 
-    def refit(iteration: int | None) -> tuple[Span, dict[str, float]]:
+    def refit(doing: str) -> tuple[Span, dict[str, float]]:
         proof.stamp()
-        return _timed(hops.execute, lambda: proof.look(iteration))
+        return _timed(hops.execute, lambda: proof.look(doing))
 
     for i in range(bench.warmup):
         progress(f"warm-up {i + 1}/{bench.warmup}")
-        refit(None)
+        refit(f"warm-up {i + 1}")
     warm, phases, held_bytes, told = [], [], [], -PROGRESS_S
     for i in range(bench.iterations):
         if time.monotonic() - told >= PROGRESS_S:
             progress(f"timed iteration {i + 1}/{bench.iterations}")
             told = time.monotonic()
-        span, seconds = refit(i)
+        span, seconds = refit(f"timed iteration {i + 1}")
+        proof.whole_if_chosen(i, f"timed iteration {i + 1}")
         warm.append(span)
         phases.append(seconds)
         held_bytes.append(memory.held_bytes() + rank_device.held_bytes())

@@ -28,8 +28,9 @@ class Sides:
 class Proof:
     """The refits of one rank, looked at.
 
-    In order: `begin`, the cold refit, `whole`; then for each refit `stamp`, the refit, `look`; then
-    for each set of changed weights `renew`, the refit and perhaps `whole`; and `end`.
+    In order: `begin`, the cold refit, `whole`; then for each refit `stamp`, the refit, `look` and
+    `whole_if_chosen`; then for each set of changed weights `renew`, the refit and perhaps `whole`;
+    and `end`.
 
     Attributes:
         destination: every element, as `whole` found it.
@@ -89,13 +90,12 @@ class Proof:
             if self._of_source:
                 self._of_source.write(self._refits)
 
-    def look(self, iteration: int | None) -> None:
-        """Look at the stamps; after one timed refit that the seed chooses, at every element.
+    def look(self, after: str) -> None:
+        """Look at the stamps, as soon as the refit has returned.
 
         Args:
-            iteration: of the timed ones, from 0; None: of the warm-up.
+            after: as of `whole`.
         """
-        after = "a warm-up" if iteration is None else f"timed iteration {iteration + 1}"
         with self._clock():
             if self._of_destination:
                 found = self._of_destination.check(self._refits)
@@ -103,11 +103,23 @@ class Proof:
                 self.first = self.first or self._wrong(found, after)
             if self._of_source:
                 self._source_is(self._of_source.check(self._refits), after)
-        if iteration == self._chosen:
-            with self._clock():
-                if self._of_destination:
-                    self._of_destination.restore()
-            self.whole(after)
+
+    def whole_if_chosen(self, iteration: int, after: str) -> None:
+        """After one timed refit, which the seed chooses, look at every element too.
+
+        Nobody may be refitting any more: where ranks pass on what they have, others read here, and
+        stamps are taken away.
+
+        Args:
+            iteration: of the timed ones, from 0.
+            after: as of `whole`.
+        """
+        if iteration != self._chosen:
+            return
+        with self._clock():
+            if self._of_destination:
+                self._of_destination.restore()
+        self.whole(after)
 
     def renew(self, generation: int, finite: bool = False) -> None:
         """Look at the source, every element of it, and fill it with other weights.

@@ -18,6 +18,7 @@ from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record.point import Point, identity
 from refit.record.record import SCHEMA, Record
+from refit.record.report import WHOLE_CHECKS
 from refit.rules import devices, methods
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
@@ -117,7 +118,7 @@ def test_part_of_the_weights(agent: Agent, tmp_path: Path, method: str) -> None:
     some = {"exclude": ["*.mlp.experts.*"]}
     record = ran(agent, tmp_path, job(*sides, "collocated", method, refit=some))
     assert (record["status"], record["reason"]) == ("ok", "")
-    # what is left out is said, and not among the elements that were found right, twice
+    # what is left out is said, and not among the elements that were found right
     setup = Setup.of(job(*sides, "collocated", method, refit=some))
     moves, destination = setup.travels, setup.placement.destination
     assert moves is not None
@@ -126,7 +127,7 @@ def test_part_of_the_weights(agent: Agent, tmp_path: Path, method: str) -> None:
         sum(math.prod(s.shape) for s in shards if moves[s.tensor] == travels)
         for travels in (True, False)
     )
-    assert record["verification"]["elements"] == 2 * moved
+    assert record["verification"]["elements"] == WHOLE_CHECKS * moved
     assert record["plan"]["left_out_tensors"] == 8
     assert record["plan"]["left_out_bytes"] == 2 * left_out  # experts are bfloat16
     assert "8 tensors" in outcome(Record.load(next(tmp_path.glob("*/timing.json"))))
@@ -141,7 +142,9 @@ def test_adapters_alone(agent: Agent, tmp_path: Path, method: str) -> None:
     assert (record["status"], record["reason"]) == ("ok", "")
     destination = setup.placement.destination
     shards = [s for rank in destination.ranks for s in setup.catalogue.held_by(destination, rank)]
-    assert record["verification"]["elements"] == 2 * sum(math.prod(s.shape) for s in shards)
+    assert record["verification"]["elements"] == WHOLE_CHECKS * sum(
+        math.prod(s.shape) for s in shards
+    )
     assert record["plan"]["left_out_tensors"] == 0
 
 
@@ -220,10 +223,10 @@ def last_block() -> int:
 @pytest.mark.parametrize(
     ("fault", "wrong"),
     [
-        ("SwapsExperts", 2 * 2 * GATE_UP),  # of each of two generations
-        ("MisordersGateUp", 2 * GATE_UP),
-        ("DropsBlock", 2 * last_block()),
-        ("DeliversStale", None),  # all of the second
+        ("SwapsExperts", WHOLE_CHECKS * 2 * GATE_UP),
+        ("MisordersGateUp", WHOLE_CHECKS * GATE_UP),
+        ("DropsBlock", WHOLE_CHECKS * last_block()),
+        ("DeliversStale", None),  # all of the changed ones; of the timed refits, the stamps
     ],
 )
 def test_wrong_weights_are_invalid(
@@ -233,7 +236,7 @@ def test_wrong_weights_are_invalid(
     assert record["status"] == "invalid"
     assert record["seconds"] is None and record["throughput"] is None
     checked = record["verification"]
-    wrong = wrong or checked["elements"] // 2
+    wrong = wrong or checked["elements"] // WHOLE_CHECKS
     # of 65536 elements of bfloat16 one is what it should be by chance
     assert 0.999 * wrong <= checked["mismatches"] <= wrong
     if fault in ("SwapsExperts", "MisordersGateUp"):
