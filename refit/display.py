@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections import Counter
@@ -144,6 +145,9 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in GROUP_STATES)
 
 
+SKEW = 0.02
+"""The share of a refit's time that the ranks of a node may begin apart without a remark."""
+
 GROWTH = 0.01
 """The share of a rank's memory by which it may grow over the timed refits without a remark."""
 
@@ -175,14 +179,17 @@ def outcome(record: Record) -> str:
 
 def _remark(record: Record) -> str:
     """What deserves a look though every element is right; empty where nothing does."""
-    memory = record.memory
-    if memory is None or memory.growth is None or memory.growth <= 1 + GROWTH:
-        return ""
-    rank = max(memory.growth_per_rank, key=lambda rank: memory.growth_per_rank[rank])
-    return (
-        f"; remark: memory of rank {rank} grew by {memory.growth - 1:.1%} from the first tenth of"
-        " the refits to the last"
-    )
+    remarks, seconds, memory = [], record.seconds, record.memory
+    skew = statistics.median(seconds.skew) / seconds.median if seconds and seconds.skew else 0.0
+    if skew > SKEW:
+        remarks.append(f"ranks began {skew:.0%} of that time apart")
+    if memory and memory.growth is not None and memory.growth > 1 + GROWTH:
+        rank = max(memory.growth_per_rank, key=lambda rank: memory.growth_per_rank[rank])
+        remarks.append(
+            f"memory of rank {rank} grew by {memory.growth - 1:.1%} from the first tenth of the"
+            " refits to the last"
+        )
+    return "".join(f"; remark: {remark}" for remark in remarks)
 
 
 def cells(record: Record) -> tuple[str, ...]:

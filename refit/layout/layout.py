@@ -301,6 +301,11 @@ class Placement:
         """The number of a global rank's node, from 0."""
         return rank // self.ranks_per_node
 
+    def neighbours(self, rank: int) -> range:
+        """The ranks of a rank's node, idle ones too."""
+        first = self.node_of(rank) * self.ranks_per_node
+        return range(first, first + self.ranks_per_node)
+
     def header(self) -> list[str]:
         """Lines for a person: how many ranks there are, and which belong to which side.
 

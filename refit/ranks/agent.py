@@ -14,6 +14,7 @@ from refit.job import Job, UserError
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
 from refit.ranks import processes
+from refit.ranks.meeting import Meeting
 from refit.ranks.nodes import Nodes, Stopped
 from refit.ranks.task import Task
 from refit.record import environment, moved, record
@@ -24,7 +25,7 @@ from refit.record.report import RankReport
 from refit.rules import devices, methods
 from refit.rules.setup import Setup
 from refit.weights import memory
-from refit.weights.slab import Slab, SlabSource
+from refit.weights.slab import Slab, SlabSource, anonymous
 
 Progress = Callable[[str], None]
 
@@ -52,6 +53,7 @@ class Agent:
         pages = self._slab_source.huge_pages
         self._environment = {**environment.describe(), "huge_pages": pages}
         self._slabs: dict[int, Slab] = {}
+        self._meetings: dict[int, Slab] = {}  # by node, of which a single agent may pretend several
 
     def __enter__(self) -> Agent:
         return self
@@ -60,7 +62,7 @@ class Agent:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        for slab in self._slabs.values():
+        for slab in (*self._slabs.values(), *self._meetings.values()):
             slab.close()
         self._slab_source.close()
 
@@ -169,6 +171,8 @@ class Agent:
         if on_cpu and (reason := self._shortage(setup.catalogue, placement, here)):
             return Ended("oom", reason), []
         deadline_s, threads = job.bench.deadline_s, os.cpu_count() or 1
+        nodes = {placement.node_of(rank) for rank in here}
+        meetings = {node: self._meeting(node, placement.ranks_per_node) for node in nodes}
         with team.meeting(deadline_s) as (host, port, listener):
             tasks = [
                 Task(
@@ -179,6 +183,8 @@ class Agent:
                     port,
                     threads=max(1, threads // placement.ranks_per_node),
                     slab=self._slab(rank),
+                    meeting=meetings[placement.node_of(rank)],
+                    neighbours=placement.neighbours(rank),
                 )
                 for rank in here
             ]
@@ -193,6 +199,11 @@ class Agent:
                 slab.clear()
             reason = memory.shortage(catalogue, placement, here)
         return reason
+
+    def _meeting(self, node: int, ranks: int) -> Slab:
+        if node not in self._meetings:
+            self._meetings[node] = anonymous()
+        return Meeting.room(self._meetings[node], ranks)
 
     def _slab(self, rank: int) -> Slab:
         if rank not in self._slabs:

@@ -8,6 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
 from refit.ranks import device as rank_device
+from refit.ranks.clock import Clock
 from refit.ranks.proof import Proof, Sides
 from refit.record.parts import Logits
 from refit.record.report import RankReport, Span
@@ -36,7 +38,20 @@ COPIES = 10  # the most that the memory copy is timed
 Progress = Callable[[str], None]
 
 
-def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankReport:
+@dataclass(frozen=True)
+class _Run:
+    """What the refits of one rank share."""
+
+    setup: Setup
+    rank: int
+    sides: Sides
+    hops: Hops
+    proof: Proof
+    clock: Clock
+    progress: Progress
+
+
+def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progress) -> RankReport:
     """Measure one point on this rank.
 
     torch.distributed is up, and every rank of the world calls this.
@@ -46,6 +61,7 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
             (`refit.rules.methods`).
         rank: this rank.
         slab: memory for this rank's source and destination.
+        clock: that all ranks share.
         progress: told what the rank is about to do.
 
     Raises:
@@ -65,16 +81,17 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
     host_peak = _host_peak()
     before = memory.forget_peak()
     progress("cold refit")
-    cold, cold_phases = _cold(setup, hops, rank, sides, proof, plans_itself=transport.plans_itself)
-    warm, phases, held_bytes = _warm(setup, hops, proof, progress)
+    run = _Run(setup, rank, sides, hops, proof, clock, progress)
+    cold, cold_phases = _cold(run, plans_itself=transport.plans_itself)
+    warm, phases, held_bytes = _warm(run)
     refit_peak = memory.peak_since(before)
-    logits = _changed(setup, hops, rank, sides, proof, progress)
+    logits = _changed(run)
     # asked before close, which empties them
     staging, details, moved = hops.staging_bytes, hops.details, hops.moved
     hops.close()
     progress("measuring the memory copy rate")
     # last of all: it destroys the destination's weights
-    limit, share = _copy_rate(sides.destination, min(job.bench.iterations, COPIES))
+    limit, share = _copy_rate(clock, sides.destination, min(job.bench.iterations, COPIES))
     return RankReport(
         rank=rank,
         node=setup.placement.node_of(rank),
@@ -148,17 +165,16 @@ def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: 
     return Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
 
 
-def _cold(
-    setup: Setup, hops: Hops, rank: int, sides: Sides, proof: Proof, plans_itself: bool
-) -> tuple[Span, dict[str, float]]:
+def _cold(run: _Run, plans_itself: bool) -> tuple[Span, dict[str, float]]:
     """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan."""
+    setup, hops, sides = run.setup, run.hops, run.sides
     untimed = setup.plan() if plans_itself else None
 
     def first() -> dict[str, float]:
         started = time.perf_counter()
         plan = setup.plan() if untimed is None else untimed
         planned = time.perf_counter()
-        hops.prepare(plan, rank, sides.source, sides.destination)
+        hops.prepare(plan, run.rank, sides.source, sides.destination)
         prepared = time.perf_counter()
         hops.execute()
         moved = time.perf_counter() - prepared
@@ -168,22 +184,20 @@ def _cold(
             "transfer": moved,
         }
 
-    return _timed(first, lambda: proof.whole("the cold refit"))
+    return run.clock.timed(first, lambda: run.proof.whole("the cold refit"))
 
 
-def _warm(
-    setup: Setup, hops: Hops, proof: Proof, progress: Progress
-) -> tuple[list[Span], dict[str, float], list[int]]:
+def _warm(run: _Run) -> tuple[list[Span], dict[str, float], list[int]]:
     """The timed refits, after the warm-up; each of them with stamps of its own.
 
     Returns:
         Their spans, the median seconds of each of their phases, and what is held after each: bytes.
     """
-    bench = setup.job.bench
+    bench, proof, progress = run.setup.job.bench, run.proof, run.progress
 
     def refit(doing: str) -> tuple[Span, dict[str, float]]:
         proof.stamp()
-        return _timed(hops.execute, lambda: proof.look(doing))
+        return run.clock.timed(run.hops.execute, lambda: proof.look(doing))
 
     for i in range(bench.warmup):
         progress(f"warm-up {i + 1}/{bench.warmup}")
@@ -202,32 +216,32 @@ def _warm(
     return warm, medians, held_bytes
 
 
-def _changed(
-    setup: Setup, hops: Hops, rank: int, sides: Sides, proof: Proof, progress: Progress
-) -> Logits | None:
+def _changed(run: _Run) -> Logits | None:
     """A refit of changed weights, every element looked at; for verify=logits one more."""
-    progress("refit of changed weights")
+    proof, execute = run.proof, run.hops.execute
+    run.progress("refit of changed weights")
     proof.renew(1)
-    _timed(hops.execute, lambda: proof.whole("the refit of changed weights"))
+    run.clock.timed(execute, lambda: proof.whole("the refit of changed weights"))
     logits = None
-    if setup.job.verify == "logits":
-        progress("comparing logits")
+    if run.setup.job.verify == "logits":
+        run.progress("comparing logits")
         proof.renew(2, finite=True)  # so that a forward pass can run on them
-        _timed(hops.execute)
-        job, placement = setup.job, setup.placement
-        logits = Logits(**compare_logits(job, placement, rank, sides.source, sides.destination))
-    progress("verifying the source")
+        run.clock.timed(execute)
+        of, sides = run.setup, run.sides
+        compared = compare_logits(of.job, of.placement, run.rank, sides.source, sides.destination)
+        logits = Logits(**compared)
+    run.progress("verifying the source")
     proof.end()
     return logits
 
 
-def _copy_rate(destination: Weights | None, times: int) -> tuple[list[Span], float]:
+def _copy_rate(clock: Clock, destination: Weights | None, times: int) -> tuple[list[Span], float]:
     """Copies within the destination's own memory; and which share of its bytes each copies."""
     arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
     nbytes = torch.tensor(arena.numel())
     dist.all_reduce(nbytes)
     share = min(1.0, COPY_BYTES / int(nbytes))
-    return [_copy_time(arena, share) for _ in range(times)], share
+    return [_copy_time(clock, arena, share) for _ in range(times)], share
 
 
 def _host_peak() -> int:
@@ -235,31 +249,7 @@ def _host_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _timed(
-    work: Callable[[], dict[str, float]], look: Callable[[], None] = lambda: None
-) -> tuple[Span, dict[str, float]]:
-    """Run something on all ranks at once.
-
-    Args:
-        look: called outside the span, as soon as the work has returned on this rank: what comes
-            later is too late.
-
-    Returns:
-        This rank's start and end, and what the work returned.
-    """
-    rank_device.synchronize()
-    dist.barrier()
-    start = time.perf_counter()
-    phases = work()
-    rank_device.synchronize()
-    span = Span(start, time.perf_counter())
-    look()
-    # a source that nobody waits for must not change its weights while others still read
-    dist.barrier()
-    return span, phases
-
-
-def _copy_time(arena: torch.Tensor, share: float) -> Span:
+def _copy_time(clock: Clock, arena: torch.Tensor, share: float) -> Span:
     """Copy a share of the arena's bytes from its one half to its other.
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
@@ -275,4 +265,4 @@ def _copy_time(arena: torch.Tensor, share: float) -> Span:
             remaining -= part
         return {}
 
-    return _timed(copy)[0]
+    return clock.timed(copy)[0]

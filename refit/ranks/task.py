@@ -20,3 +20,5 @@ class Task:
     port: int
     threads: int
     slab: Slab  # memory for its source and destination
+    meeting: Slab  # memory of its node's ranks to meet in
+    neighbours: range  # global ranks of its node

@@ -19,6 +19,8 @@ import torch.distributed as dist
 
 from refit.job import UserError
 from refit.ranks import bench
+from refit.ranks.clock import Clock
+from refit.ranks.meeting import Meeting
 from refit.ranks.task import Task
 from refit.record.point import write_atomic
 from refit.record.report import RankReport
@@ -75,7 +77,9 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
         master_listen_fd=listener.detach() if listener else None,
     )
     dist.init_process_group("gloo", store=store, rank=task.rank, world_size=world, timeout=timeout)
-    report = bench.measure(task.setup, task.rank, task.slab, progress)
+    number = task.neighbours.index(task.rank)
+    clock = Clock(Meeting(task.meeting, len(task.neighbours), number))
+    report = bench.measure(task.setup, task.rank, task.slab, clock, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
     return report
 

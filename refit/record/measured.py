@@ -200,6 +200,7 @@ def _times(
         phases_per_rank={str(r.rank): {**r.cold_phases, **r.phases} for r in active},
         per_rank={str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
         proof=max(r.proof_s for r in active),
+        skew=[_skew(active, spans) for spans in zip(*(r.warm for r in active), strict=True)],
     )
     throughput = Throughput(
         gbps=gbps,
@@ -230,6 +231,14 @@ def _slowest(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:
     for rank, s in zip(ranks, spans, strict=True):
         first[rank.node] = min(first.get(rank.node, s.start), s.start)
     return max(s.end - first[rank.node] for rank, s in zip(ranks, spans, strict=True))
+
+
+def _skew(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:
+    """Seconds between the first and the last start on a node, of the node where that is most."""
+    starts: dict[int, list[float]] = {}
+    for rank, span in zip(ranks, spans, strict=True):
+        starts.setdefault(rank.node, []).append(span.start)
+    return max(max(of_node) - min(of_node) for of_node in starts.values())
 
 
 def _largest(phases: Sequence[dict[str, float]]) -> dict[str, float]:

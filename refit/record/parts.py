@@ -120,6 +120,8 @@ class Seconds:
         drift: median of the last tenth of `warm` over that of the first; null below 20 refits.
         cold_phases, phases: of each phase the rank that spent longest.
         phases_per_rank, per_rank: by rank that holds weights.
+        skew: of each timed refit how far apart the ranks of a node began, of the node where that is
+            most; null in records of before it was kept.
         proof: the longest that a rank filled, stamped and looked, in none of these times; null in
             records of before it was measured.
     """
@@ -135,6 +137,7 @@ class Seconds:
     phases_per_rank: dict[str, dict[str, float]]
     per_rank: dict[str, float]
     proof: float | None = None
+    skew: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,10 @@ class Ended:
 
 
 CLOCK = {
-    "warm": "per iteration: all ranks pass a barrier; a node's clock starts when its first rank"
-    " leaves it; a rank's time ends when its own destination weights are written and synchronised;"
-    " the slowest rank counts",
+    "warm": "per iteration: all ranks pass a barrier, then those of each node meet in shared"
+    " memory; a node's clock starts when its first rank does; a rank's time ends when its own"
+    " destination weights are written and synchronised; the slowest rank counts; across nodes each"
+    " has a clock of its own",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
     " transfer; models are built before; a method that plans itself is timed with its plan alone",
     "limit": "the destination ranks copy as many bytes, or of more than 2 GB the same share each,"

@@ -1,0 +1,45 @@
+"""Where the ranks of a node meet: a barrier in shared memory. Torch-free."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+
+from refit.weights.slab import Slab
+
+LINE = 64  # bytes: a cache line for each rank, which it alone writes
+
+
+class Meeting:
+    """A barrier of the ranks of one node in shared memory: each spins until all are there.
+
+    It takes a microsecond where every rank has a core. While it spins it yields, so that where
+    cores are fewer the others get there at all; ranks that may be long in coming are waited for
+    elsewhere (`refit.ranks.clock`).
+
+    Args:
+        memory: the same zeroes in every rank of the node.
+        ranks: how many meet.
+        number: of this rank among them, from 0.
+    """
+
+    def __init__(self, memory: Slab, ranks: int, number: int) -> None:
+        shared = mmap.mmap(memory.descriptor, ranks * LINE)
+        self._arrived = np.frombuffer(shared, dtype=np.int64)[:: LINE // 8]
+        self._number, self._times = number, 0
+
+    @staticmethod
+    def room(memory: Slab, ranks: int) -> Slab:
+        """The memory, as large as so many ranks need; nothing of an earlier meeting is left."""
+        memory.clear()
+        os.ftruncate(memory.descriptor, ranks * LINE)
+        return memory
+
+    def wait(self) -> None:
+        """Return once every rank has called it as often."""
+        self._times += 1
+        self._arrived[self._number] = self._times
+        while int(self._arrived.min()) < self._times:
+            os.sched_yield()
