@@ -1,11 +1,11 @@
 """Megatron-LM's flags as the job of `refit.run` that is the same, and a job as Megatron's flags.
 
-  refit-sweep megatron-args -- --tensor-model-parallel-size 2 ... --refit-method nvshmem
-  refit-sweep megatron-args -- torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 32 ...
-  refit-sweep megatron-args --file train.sh NNODES=2        a script, read and never run
-  refit-sweep megatron-args - < train.sh                    the same, from stdin
-  refit-sweep megatron-args --run --file train.sh           and run what it is
-  refit-sweep megatron-args --from 'model=moe_8e parallel=noncollocated_4_tp2ep1_to_tp1ep1'
+  python -m refit.megatron_args -- --tensor-model-parallel-size 2 ... --refit-method nvshmem
+  python -m refit.megatron_args -- torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 32 ...
+  python -m refit.megatron_args --file train.sh NNODES=2       a script, read and never run
+  python -m refit.megatron_args - < train.sh                   the same, from stdin
+  python -m refit.megatron_args --run --file train.sh          and run what it is
+  python -m refit.megatron_args --from 'model=moe_8e refit=nccl'
 
 The first line that is printed is the command; the others begin with # and say what was left out,
 with its kind, and what was taken for granted. With --from it is a command for Megatron-LM's
@@ -117,7 +117,10 @@ def command_of(asked: Asked) -> script.Command:
         UserError: a file cannot be read, or has no such command.
     """
     if asked.file is None:
-        return script.command_of(asked.words, asked.variables)
+        found = script.command_of(asked.words, asked.variables)
+        if not found.arguments:
+            raise UserError(f"{asked.words[0]} is no flag of Megatron's; --help says what is read")
+        return found
     try:
         text = sys.stdin.read() if asked.file == "-" else Path(asked.file).read_text()
     except (OSError, UnicodeDecodeError) as error:

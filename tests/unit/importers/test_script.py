@@ -25,7 +25,7 @@ def flagged(text: str, **variables: str) -> Command:
         ("run.sh --a 1 \\   # TP=2\n  --b 2\n", "--a 1 --b 2"),
         ("A=(\n --a 1 # one\n\n --b '2 3'\n)\nrun.sh ${A[@]}", "--a 1 --b '2 3'"),
         ('A=(--a 1)\nA+=(--b 2)\nrun.sh "${A[@]}" --c', "--a 1 --b 2 --c"),
-        ('ARGS="--a 1 \\\n --b $N"\nN=3\nARGS2="$ARGS --c ${M:-4}"\nrun.sh $ARGS2', "--a 1 --b $N --c 4"),
+        ('A="--a 1 \\\n --b $N"\nN=3\nB="$A --c ${M:-4}"\nrun.sh $B', "--a 1 --b $N --c 4"),
         ('N=3\nARGS="\n  --a $N\n  --b 2\n"\nrun.sh $ARGS', "--a 3 --b 2"),
         ("M=${M:-5}; run.sh --a $M", "--a 5"),
         ("run.sh --a ${M:-5} --p $1", "--a 5 --p $1"),
