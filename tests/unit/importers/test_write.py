@@ -293,3 +293,22 @@ def test_the_command_line() -> None:
         "--nproc-per-node=16",
         words[4],
     ]
+
+
+def test_a_destination_on_more_ranks_than_the_source_widens_the_world() -> None:
+    job = make_job(parallel__mode="collocated", parallel__source={"tp": 2, "etp": 1},
+                   parallel__destination={"tp": 4, "etp": 1}, refit__method="nccl",
+                   model__activation_func="silu")  # fmt: skip
+    written = write.write(job, job)
+    assert written.world == 4
+    assert any("parallel.source.gpus=2" in note for note in written.notes)
+
+
+def test_the_pair_of_a_public_model_is_that_model_s_alone() -> None:
+    """The same degrees of another model are another pair, by whose file no model is brought."""
+    own = composed("parallel=glm45_air_106b_32_pp4ep8_to_tp8ep8", "refit=nccl")
+    assert back(own)[1].parallel.name == own.parallel.name
+    job = replace(own, model=composed("model=moe_16e").model)
+    _, found = back(job)
+    assert found.parallel.model is None and found.model.name == "moe_16e"
+    same(job, found)
