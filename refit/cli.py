@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming
+from refit.importers import flags
 from refit.job import Job, UserError, unknown_field
 from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
@@ -110,6 +111,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     if "--version" in sys.argv[1:]:  # Hydra's own option says Hydra's version
         print(VERSION)
         sys.exit(0)
+    if reason := flags.foreign(sys.argv[1:]):
+        _give_up(reason)
     sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
     if reason := command_line.deletes(COMMAND_LINE):
         _give_up(reason)

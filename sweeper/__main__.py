@@ -25,6 +25,10 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "workloads": ("refit.workloads", "the MoE workloads that can be the source of a refit"),
     "published": ("refit.published", "published refits beside our floor and estimate"),
     "calibrate": ("refit.calibrate", "fit the estimate to measured records"),
+    "megatron-args": (
+        "refit.megatron_args",
+        "Megatron-LM's flags as a job, and a job as its flags",
+    ),
     "status": ("sweeper.status", "where each point of a sweep stands"),
     "collect": ("sweeper.collect", "the records of a folder as a table, CSV or Parquet"),
 }

@@ -9,6 +9,7 @@ folder=$(cd "$2" && pwd)
 versions=(0.17.1 0.18.2 0.19.2)
 tests=(
     tests/unit/model/test_megatron_versions.py tests/unit/model/test_megatron_parser.py
+    tests/unit/importers/test_flags.py
     tests/torch/test_plan_megatron.py tests/torch/test_rules_megatron.py
     tests/torch/test_layout_megatron.py
     tests/ranks/test_models.py tests/ranks/test_megatron.py

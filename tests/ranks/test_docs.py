@@ -27,7 +27,7 @@ NOT_RUN = {
 }
 RUN = {
     "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
-    "refit.calibrate", "sweeper.status", "sweeper.collect",
+    "refit.calibrate", "refit.megatron_args", "sweeper.status", "sweeper.collect",
 }  # fmt: skip
 
 SMALL = {"model": "moe_8e", "model.vocab_size": "1000", "bench.iterations": "1", "build": "shards"}

@@ -85,5 +85,6 @@ def _benchmarks_own(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """What Megatron's refit benchmark adds to the parser."""
     group: Any = parser.add_argument_group("refit benchmark")
     group.add_argument("--refit-mode", choices=["collocated", "non-collocated"])
-    group.add_argument("--num-benchmark-iterations", type=int, default=5)
+    group.add_argument("--num-benchmark-warmup", type=int, default=2)
+    group.add_argument("--num-benchmark-iterations", type=int, default=10)
     return parser

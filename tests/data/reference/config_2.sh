@@ -1,0 +1,18 @@
+./benchmark_refit_sbatch.sh \
+    --tensor-model-parallel-size 2 \
+    --expert-model-parallel-size 2 \
+    --rl-inference-tensor-model-parallel-size 2 \
+    --rl-inference-expert-model-parallel-size 2 \
+    --refit-mode non-collocated \
+    --refit-method nvshmem \
+    --num-layers 4 \
+    --hidden-size 1024 \
+    --num-attention-heads 8 \
+    --seq-length 512 \
+    --max-position-embeddings 512 \
+    --micro-batch-size 1 \
+    --num-experts 16 \
+    --moe-router-topk 2 \
+    --moe-shared-expert-intermediate-size 512 \
+    --ffn-hidden-size 2688 \
+    --num-benchmark-iterations 3

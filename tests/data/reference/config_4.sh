@@ -1,0 +1,18 @@
+./benchmark_refit_sbatch.sh \
+    --tensor-model-parallel-size 2 \
+    --expert-model-parallel-size 1 \
+    --rl-inference-tensor-model-parallel-size 1 \
+    --rl-inference-expert-model-parallel-size 1 \
+    --refit-mode non-collocated \
+    --refit-method nvshmem \
+    --num-layers 2 \
+    --hidden-size 512 \
+    --num-attention-heads 4 \
+    --seq-length 256 \
+    --max-position-embeddings 256 \
+    --micro-batch-size 1 \
+    --num-experts 8 \
+    --moe-router-topk 2 \
+    --moe-shared-expert-intermediate-size 256 \
+    --ffn-hidden-size 1344 \
+    --num-benchmark-iterations 2

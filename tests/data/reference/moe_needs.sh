@@ -1,0 +1,3 @@
+--expert-tensor-parallel-size 1 \
+--rl-inference-expert-tensor-model-parallel-size 1 \
+--disable-bias-linear
