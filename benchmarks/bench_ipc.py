@@ -12,9 +12,14 @@ from benchmarks.common import job, run
 
 def main() -> None:
     """Print one line per repetition, and the median."""
-    swap = ["parallel=collocated_1_tp4ep2_to_tp2ep4", "refit=ipc", "bench.iterations=10"]
+    swap = [
+        "model=moe_16e_swiglu",
+        "parallel=collocated_1_tp4ep2_to_tp2ep4",
+        "refit=ipc",
+        "bench.iterations=10",
+    ]
     ratios = []
-    print("ipc, collocated TP4 EP2 -> TP2 EP4, moe_16e, 8 ranks")
+    print("ipc, collocated TP4 EP2 -> TP2 EP4, moe_16e_swiglu, 8 ranks")
     for record in run([job(*swap)] * 3):
         rate = record.throughput
         assert rate is not None

@@ -1,8 +1,8 @@
 """Ours against megatron-core's own refit, on the same tensors in one run.
 
 Targets: ipc at least 6 times as fast as megatron-core's gloo, our gloo not slower than it. The
-methods in turn on the dense twin of the table's model with 12 layers, collocated, 4 ranks. What the
-peer gets right is benchmarks.bench_peer_table's. Run: python -m benchmarks.bench_peer
+methods in turn on model=dense with 12 layers, collocated, 4 ranks. What the peer gets right is
+benchmarks.bench_peer_table's. Run: python -m benchmarks.bench_peer
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What megatron-core's own refit gets right: the ten rows of the reference table, by version.
 
 Each row is refitted by ipc and by the peer over gloo, which is given experts as production names
-them, as the models built here do, and, in the dense twin, none; below the ten, two pairs that no
-row has. The models are narrow: whether a row is refitted right, wrong, or not at all does not
-depend on widths. Run: python -m benchmarks.bench_peer_table [PATH ...]
+them, as the models built here do, and, in model=dense, none; below the ten, of moe_16e_swiglu two
+pairs that no row has. The models are narrow: whether a row is refitted right, wrong, or not at all
+does not depend on widths. Run: python -m benchmarks.bench_peer_table [PATH ...]
 
 A PATH holds another megatron-core, unpacked, and what that needs besides, as PYTHONPATH is written:
 folder:folder. Each runs in a process of its own, after the installed version.
@@ -30,9 +30,10 @@ Verdicts = dict[str, dict[str, tuple[str, str]]]  # column -> row -> verdict, re
 
 ROWS = {p.stem: [f"parallel={p.stem}"] for p in sorted((CONF / "parallel").glob("*coll*_?_*.yaml"))}
 SMALLEST = "parallel=noncollocated_4_tp2ep1_to_tp1ep1"
+GATED = "model=moe_16e_swiglu"
 BESIDES = {
-    "gated experts, etp 2 to 1": [SMALLEST, "parallel.source.etp=2"],
-    "attention sinks, tp 2 to 1": [SMALLEST, "model.softmax_type=learnable"],
+    "gated experts, etp 2 to 1": [SMALLEST, GATED, "parallel.source.etp=2"],
+    "attention sinks, tp 2 to 1": [SMALLEST, GATED, "model.softmax_type=learnable"],
 }
 NARROW = ["model.num_layers=1", "model.vocab_size=2000"]
 EXPERTS = ["model.moe_ffn_hidden_size=256"]

@@ -33,7 +33,7 @@ fi
 
 ended=0
 refit() { # a failing point is a record like any other; the rest goes on
-    "$python" -m refit.run -m cluster.device=cuda bench.warmup=2 bench.iterations=20 \
+    "$python" -m refit.run -m model=moe_16e cluster.device=cuda bench.warmup=2 bench.iterations=20 \
         bench.deadline_s=300 "$@" || ended=1
 }
 

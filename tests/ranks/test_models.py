@@ -26,6 +26,7 @@ from refit.ranks.agent import Agent
 from refit.weights.models import build
 from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
+from tests.support.composed import composed
 
 WORLD = 4
 AGENT_OF = [Job(build="megatron", cluster=Cluster(device="cpu"))]
@@ -82,6 +83,16 @@ LATENT = replace(
     moe_router_enable_expert_bias=True,
     moe_router_topk_scaling_factor=2.8,
 )
+# the reference table's, narrow: LayerNorm, learned positions, tied embeddings, experts one by one
+TABLE = replace(
+    composed("model=moe_8e").model,
+    hidden_size=64,
+    ffn_hidden_size=128,
+    moe_shared_expert_intermediate_size=32,
+    max_position_embeddings=64,
+    vocab_size=500,
+    make_vocab_size_divisible_by=16,
+)
 BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_intermediate_size=None)
 DIRECT = replace(LATENT, name="latent-direct-query", q_lora_rank=None)
 
@@ -127,6 +138,14 @@ CASES: dict[str, tuple[Model, Parallel]] = {
             destination=Degrees(
                 pp=2, ep=2, etp=1, gpus=4, pipeline_model_parallel_layout=[0, 2, 2, 0]
             ),
+        ),
+    ),
+    "table_tp2ep2_to_pp2ep2": (
+        TABLE,
+        Parallel(
+            mode="collocated",
+            source=Degrees(tp=2, ep=2, etp=1),
+            destination=Degrees(pp=2, ep=2, etp=1),
         ),
     ),
     "direct_tp2_to_tp1": (DIRECT, Parallel(source=Degrees(tp=2, etp=1), destination=Degrees())),
@@ -179,6 +198,7 @@ def inspect(weights: Weights | None) -> dict[str, Any]:
         "outside": [n for n, t in {**named, **buffers}.items() if not start <= t.data_ptr() < stop],
         "count": (len(held), len(weights.shards)),
         "buffers": sorted(buffers),
+        "shapes": {name: tuple(parameter.shape) for name, parameter in named.items()},
         "parts": {
             s.name: (s.family.axis, max(1, len(s.family.parts)), partition(megatron[s.tensor]))
             for s in weights.shards
@@ -321,6 +341,50 @@ def test_expert_bias_is_bound(results: list[dict[str, Any]]) -> None:
     ]
     assert seen["destination"]["buffers"] == [
         f"decoder.layers.{i}.mlp.router.expert_bias" for i in range(1, 5)
+    ]
+
+
+def test_the_tables_model_has_the_parameters_of_its_flags(results: list[dict[str, Any]]) -> None:
+    """By hand, of one layer and what stands around the layers; none has a bias but the norms."""
+    seen = results[0]["table_tp2ep2_to_pp2ep2"]
+    halves, rows = 64 // 2, 512  # TP 2; 500 words, padded to a multiple of 2 * 16
+    layer = {
+        "input_layernorm.weight": (64,),
+        "input_layernorm.bias": (64,),
+        "self_attention.linear_qkv.weight": (3 * halves, 64),
+        "self_attention.linear_proj.weight": (64, halves),
+        "pre_mlp_layernorm.weight": (64,),
+        "pre_mlp_layernorm.bias": (64,),
+        "mlp.router.weight": (8, 64),
+        "mlp.shared_experts.linear_fc1.weight": (16, 64),
+        "mlp.shared_experts.linear_fc2.weight": (64, 16),
+    }
+    for expert in range(4):  # of eight, EP 2
+        layer[f"mlp.experts.local_experts.{expert}.linear_fc1.weight"] = (128, 64)
+        layer[f"mlp.experts.local_experts.{expert}.linear_fc2.weight"] = (64, 128)
+    source = {
+        f"decoder.layers.{n}.{name}": shape for n in range(2) for name, shape in layer.items()
+    }
+    assert seen["source"]["shapes"] == source | {
+        "embedding.word_embeddings.weight": (rows // 2, 64),
+        "embedding.position_embeddings.weight": (64, 64),
+        "decoder.final_layernorm.weight": (64,),
+        "decoder.final_layernorm.bias": (64,),
+    }
+    first, last = (
+        results[rank]["table_tp2ep2_to_pp2ep2"]["destination"]["shapes"] for rank in (0, 3)
+    )
+    around = [{k: v for k, v in s.items() if "layers." not in k} for s in (first, last)]
+    assert around == [
+        {
+            "embedding.word_embeddings.weight": (rows, 64),
+            "embedding.position_embeddings.weight": (64, 64),
+        },
+        {  # tied: the last stage has a copy of its own
+            "decoder.final_layernorm.weight": (64,),
+            "decoder.final_layernorm.bias": (64,),
+            "output_layer.weight": (rows, 64),
+        },
     ]
 
 

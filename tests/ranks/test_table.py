@@ -1,4 +1,7 @@
-"""The ten rows of the reference table: real GPTModels with logits compared; every CPU transport."""
+"""The ten rows of the reference table: real GPTModels with logits compared; every CPU transport.
+
+The table's own model by real models, its twin with gated experts by the transports besides.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,23 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("pairs", "methods", "build", "verify"),
+    ("model", "pairs", "methods", "build", "verify"),
     [
-        ("*", "ipc,gloo", "megatron", "logits"),
-        ("*collocated_*", "symmetric,nixl", "shards", "bits"),
+        ("moe_16e", "*", "ipc,gloo", "megatron", "logits"),
+        ("moe_16e_swiglu", "*collocated_*", "symmetric,nixl", "shards", "bits"),
     ],
 )
 def test_the_whole_group_is_verified_or_skipped(
-    tmp_path: Path, pairs: str, methods: str, build: str, verify: str
+    tmp_path: Path, model: str, pairs: str, methods: str, build: str, verify: str
 ) -> None:
     narrow = ["num_layers=1", "moe_ffn_hidden_size=256", "hidden_size=256", "vocab_size=2000"]
-    sweep = ["-m", f"parallel=glob({pairs})", f"refit={methods}", "bench.iterations=1"]
+    sweep = [
+        "-m",
+        f"model={model}",
+        f"parallel=glob({pairs})",
+        f"refit={methods}",
+        "bench.iterations=1",
+    ]
     sweep += [f"build={build}", f"verify={verify}", *(f"model.{said}" for said in narrow)]
     done = subprocess.run(
         [sys.executable, "-m", "refit.run", *sweep, f"hydra.sweep.dir={tmp_path}"],

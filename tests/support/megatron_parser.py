@@ -44,9 +44,21 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
 
 
 def refusal(flags: Sequence[str], world: int) -> str | None:
-    """What Megatron's checks of its arguments and of its config say on a world of GPUs, or None.
+    """What Megatron's checks of its arguments and of its config say on a world of GPUs, or None."""
+    try:
+        checked(flags, world)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def checked(flags: Sequence[str], world: int) -> tuple[argparse.Namespace, Any]:
+    """The arguments as Megatron completes them on a world of GPUs, and its TransformerConfig.
 
     `--no-rope-fusion` is added: the fused kernel is the engine's.
+
+    Raises:
+        AssertionError, ValueError, RuntimeError: it refuses them.
     """
     import torch
 
@@ -61,12 +73,9 @@ def refusal(flags: Sequence[str], world: int) -> str | None:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        try:
-            _arguments().validate_args(found, {})
-            _arguments().core_transformer_config_from_args(found)  # which checks itself
-        except (AssertionError, ValueError, RuntimeError) as error:
-            return " ".join(str(error).split()) or type(error).__name__
-    return None
+        _arguments().validate_args(found, {})
+        config = _arguments().core_transformer_config_from_args(found)  # which checks itself
+    return found, config
 
 
 @cache

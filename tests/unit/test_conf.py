@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from refit import schema
 from refit.compose import configs
 from refit.hydra_side import BasicSweeper
-from refit.job import Hardware
+from refit.job import Hardware, Model
 from refit.layout.place import place
-from refit.model.architecture import catalogue
+from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue, tensors_of
+from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
 from tests.support.composed import PUBLIC, composed
 from tests.support.table import ROWS, mode
@@ -160,23 +161,110 @@ def test_two_nodes_are_enough_for_the_two_node_pair() -> None:
     assert impossible(composed(pair, "cluster.ranks_per_node=16")) is None
 
 
+# what Config 1's and Config 4's flags say of the model, in Megatron's names; and GPT-2's vocabulary
+FLAGS: dict[str, dict[str, Any]] = {
+    "moe_16e": {
+        "num_layers": 4,
+        "hidden_size": 1024,
+        "num_attention_heads": 8,
+        "ffn_hidden_size": 2688,
+        "seq_length": 512,
+        "max_position_embeddings": 512,
+        "num_moe_experts": 16,
+        "moe_shared_expert_intermediate_size": 512,
+        "add_bias_linear": False,
+        "vocab_size": 50257,
+    },
+    "moe_8e": {
+        "num_layers": 2,
+        "hidden_size": 512,
+        "num_attention_heads": 4,
+        "ffn_hidden_size": 1344,
+        "seq_length": 256,
+        "max_position_embeddings": 256,
+        "num_moe_experts": 8,
+        "moe_shared_expert_intermediate_size": 256,
+        "add_bias_linear": False,
+        "vocab_size": 50257,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_tables_models_are_their_flags_and_megatrons_defaults(name: str) -> None:
+    assert composed(f"model={name}").model == Model(name=name, **FLAGS[name])
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_twin_differs_in_what_production_has(name: str) -> None:
+    tables, twin = (composed(f"model={model}").model for model in (name, f"{name}_swiglu"))
+    assert twin == replace(
+        tables,
+        name=f"{name}_swiglu",
+        gated_linear_unit=True,
+        activation_func="silu",
+        normalization="RMSNorm",
+        position_embedding_type="rope",
+        share_embeddings_and_output_weights=False,
+        moe_grouped_gemm=True,
+    )
+
+
 def test_model_sizes_by_hand() -> None:
     """Parameters of the shipped models, from their shapes; gated fc1 counts twice."""
+    # one embedding of words, one of positions; norms have weights and biases
+    layer = 4 * 1024**2 + 16 * 2 * 1024 * 2688 + 2 * 1024 * 512 + 16 * 1024 + 2 * 2 * 1024
+    assert parameters("moe_16e") == (50257 + 512) * 1024 + 4 * layer + 2 * 1024 == 425_364_480
+    layer = 4 * 512**2 + 8 * 2 * 512 * 1344 + 2 * 512 * 256 + 8 * 512 + 2 * 2 * 512
+    assert parameters("moe_8e") == (50257 + 256) * 512 + 2 * layer + 2 * 512 == 50_517_504
     vocab = 2 * 50257
     attention = {1024: 4 * 1024**2, 512: 4 * 512**2}
     expert, shared = 3 * 1024 * 2688, 3 * 1024 * 512
     layer = attention[1024] + 16 * expert + shared + 16 * 1024 + 2 * 1024
-    assert parameters("moe_16e") == vocab * 1024 + 4 * layer + 1024
+    assert parameters("moe_16e_swiglu") == vocab * 1024 + 4 * layer + 1024
     expert, shared = 3 * 512 * 1344, 3 * 512 * 256
     layer = attention[512] + 8 * expert + shared + 8 * 512 + 2 * 512
-    assert parameters("moe_8e") == vocab * 512 + 2 * layer + 512
+    assert parameters("moe_8e_swiglu") == vocab * 512 + 2 * layer + 512
     layer = attention[1024] + 3 * 1024 * 2688 + 2 * 1024
     assert parameters("dense") == vocab * 1024 + 4 * layer + 1024
 
 
+def test_bytes_of_the_first_row_by_hand() -> None:
+    """TP 2, EP 2 to TP 2, EP 1: two ranks get half of what TP cuts, and all of what it does not."""
+    # words, padded to a multiple of 2 * 128 rows; qkv and projection; the shared expert
+    halved = 50432 * 1024 + 4 * (4 * 1024**2 + 2 * 1024 * 512)
+    # positions; experts, whose ETP is 1; the router
+    whole = 512 * 1024 + 4 * (16 * 2 * 1024 * 2688 + 16 * 1024)
+    norms = (2 * 4 + 1) * 2 * 1024
+    assert halved + 2 * (whole + norms) == 778_473_472
+    production, local = bytes_of("moe_16e", "noncollocated_1_tp2ep2_to_tp2ep1")
+    assert production == 2 * 778_473_472 == 1_556_946_944
+    assert local == production + 2 * 2 * norms == 1_557_020_672  # norms are float32 there
+
+
+def test_bytes_of_the_minimal_row_by_hand() -> None:
+    """TP 2 to TP 1: one rank gets all, once."""
+    norms = (2 * 2 + 1) * 2 * 512
+    layer = 4 * 512**2 + 8 * 2 * 512 * 1344 + 2 * 512 * 256 + 8 * 512
+    elements = (50432 + 256) * 512 + 2 * layer + norms
+    production, local = bytes_of("moe_8e", "noncollocated_4_tp2ep1_to_tp1ep1")
+    assert (production, local) == (2 * elements, 2 * (elements + norms))
+    assert production == 101_214_208
+
+
+def bytes_of(model: str, pair: str) -> list[int]:
+    """What a pair writes, of production's tensors and of those that are built here."""
+    job = composed(f"model={model}", f"parallel={pair}")
+    placement = place(job)
+    return [
+        build_plan(tensors_of(job, placement, convention), placement).total_bytes
+        for convention in (PRODUCTION, LOCAL_SPEC)
+    ]
+
+
 def test_every_model_has_its_parameters_counted() -> None:
     """Of ours by hand, as above; of a public one as published."""
-    ours = {"moe_16e", "moe_8e", "dense", "kimi_k2_mini"}
+    ours = {"moe_16e", "moe_8e", "moe_16e_swiglu", "moe_8e_swiglu", "dense", "kimi_k2_mini"}
     assert {path.stem for path in CONF.glob("model/*.yaml")} == ours | {*PUBLIC}
 
 
@@ -186,7 +274,7 @@ def parameters(model: str) -> int:
 
 
 def test_dense_twin_differs_by_its_experts_alone() -> None:
-    moe, dense = composed("model=moe_16e").model, composed("model=dense").model
+    moe, dense = (composed(f"model={name}").model for name in ("moe_16e_swiglu", "dense"))
     different = {k for k, v in vars(moe).items() if vars(dense)[k] != v}
     assert different == {
         "name",

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import fields
+from typing import Any
+
 import pytest
 
+from refit.job import Model
+from refit.model.architecture import expert_ffn_size, head_size, query_groups
 from tests.support import megatron_parser
-from tests.support.megatron_parser import parse, refusal
+from tests.support.composed import composed
+from tests.support.megatron_parser import checked, parse, refusal
 
 pytestmark = pytest.mark.skipif(
     megatron_parser.MISSING is not None, reason=str(megatron_parser.MISSING)
@@ -124,3 +131,43 @@ def test_mixtral() -> None:
     without = MIXTRAL.replace("--disable-bias-linear ", "")
     assert BIAS in str(refusal(without.split(), 16))
     assert refusal(MIXTRAL.split(), 6) is not None  # TP 4 does not divide it
+
+
+# fields of Model that no argument or config of a GPTModel with ordinary attention has
+OF_OURS = {"name", "vocab_size", "lora"}
+OF_LATENT_ATTENTION = {
+    "q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim", "rope_type",
+    "rotary_scaling_factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
+    "mscale", "mscale_all_dim",
+}  # fmt: skip
+# those that Megatron gives to GPTModel from its arguments, and not to the config
+OF_ARGUMENTS = {
+    "seq_length", "max_position_embeddings", "make_vocab_size_divisible_by",
+    "position_embedding_type", "rotary_base", "rotary_percent", "rope_scaling_factor",
+}  # fmt: skip
+
+
+def megatrons(arguments: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """The fields of `Model` as Megatron has them."""
+    found = {name: getattr(arguments, name) for name in OF_ARGUMENTS}
+    found["share_embeddings_and_output_weights"] = not arguments.untie_embeddings_and_output_weights
+    found["rope_scaling"] = arguments.use_rope_scaling
+    found["activation_func"] = config.activation_func.__name__
+    others = {field.name for field in fields(Model)} - OF_OURS - OF_LATENT_ATTENTION - {*found}
+    return found | {name: getattr(config, name) for name in others}
+
+
+@pytest.mark.parametrize(("model", "name"), [("moe_16e", "config 1"), ("moe_8e", "config 4")])
+def test_the_tables_models_are_what_megatron_makes_of_their_commands(model: str, name: str) -> None:
+    arguments, config = checked([*EIGHT_GPUS[name].split(), *MOE_NEEDS.split()], 8)
+    ours = composed(f"model={model}").model
+    derived = {
+        "kv_channels": head_size(ours),
+        "num_query_groups": query_groups(ours),
+        "moe_ffn_hidden_size": expert_ffn_size(ours),
+    }
+    theirs = megatrons(arguments, config)
+    assert {key: (vars(ours) | derived)[key] for key in theirs} == theirs
+    # no command says a vocabulary; the benchmark then takes GPT-2's
+    assert (arguments.vocab_size, ours.vocab_size) == (None, 50257)
+    assert not config.multi_latent_attention
