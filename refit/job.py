@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Optional, get_type_hints
 
+from refit.other_names import meant
+
 # `Optional[...]` and not `... | None` below: OmegaConf 2.3 reads these hints as the schema.
 
 MISSING: Any = "???"  # what OmegaConf calls a mandatory value, said without importing it
@@ -365,6 +367,8 @@ def unknown_field(cls: Any, key: str, where: str) -> str:
         cls: a dataclass of this module.
         where: the key with the path to it, such as `model.mtp_num_layers`.
     """
+    if clause := meant(key, where.removesuffix(key), cls is Degrees):
+        return f"unknown field '{where}'; {clause}. {_ALL}"
     names = [declared.name for declared in fields(cls)]
     not_modelled = NOT_MODELLED if cls is Model else {}
     close = get_close_matches(key, [*names, *not_modelled], 1)
@@ -374,8 +378,24 @@ def unknown_field(cls: Any, key: str, where: str) -> str:
             f"'{where}' is not modelled: {weights} would be missing, and every number of the refit"
             " be wrong. Leave it out only for a model that does not have it"
         )
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown field '{where}'; {hint}All fields there are: python -m refit.run --cfg job"
+    guesses = _elsewhere(key) or close
+    hint = f"did you mean {' or '.join(guesses)}? " if guesses else ""
+    return f"unknown field '{where}'; {hint}{_ALL}"
+
+
+_ALL = "All fields there are: python -m refit.run --cfg job"
+
+
+def _elsewhere(key: str) -> list[str]:
+    """Where there is a field of this name."""
+    groups = {declared.name: get_type_hints(Job)[declared.name] for declared in fields(Job)}
+    groups |= {"parallel.source": Degrees, "parallel.destination": Degrees}
+    found = {name: cls for name, cls in groups.items() if is_dataclass(cls)}
+    return [
+        f"{name}.{key}"
+        for name, cls in found.items()
+        if any(declared.name == key for declared in fields(cls))
+    ]
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
@@ -404,12 +424,18 @@ def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     return cls(**arguments)
 
 
+LIST_OF_SIDES = (
+    "write 'parallel.destinations=[{tp: 2, gpus: 4}, {tp: 1, gpus: 2}]', or"
+    " parallel.destinations=null"
+)
+
+
 def _each(cls: Any, values: Any, where: str) -> list[Any]:
     """A list of dataclasses, one or more."""
     if not isinstance(values, (list, tuple)) or not values:
         raise UserError(
-            f"'{where}' is {values!r}, which is not a list of one or more mappings of fields; write"
-            f" '{where}=[{{tp: 2, gpus: 4}}, {{tp: 1, gpus: 2}}]', or {where}=null"
+            f"'{where}' is {values!r}, which is not a list of one or more mappings of fields;"
+            f" {LIST_OF_SIDES}"
         )
     made = []
     for number, value in enumerate(values):

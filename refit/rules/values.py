@@ -10,6 +10,7 @@ from typing import Any
 
 from refit.job import Job
 from refit.model.lora import TARGETS
+from refit.other_names import WORDS
 from refit.rules.methods import METHODS
 
 JobRule = Callable[[Job], str | None]
@@ -87,7 +88,9 @@ def known_words(job: Job) -> str | None:
     for name, allowed in CHOICES.items():
         value = attrgetter(name)(job)
         if value not in allowed:
-            return f"{name}={value} is not one of {_listed(allowed)}{_guess(value, allowed)}"
+            ours = WORDS.get((name, str(value)))
+            hint = f"; {value} is {ours} here" if ours else _guess(value, allowed)
+            return f"{name}={value} is not one of {_listed(allowed)}{hint}"
     return None
 
 
