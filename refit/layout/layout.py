@@ -81,13 +81,15 @@ class Layout:
                     f"num_layers_in_{end}_pipeline_stage={count} needs pp of 2 or"
                     f" more and a count of 1 or more; here pp={self.pp}"
                 )
+        by_default = ""
         if self.gpus == 0:
+            by_default = ", by default tp*cp*pp*ep,"
             object.__setattr__(self, "gpus", self.tp * self.cp * self.pp * self.ep)
         dense, expert = self.tp * self.cp * self.pp, self.etp * self.ep * self.pp
         smallest = self.pp * lcm(self.tp * self.cp, self.etp * self.ep)
         if self.gpus < 1 or self.gpus % dense or self.gpus % expert:
             raise UserError(
-                f"gpus={self.gpus} must be a positive multiple of"
+                f"gpus={self.gpus}{by_default} must be a positive multiple of"
                 f" tp*cp*pp = {self.tp}*{self.cp}*{self.pp} = {dense}"
                 f" and of etp*ep*pp = {self.etp}*{self.ep}*{self.pp} = {expert};"
                 f" the smallest that works is {smallest}"

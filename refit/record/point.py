@@ -170,6 +170,8 @@ def identity(job: Job) -> str:
     if listed is None:
         del pair["destinations"]
     for degrees in (pair["source"], pair["destination"], *(listed or ())):
+        if not job.model.is_moe and (degrees["etp"] or 0) > 1:
+            degrees["etp"] = None  # of experts alone
         for later in _LATER_OF_A_SIDE:
             if degrees[later] is None:
                 del degrees[later]

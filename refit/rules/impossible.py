@@ -12,7 +12,7 @@ from functools import partial
 
 from refit.job import Job, UserError
 from refit.layout.place import place
-from refit.rules.layout import LAYOUT
+from refit.rules.layout import FIRST, LAYOUT
 from refit.rules.model import MODEL
 from refit.rules.values import VALUES
 
@@ -26,7 +26,7 @@ def reasons(job: Job) -> list[str]:
     """Every reason why this job cannot run; a value out of range hides the reasons behind it."""
     if of_values := _collect(partial(rule, job) for rule in VALUES):
         return of_values
-    of_model = _collect(partial(rule, job) for rule in MODEL)
+    of_model = _collect(partial(rule, job) for rule in (*FIRST, *MODEL))
     try:
         placement = place(job)
     except UserError as error:

@@ -18,6 +18,7 @@ from refit.model.architecture import (
 from refit.model.convention import build_of
 from refit.model.moe_layers import moe_layers
 from refit.plan.selection import meets, names_of, selected
+from refit.rules.values import JobRule
 
 Rule = Callable[[Job, Placement], str | None]
 
@@ -75,30 +76,35 @@ def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:
     return None
 
 
-def ep_needs_experts(job: Job, placement: Placement) -> str | None:
-    """Megatron: expert parallelism needs num_moe_experts; so does expert tensor parallelism."""
-    for name, side in placement.sides.items():
-        for degree, size in (("ep", side.ep), ("etp", side.etp)):
-            if size > 1 and not job.model.is_moe:
-                return (
-                    f"parallel.{name}.{degree}={size} needs experts, and model '{job.model.name}'"
-                    f" has none; set parallel.{name}.{degree}=1 or choose a model with experts"
-                )
-    return None
-
-
-def expert_bias_needs_etp_1(job: Job, placement: Placement) -> str | None:
+def expert_bias_needs_etp_1(job: Job) -> str | None:
     """Megatron: experts cut over ETP have no bias. The way in is mostly the default, ETP = TP."""
-    for name, side in placement.sides.items():
-        if not job.model.is_moe or not job.model.add_bias_linear or side.etp == 1:
+    if not job.model.is_moe or not job.model.add_bias_linear:
+        return None
+    for name, side in job.parallel.sides.items():
+        etp = job.parallel.etp_of(side)
+        if etp <= 1:
             continue
         # a destination's default is the source's ETP, so with one above 1 the source is told first
-        given = job.parallel.sides[name].etp is not None
-        why = f"parallel.{name}.etp={side.etp}" + ("" if given else f", by default tp={side.tp}")
+        why = f"parallel.{name}.etp={etp}" + ("" if side.etp else f", by default tp={side.tp}")
         return (
             f"Bias in Moe is only supported when ETP==1: {why}, with model.add_bias_linear=true;"
             f" set parallel.{name}.etp=1 (experts stay whole), or model.add_bias_linear=false"
         )
+    return None
+
+
+FIRST: tuple[JobRule, ...] = (expert_bias_needs_etp_1,)
+"""Told before whatever else is wrong with the model or its layouts, which may follow from it."""
+
+
+def ep_needs_experts(job: Job, placement: Placement) -> str | None:
+    """Megatron: expert parallelism needs num_moe_experts. ETP without experts says nothing."""
+    for name, side in placement.sides.items():
+        if side.ep > 1 and not job.model.is_moe:
+            return (
+                f"parallel.{name}.ep={side.ep} needs experts, and model '{job.model.name}'"
+                f" has none; set parallel.{name}.ep=1 or choose a model with experts"
+            )
     return None
 
 
@@ -295,7 +301,6 @@ LAYOUT: tuple[Rule, ...] = (
     too_many_gpus,
     order_has_one_pipeline,
     ep_needs_experts,
-    expert_bias_needs_etp_1,
     experts_divide,
     experts_have_slots,
     said_of_sides_matters,

@@ -119,12 +119,20 @@ def test_an_etp_that_nobody_said_is_named_with_the_way_out() -> None:
     wide = Degrees(tp=8, ep=16, gpus=64)
     with pytest.raises(UserError, match="must be a positive multiple of") as refusal:
         place(job(wide, Degrees(tp=2), model=TINY))
-    assert "etp is tp, 8, by default" in str(refusal.value)
-    assert "parallel.source.etp=1" in str(refusal.value)
+    assert str(refusal.value).startswith("parallel.source: etp is tp, 8, by default")
+    assert "with parallel.source.etp=1, each expert whole, this works" in str(refusal.value)
     # a destination's is the source's
     with pytest.raises(UserError, match="etp is the source's, 4, by default") as refusal:
         place(job(Degrees(tp=4, etp=4), Degrees(tp=1, ep=4, gpus=4), model=TINY))
     assert "parallel.destination.etp=1" in str(refusal.value)
+    # nobody said gpus
+    with pytest.raises(UserError) as refusal:
+        place(job(Degrees(tp=2, ep=2), Degrees(tp=1), model=TINY))
+    assert str(refusal.value).startswith(
+        "parallel.destination: etp is the source's, and that is its tp, 2, by default, as Megatron"
+        " has it, and does not fit; with parallel.destination.etp=1, each expert whole, this works."
+        " gpus=1, by default tp*cp*pp*ep, must be a positive multiple of"
+    )
     # where it does not help, or was said, it is not named
     for degrees in (Degrees(tp=8, ep=16, gpus=60), Degrees(tp=8, ep=16, etp=8, gpus=64)):
         with pytest.raises(UserError) as refusal:

@@ -29,6 +29,7 @@ def composed(*overrides: str) -> Job:
         ("parallel.source.pp=2", "tp2pp2ep1_to_tp1ep1"),
         ("parallel.source.cp=2", "tp2cp2ep1_to_tp1ep1"),
         ("parallel.source.etp=2 model=moe_8e", "tp2ep1etp2_to_tp1ep1"),
+        ("parallel.source.etp=2 model=dense", ROW),  # of experts alone
         ("parallel.destination.gpus=4", "tp2ep1_to_tp1ep1_4gpus"),
         ("refit.mode=collocated", "tp2ep1_to_tp1ep1_collocated"),
         ("model=dense parallel.source.tp=4", "tp4_to_tp1"),

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from refit.job import Cluster, Degrees, Hardware, Job, UserError
+from refit.job import Cluster, Degrees, Hardware, Job, Model, UserError
 from refit.record.point import Point, identity, read_json, write_atomic
-from tests.support.jobs import TINY, job
+from tests.support.jobs import TINY, dense, job
 
 PLANNED = replace(job(), mode="plan")
 PEER = job(method="megatron", build="megatron")
@@ -107,6 +107,16 @@ def test_an_identity_is_as_it_was() -> None:
     # another one is another folder: all that was measured before would be run again
     assert (identity(job()), identity(PLANNED)) == ("1fa9946bce", "c854b07895")
     assert identity(job(destinations=[Degrees(tp=2), Degrees(ep=2)])) == "d3d2202d50"
+
+
+def test_etp_of_a_model_without_experts_is_no_part_of_the_identity() -> None:
+    def of(model: Model, etp: int | None) -> str:
+        return identity(job(Degrees(tp=2, etp=etp), model=model))
+
+    assert of(dense(TINY), 2) == of(dense(TINY), 8) == of(dense(TINY), None)
+    assert of(TINY, 2) != of(TINY, None)
+    # as it was: what has been measured stays measured
+    assert of(dense(TINY), 1) != of(dense(TINY), None)
 
 
 def test_a_folder_is_named_after_what_it_holds(tmp_path: Path) -> None:

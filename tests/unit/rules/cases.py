@@ -432,7 +432,6 @@ BAD: dict[Any, list[Case]] = {
     ],
     ep_needs_experts: [
         ({**DENSE, "parallel__source__ep": 2}, "parallel.source.ep=2 needs experts"),
-        ({**DENSE, "parallel__destination__etp": 2}, "parallel.destination.etp=2 needs experts"),
     ],
     expert_bias_needs_etp_1: [
         (
@@ -440,6 +439,15 @@ BAD: dict[Any, list[Case]] = {
             "ETP==1: parallel.source.etp=2, by default tp=2, with",
         ),
         ({**BIASED, "parallel__destination__etp": 2}, "ETP==1: parallel.destination.etp=2, with"),
+        # also where a shared expert has no bias, and where the destination does not fit
+        (
+            {
+                "model__add_bias_linear": True,
+                "parallel__source__etp": None,
+                "parallel__destination": {"tp": 1},
+            },
+            "ETP==1: parallel.source.etp=2, by default tp=2, with",
+        ),
     ],
     experts_divide: [
         ({"parallel__source__ep": 3}, "16 does not divide by parallel.source.ep=3; the next"),
@@ -637,4 +645,5 @@ GOOD: list[dict[str, Any]] = [
     },
     {"parallel__source__etp": 2, "parallel__destination__etp": 2},
     {"parallel__source__gpus": 6, "parallel__source__ep": 1},
+    {**DENSE, "parallel__source__etp": 2, "parallel__destination__etp": 8},  # as Megatron
 ]
