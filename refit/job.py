@@ -167,6 +167,9 @@ class Degrees:
     virtual_pipeline_model_parallel_size: Optional[int] = None
     account_for_embedding_in_pipeline_split: Optional[bool] = None
     account_for_loss_in_pipeline_split: Optional[bool] = None
+    # activations cut along the sequence between TP's cuts, which training with TP and EP needs: no
+    # weights depend on it; null: not said, and nothing is remarked
+    sequence_parallel: Optional[bool] = None
     # megatron, which null means | fsdp: PyTorch's fully_shard | engine: vLLM's or SGLang's
     kind: Optional[str] = None
     gate_up_interleaved: Optional[bool] = None  # of an engine: rows of gate and up in turn

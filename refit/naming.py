@@ -93,6 +93,7 @@ def _of_its_own(side: Degrees) -> str:
         "interleaved": side.gate_up_interleaved,
         "as": side.dtype,
         "vocab": side.make_vocab_size_divisible_by,
+        "sp": side.sequence_parallel,
         "slots": side.expert_slots,
         "tied": side.share_embeddings_and_output_weights,
         "layers": side.pipeline_model_parallel_layout,

@@ -61,6 +61,7 @@ class Layout:
     shard: int = 1  # of fsdp: ranks that share each parameter
     tied: bool = True  # embeddings, where the model ties them
     gate_up_interleaved: bool = False  # of an engine
+    sequence_parallel: bool = False
     expert_slots: int | None = None  # of the tensor that has all of a rank's experts; None: many
     vocab_rows: int | None = None  # as this side stores them; None: as many as the tensor has
     dtype: str | None = None  # of what the model has in bfloat16; None: that

@@ -33,6 +33,17 @@ def resolve(degrees: Degrees, etp: int, offset: int = 0) -> Layout:
         raise UserError(
             "gate_up_interleaved=true is of kind=engine; set kind=engine beside it, or leave it out"
         )
+    if degrees.sequence_parallel is not None and degrees.kind == "engine":
+        raise UserError(
+            f"sequence_parallel={str(degrees.sequence_parallel).lower()} is Megatron's, and"
+            " kind=engine has none; leave it out"
+        )
+    if degrees.sequence_parallel and degrees.tp == 1:
+        raise UserError(
+            "sequence_parallel=true and tp=1: Megatron's config cannot use sequence parallelism"
+            " without tensor parallelism (its launcher turns it off); leave it out, or use tp=2 or"
+            " more"
+        )
     listed = degrees.pipeline_model_parallel_layout
     return Layout(
         tp=degrees.tp,
@@ -48,6 +59,7 @@ def resolve(degrees: Degrees, etp: int, offset: int = 0) -> Layout:
         kind=degrees.kind or "megatron",
         gate_up_interleaved=bool(degrees.gate_up_interleaved),
         expert_slots=_explicit("expert_slots", degrees.expert_slots) or None,
+        sequence_parallel=bool(degrees.sequence_parallel),
         order=rank_order.DEFAULT if degrees.order is None else degrees.order,
         listed_layers=None if listed is None else stages.listed(listed),
         virtual_stages=_explicit(stages.VIRTUAL, degrees.virtual_pipeline_model_parallel_size),

@@ -124,6 +124,7 @@ def measure(setup: Setup, rank: int, slab: Slab, progress: Progress) -> RankRepo
         held_bytes=held_bytes,
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),
+        dispatcher=models.dispatcher_of(sides.source) or models.dispatcher_of(sides.destination),
     )
 
 

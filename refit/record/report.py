@@ -31,6 +31,7 @@ class RankReport:
         held_bytes: after each timed refit, of the process and on its device.
         device_peak_bytes: of torch's allocator, since it began.
         refit_peak_bytes: private memory above what was held before the cold refit.
+        dispatcher: of tokens, by the class that this rank's model has; None without experts in it.
         transport: its own words: heap, messages.
         plans_itself: the transport; then `moved` is what it moved in one refit, if it counts.
     """
@@ -59,6 +60,7 @@ class RankReport:
     moved: Moved | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    dispatcher: str | None = None
 
     @staticmethod
     def of(values: dict[str, Any]) -> RankReport:

@@ -35,6 +35,7 @@ def composed(*overrides: str) -> Job:
         ("model=dense parallel.source.tp=4", "tp4_to_tp1"),
         ("parallel.source.tp=4 parallel.name=mine", "mine"),
         ("parallel.source.order=tp-cp-ep-pp-dp", "tp2ep1_ordertp-cp-ep-pp-dp_to_tp1ep1"),
+        ("parallel.source.sequence_parallel=true", "tp2ep1_sp_to_tp1ep1"),
         ("parallel.destination.offset=4", "tp2ep1_to_tp1ep1_from4"),
         ("parallel.destination.node_aligned=true", "tp2ep1_to_tp1ep1_aligned"),
         (

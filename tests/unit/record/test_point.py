@@ -70,6 +70,7 @@ def test_what_changes_a_result_is_part_of_the_identity(one: Job, other: Job) -> 
     ("name", "value"),
     [
         ("order", "tp-cp-ep-pp-dp"),
+        ("sequence_parallel", False),
         ("offset", 4),
         ("node_aligned", True),
         ("pipeline_model_parallel_layout", [1, 1]),

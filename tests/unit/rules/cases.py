@@ -339,6 +339,18 @@ BAD: dict[Any, list[Case]] = {
         ),
     ],
     place: [
+        (
+            {"parallel__destination": {"tp": 1, "sequence_parallel": True}},
+            "parallel.destination: sequence_parallel=true and tp=1: Megatron's config cannot use",
+        ),
+        (
+            {"parallel__destination": {"kind": "engine", "tp": 2, "sequence_parallel": False}},
+            "parallel.destination: sequence_parallel=false is Megatron's, and kind=engine has none",
+        ),
+        (
+            {"parallel__destination": {"kind": "fsdp", "sequence_parallel": False}},
+            "parallel.destination: sequence_parallel=False is Megatron's, and kind=fsdp has",
+        ),
         ({"parallel__source__tp": 0}, "parallel.source: tp=0: a parallel degree must be 1 or more"),
         ({"parallel__source__gpus": 5}, "the smallest that works is 2"),
         (
@@ -645,5 +657,7 @@ GOOD: list[dict[str, Any]] = [
     },
     {"parallel__source__etp": 2, "parallel__destination__etp": 2},
     {"parallel__source__gpus": 6, "parallel__source__ep": 1},
+    {"parallel__source__sequence_parallel": True},
+    {"parallel__source__sequence_parallel": False},
     {**DENSE, "parallel__source__etp": 2, "parallel__destination__etp": 8},  # as Megatron
 ]
