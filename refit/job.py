@@ -191,6 +191,7 @@ class Parallel:
     use_case: str = ""
     model: Optional[str] = None  # the model whose pair this is; null: any
     mode: str = "non-collocated"  # the pair's own: collocated (same ranks) | non-collocated
+    nodes: Optional[int] = None  # the most that the pair is for, whatever the cluster has
     source: Degrees = field(default_factory=Degrees)
     destination: Degrees = field(default_factory=Degrees)
     # [{tp: 4, gpus: 8}, {tp: 1, ep: 8}]: several, in place of `destination`; null: that one
@@ -284,6 +285,9 @@ class Cluster:
     device: str = "auto"  # auto: a GPU for each rank, shared where there are fewer | cpu | cuda
     hardware: Hardware = field(default_factory=Hardware)
     slurm: Any = None  # what sbatch is asked for, in submitit's names; nulls are left out
+    # {CUDA_DEVICE_MAX_CONNECTIONS: 1}: environment variables of the ranks, before they import
+    # anything; each point's ranks are then started anew, not forked from what has imported it all
+    env: Any = None
 
 
 @dataclass(frozen=True)

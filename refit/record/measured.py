@@ -45,6 +45,7 @@ def measured(begun: Record, reports: Sequence[RankReport], hardware: Hardware) -
             **begun.environment,
             "versions": reports[0].versions,
             "device": reports[0].device,
+            "variables": reports[0].variables,
         },
     )
     if wrong := _wrong(checked):

@@ -33,6 +33,7 @@ class RankReport:
         refit_peak_bytes: private memory above what was held before the cold refit.
         dispatcher: of tokens, by the class that this rank's model has; None without experts in it.
         transport: its own words: heap, messages.
+        variables: of the environment, those of cluster.env and those that the rank sets itself.
         plans_itself: the transport; then `moved` is what it moved in one refit, if it counts.
     """
 
@@ -61,6 +62,7 @@ class RankReport:
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
     dispatcher: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(values: dict[str, Any]) -> RankReport:

@@ -14,6 +14,7 @@ from refit.job import Job, UserError
 from refit.layout.place import place
 from refit.rules.layout import FIRST, LAYOUT
 from refit.rules.model import MODEL
+from refit.rules.stated_memory import weights_fit
 from refit.rules.values import VALUES
 
 
@@ -32,7 +33,9 @@ def reasons(job: Job) -> list[str]:
     except UserError as error:
         return [*of_model, str(error)]
     of_layout = _collect(partial(rule, job, placement) for rule in LAYOUT)
-    return list(dict.fromkeys([*of_model, *of_layout]))
+    if found := list(dict.fromkeys([*of_model, *of_layout])):
+        return found
+    return _collect([partial(weights_fit, job, placement)])
 
 
 def _collect(rules: Iterable[Callable[[], str | None]]) -> list[str]:

@@ -39,25 +39,46 @@ def too_many_gpus(job: Job, placement: Placement) -> str | None:
 
     Of several destinations it is their sum.
     """
-    source, cluster = placement.source.gpus, job.cluster
-    each = [layout.gpus for layout in placement.destinations]
-    has = cluster.nodes * cluster.ranks_per_node
-    if placement.end <= has or job.mode == "plan":  # a planned cluster is as large as it needs
+    nodes, per_node = job.parallel.nodes, job.cluster.ranks_per_node
+    if nodes is not None and nodes < 1:
+        return f"parallel.nodes={nodes}: must be 1 or more, or null for as many as the cluster has"
+    planned = job.mode == "plan"  # a planned cluster is as large as it needs
+    has = job.cluster.nodes * per_node
+    where, more = f"cluster '{job.cluster.name}' has {has}", "a larger cluster"
+    if nodes is not None and (planned or nodes < job.cluster.nodes):
+        has, more = nodes * per_node, "parallel.nodes=null"
+        where = f"the pair is for {nodes} node(s) of {per_node} (parallel.nodes)"
+    elif planned:
         return None
+    if placement.end <= has:
+        return None
+    how, out = _needed(job, placement, has, more)
+    return f"needs {placement.end} GPUs ({how}), {where}; use {out}"
+
+
+def _needed(job: Job, placement: Placement, has: int, more: str) -> tuple[str, str]:
+    """How the GPUs that a pair needs add up, and what helps where there are fewer.
+
+    Args:
+        more: what else helps.
+    """
+    source = placement.source.gpus
+    each = [layout.gpus for layout in placement.destinations]
     larger = max(source, sum(each))
     collocated = job.placement_mode == "collocated"
     destination = "+".join(map(str, each))
+    out = f"smaller degrees or {more}"
     if placement.end != (larger if collocated else source + sum(each)):
         sides = placement.sides.items()
         how = ", ".join(f"{name} on ranks {span(side.ranks)}" for name, side in sides)
-        out = "a smaller offset, no node_aligned, smaller degrees or a larger cluster"
+        out = f"a smaller offset, no node_aligned, {out}"
     elif collocated:
-        how, out = f"max(source {source}, destination {destination})", ""
+        how = f"max(source {source}, destination {destination})"
     else:
         how = f"source {source} + destination {destination}"
-        out = f"collocated mode (needs {larger}) or smaller degrees" if larger <= has else ""
-    out = out or "smaller degrees or a larger cluster"
-    return f"needs {placement.end} GPUs ({how}), cluster '{cluster.name}' has {has}; use {out}"
+        if larger <= has:
+            out = f"collocated mode (needs {larger}) or {out}"
+    return how, out
 
 
 def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:

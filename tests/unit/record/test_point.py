@@ -26,7 +26,7 @@ def with_part(what: Job, part: str, **changes: Any) -> Job:
     ("one", "other"),
     [
         (job(), with_part(job(), "model", name="x")),
-        (job(), with_part(job(), "parallel", name="x", use_case="y", model="z")),
+        (job(), with_part(job(), "parallel", name="x", use_case="y", model="z", nodes=1)),
         (job(), with_part(job(), "refit", name="x")),
         (job(), with_part(job(), "refit", peer_names="installed")),
         (job(), with_part(job(), "bench", deadline_s=1.0)),
@@ -34,6 +34,7 @@ def with_part(what: Job, part: str, **changes: Any) -> Job:
         (job(), with_part(job(), "cluster", launcher="slurm", nodes=9, slurm={"a": 1})),
         (job(), with_part(job(), "cluster", hardware=Hardware(nic_gbps=1.0))),
         (PLANNED, with_part(PLANNED, "sweep", mode="force")),
+        (PLANNED, with_part(PLANNED, "cluster", env={"CUDA_DEVICE_MAX_CONNECTIONS": 1})),
     ],
 )
 def test_what_changes_no_result_is_no_part_of_the_identity(one: Job, other: Job) -> None:
@@ -58,6 +59,7 @@ def test_what_changes_no_result_is_no_part_of_the_identity(one: Job, other: Job)
         (job(), with_part(job(), "cluster", name="x")),
         (job(), with_part(job(), "cluster", ranks_per_node=8)),
         (job(), with_part(job(), "cluster", device="auto")),
+        (job(), with_part(job(), "cluster", env={"CUDA_DEVICE_MAX_CONNECTIONS": 1})),
         (PEER, with_part(PEER, "refit", peer_names="installed")),
         (PLANNED, with_part(PLANNED, "cluster", hardware=Hardware(nic_gbps=1.0))),
     ],

@@ -45,11 +45,13 @@ from refit.rules.model import (
     topk_one_needs_pre_softmax,
     topk_within_experts,
 )
+from refit.rules.stated_memory import weights_fit
 from refit.rules.values import (
     amounts_positive,
     balancing_known,
     coefficients_match,
     counts_large_enough,
+    env_is_a_mapping,
     exclude_is_a_list,
     known_words,
     lora_valid,
@@ -149,6 +151,17 @@ BAD: dict[Any, list[Case]] = {
             "allowed: wire, latency_us, staging",
         ),
         ({"cluster__hardware__fitted": {"ipc": {"wire": 0.5}}}, "ipc.wire=0.5: must be 1 or more"),
+    ],
+    env_is_a_mapping: [
+        ({"cluster__env": "A=1"}, "cluster.env='A=1' is not a mapping of environment variables"),
+        ({"cluster__env": {"A B": 1}}, "cluster.env: 'A B' is no name of an environment variable"),
+        ({"cluster__env": {"A": None}}, "cluster.env.A=None is not a text or a number; quote it"),
+        ({"cluster__env": {"A": True}}, "cluster.env.A=True is not a text or a number; quote it"),
+        (
+            {"cluster__env": {"CUDA_VISIBLE_DEVICES": "0"}},
+            "cluster.env.CUDA_VISIBLE_DEVICES=0: a rank sets that itself (empty on CPUs, and on",
+        ),
+        ({"cluster__env": {"OMP_NUM_THREADS": 4}}, "a rank sets that itself (a node's ranks"),
     ],
     windows_valid: [
         ({"model__window_size": 128}, "model.window_size=128 is not a list of two whole numbers"),
@@ -338,6 +351,12 @@ BAD: dict[Any, list[Case]] = {
             "moe_permute_fusion=true needs Transformer Engine 2.1",
         ),
     ],
+    weights_fit: [
+        (
+            {"cluster__hardware": {"device": "cpu", "memory_gb": 0.01}, "cluster__device": "cpu"},
+            "GB of device memory (source 0.",
+        ),
+    ],
     place: [
         (
             {"parallel__destination": {"tp": 1, "sequence_parallel": True}},
@@ -414,6 +433,7 @@ BAD: dict[Any, list[Case]] = {
             {"parallel__source__tp": 8, "parallel__source__ep": 1, "parallel__destination__tp": 4},
             "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8; use collocated mode",
         ),
+        ({"parallel__nodes": 0}, "parallel.nodes=0: must be 1 or more, or null"),
         ({"parallel__source__tp": 8}, "needs 18 GPUs (source 16 + destination 2)"),
         (
             {"parallel__destination__node_aligned": True},
@@ -657,6 +677,9 @@ GOOD: list[dict[str, Any]] = [
     },
     {"parallel__source__etp": 2, "parallel__destination__etp": 2},
     {"parallel__source__gpus": 6, "parallel__source__ep": 1},
+    {"cluster__hardware": {"device": "cpu", "memory_gb": 2}, "cluster__device": "cpu"},
+    {"cluster__hardware": {"device": "cuda", "memory_gb": 0.01}, "cluster__device": "cpu"},
+    {"cluster__env": {"CUDA_DEVICE_MAX_CONNECTIONS": 1, "NVSHMEM_HCA": "a", "X": 0.5}},
     {"parallel__source__sequence_parallel": True},
     {"parallel__source__sequence_parallel": False},
     {**DENSE, "parallel__source__etp": 2, "parallel__destination__etp": 8},  # as Megatron

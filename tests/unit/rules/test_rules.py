@@ -15,6 +15,7 @@ from refit.layout.place import place
 from refit.rules.impossible import impossible, reasons
 from refit.rules.layout import FIRST, LAYOUT, latent_ranks_divide
 from refit.rules.model import MODEL, fused_permute_installed
+from refit.rules.stated_memory import weights_fit
 from refit.rules.values import VALUES, mistake
 from tests.support.composed import composed
 from tests.support.jobs import make_job
@@ -26,7 +27,7 @@ Rule = Callable[..., Any]
 def alone(rule: Rule, job: Job) -> str:
     """What one rule says; `place` is no rule, and refuses as one does."""
     try:
-        found = rule(job, place(job)) if rule in LAYOUT else rule(job)
+        found = rule(job, place(job)) if rule in (*LAYOUT, weights_fit) else rule(job)
     except UserError as error:
         return str(error)
     return found if isinstance(found, str) else ""
@@ -58,7 +59,7 @@ def test_fires(rule: Rule, changes: dict[str, Any], text: str) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(BAD) == {*VALUES, *FIRST, *MODEL, place, *LAYOUT}
+    assert set(BAD) == {*VALUES, *FIRST, *MODEL, place, *LAYOUT, weights_fit}
     assert all(BAD.values())
 
 
@@ -196,7 +197,7 @@ TP8_TO_TP4 = {
 def test_documented_pitfall() -> None:
     assert impossible(make_job(**TP8_TO_TP4)) == (
         "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8;"
-        " use collocated mode (needs 8) or smaller degrees"
+        " use collocated mode (needs 8) or smaller degrees or a larger cluster"
     )
 
 
