@@ -26,12 +26,11 @@ from refit.job import Degrees, Job, Model, UserError
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
+from refit.model.dispatchers import suited
 from refit.model.weight_bytes import per_rank_bytes
 from refit.rules import methods
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
-
-ALLGATHER_MAX_EP = 4  # the reference documents: allgather up to EP 4, all-to-all above
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,7 @@ class Advice:
 
 def dispatcher(model: Model, layout: Layout) -> str:
     """The token dispatcher that suits the layout's EP."""
-    if not model.is_moe or layout.ep == 1:
-        return ""
-    return "allgather" if layout.ep <= ALLGATHER_MAX_EP else "alltoall"
+    return suited(layout.ep) if model.is_moe else ""
 
 
 def serving_bytes(model: Model, layout: Layout) -> float:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming
 from refit.importers import flags
-from refit.job import Job, UserError, unknown_field
+from refit.job import LIST_OF_SIDES, Job, UserError, unknown_field
 from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
 EXIT_FAILED = 1
@@ -168,8 +168,11 @@ def in_words(error: HydraException) -> str:
             return f"{file[0] if file else ''}{unknown_field(inner.object_type, key, where)}"
     elif isinstance(inner.parent_node, DictConfig):  # a plain mapping, such as cluster.slurm
         names = [str(name) for name in inner.parent_node]
+        if where.startswith("parallel.destinations"):  # a list, whose items have no path
+            return f"'{where}' cannot be set alone; {LIST_OF_SIDES}"
         if close := [] if key in names else get_close_matches(key, names, 1):
-            return f"{error}\n{inner}\ndid you mean {close[0]}?"
+            more = "What is not in the file is given with +"
+            return f"unknown name '{where}'; did you mean {close[0]}? {more}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     return "\n".join(str(e) for e in (error, cause) if e)
 

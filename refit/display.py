@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from refit.job import Job
 from refit.layout.place import place
 from refit.record.parts import Forecast, PlanNumbers
 from refit.record.record import Record
+from refit.record.remarks import remarks
 from refit.record.row import Row
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
@@ -145,13 +145,6 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in GROUP_STATES)
 
 
-SKEW = 0.02
-"""The share of a refit's time that the ranks of a node may begin apart without a remark."""
-
-GROWTH = 0.01
-"""The share of a rank's memory by which it may grow over the timed refits without a remark."""
-
-
 def outcome(record: Record) -> str:
     """`ok: 1.61 GB in 0.21 s ...`, or the status and its reason."""
     if record.status != "ok":
@@ -162,7 +155,7 @@ def outcome(record: Record) -> str:
         left_out = size(record.plan.left_out_bytes)
         what += f" ({record.plan.left_out_tensors} tensors, {left_out}, left out)"
     if record.kind == "predicted":
-        return f"predicted: {what}; nothing was run"
+        return f"predicted: {what}; nothing was run{_remarked(record)}"
     seconds, throughput, checked = record.seconds, record.throughput, record.verification
     assert seconds is not None and throughput is not None and checked is not None
     limit = throughput.limit
@@ -173,23 +166,13 @@ def outcome(record: Record) -> str:
         f" (slowest rank, median of {len(seconds.warm)}; cold {seconds.cold:.3f} s),"
         f" {throughput.gbps:.2f} GB/s,"
         f" {throughput.fraction:.0%} of {limit};"
-        f" {checked.elements} elements verified bit for bit{_remark(record)}"
+        f" {checked.elements} elements verified bit for bit{_remarked(record)}"
     )
 
 
-def _remark(record: Record) -> str:
-    """What deserves a look though every element is right; empty where nothing does."""
-    remarks, seconds, memory = [], record.seconds, record.memory
-    skew = statistics.median(seconds.skew) / seconds.median if seconds and seconds.skew else 0.0
-    if skew > SKEW:
-        remarks.append(f"ranks began {skew:.0%} of that time apart")
-    if memory and memory.growth is not None and memory.growth > 1 + GROWTH:
-        rank = max(memory.growth_per_rank, key=lambda rank: memory.growth_per_rank[rank])
-        remarks.append(
-            f"memory of rank {rank} grew by {memory.growth - 1:.1%} from the first tenth of the"
-            " refits to the last"
-        )
-    return "".join(f"; remark: {remark}" for remark in remarks)
+def _remarked(record: Record) -> str:
+    """Every remark on a record, as the end of a line; empty where there is none."""
+    return "".join(f"; remark: {text}" for text in remarks(record))
 
 
 def cells(record: Record) -> tuple[str, ...]:

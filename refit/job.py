@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Optional, get_type_hints
 
+from refit.other_names import meant
+
 # `Optional[...]` and not `... | None` below: OmegaConf 2.3 reads these hints as the schema.
 
 MISSING: Any = "???"  # what OmegaConf calls a mandatory value, said without importing it
@@ -165,6 +167,9 @@ class Degrees:
     virtual_pipeline_model_parallel_size: Optional[int] = None
     account_for_embedding_in_pipeline_split: Optional[bool] = None
     account_for_loss_in_pipeline_split: Optional[bool] = None
+    # activations cut along the sequence between TP's cuts, which training with TP and EP needs: no
+    # weights depend on it; null: not said, and nothing is remarked
+    sequence_parallel: Optional[bool] = None
     # megatron, which null means | fsdp: PyTorch's fully_shard | engine: vLLM's or SGLang's
     kind: Optional[str] = None
     gate_up_interleaved: Optional[bool] = None  # of an engine: rows of gate and up in turn
@@ -186,6 +191,7 @@ class Parallel:
     use_case: str = ""
     model: Optional[str] = None  # the model whose pair this is; null: any
     mode: str = "non-collocated"  # the pair's own: collocated (same ranks) | non-collocated
+    nodes: Optional[int] = None  # the most that the pair is for, whatever the cluster has
     source: Degrees = field(default_factory=Degrees)
     destination: Degrees = field(default_factory=Degrees)
     # [{tp: 4, gpus: 8}, {tp: 1, ep: 8}]: several, in place of `destination`; null: that one
@@ -279,6 +285,9 @@ class Cluster:
     device: str = "auto"  # auto: a GPU for each rank, shared where there are fewer | cpu | cuda
     hardware: Hardware = field(default_factory=Hardware)
     slurm: Any = None  # what sbatch is asked for, in submitit's names; nulls are left out
+    # {CUDA_DEVICE_MAX_CONNECTIONS: 1}: environment variables of the ranks, before they import
+    # anything; each point's ranks are then started anew, not forked from what has imported it all
+    env: Any = None
 
 
 @dataclass(frozen=True)
@@ -365,6 +374,8 @@ def unknown_field(cls: Any, key: str, where: str) -> str:
         cls: a dataclass of this module.
         where: the key with the path to it, such as `model.mtp_num_layers`.
     """
+    if clause := meant(key, where.removesuffix(key), cls is Degrees):
+        return f"unknown field '{where}'; {clause}. {_ALL}"
     names = [declared.name for declared in fields(cls)]
     not_modelled = NOT_MODELLED if cls is Model else {}
     close = get_close_matches(key, [*names, *not_modelled], 1)
@@ -374,8 +385,24 @@ def unknown_field(cls: Any, key: str, where: str) -> str:
             f"'{where}' is not modelled: {weights} would be missing, and every number of the refit"
             " be wrong. Leave it out only for a model that does not have it"
         )
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown field '{where}'; {hint}All fields there are: python -m refit.run --cfg job"
+    guesses = _elsewhere(key) or close
+    hint = f"did you mean {' or '.join(guesses)}? " if guesses else ""
+    return f"unknown field '{where}'; {hint}{_ALL}"
+
+
+_ALL = "All fields there are: python -m refit.run --cfg job"
+
+
+def _elsewhere(key: str) -> list[str]:
+    """Where there is a field of this name."""
+    groups = {declared.name: get_type_hints(Job)[declared.name] for declared in fields(Job)}
+    groups |= {"parallel.source": Degrees, "parallel.destination": Degrees}
+    found = {name: cls for name, cls in groups.items() if is_dataclass(cls)}
+    return [
+        f"{name}.{key}"
+        for name, cls in found.items()
+        if any(declared.name == key for declared in fields(cls))
+    ]
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
@@ -404,12 +431,18 @@ def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     return cls(**arguments)
 
 
+LIST_OF_SIDES = (
+    "write 'parallel.destinations=[{tp: 2, gpus: 4}, {tp: 1, gpus: 2}]', or"
+    " parallel.destinations=null"
+)
+
+
 def _each(cls: Any, values: Any, where: str) -> list[Any]:
     """A list of dataclasses, one or more."""
     if not isinstance(values, (list, tuple)) or not values:
         raise UserError(
-            f"'{where}' is {values!r}, which is not a list of one or more mappings of fields; write"
-            f" '{where}=[{{tp: 2, gpus: 4}}, {{tp: 1, gpus: 2}}]', or {where}=null"
+            f"'{where}' is {values!r}, which is not a list of one or more mappings of fields;"
+            f" {LIST_OF_SIDES}"
         )
     made = []
     for number, value in enumerate(values):

@@ -38,7 +38,7 @@ def named(job: Job, row: Parallel) -> Job:
         row: the pair as its file has it.
     """
     pair = job.parallel
-    sides, of_row = _resolved(pair), _resolved(row)
+    sides, of_row = (_resolved(sided, job.model.is_moe) for sided in (pair, row))
     same_mode = job.placement_mode == row.mode
     if (sides == of_row and same_mode) or pair.name != row.name:
         return job
@@ -51,9 +51,10 @@ def named(job: Job, row: Parallel) -> Job:
     return replace(job, parallel=replace(pair, name=name, use_case=f"from {row.name}"))
 
 
-def _resolved(pair: Parallel) -> list[Degrees]:
+def _resolved(pair: Parallel, is_moe: bool) -> list[Degrees]:
     """All sides with the ETP and the GPUs that they have where nothing is said."""
-    return [_sized(replace(side, etp=pair.etp_of(side))) for side in pair.sides.values()]
+    sides = pair.sides.values()
+    return [_sized(replace(side, etp=pair.etp_of(side) if is_moe else 1)) for side in sides]
 
 
 def _sized(side: Degrees) -> Degrees:
@@ -92,6 +93,7 @@ def _of_its_own(side: Degrees) -> str:
         "interleaved": side.gate_up_interleaved,
         "as": side.dtype,
         "vocab": side.make_vocab_size_divisible_by,
+        "sp": side.sequence_parallel,
         "slots": side.expert_slots,
         "tied": side.share_embeddings_and_output_weights,
         "layers": side.pipeline_model_parallel_layout,

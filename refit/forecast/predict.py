@@ -10,16 +10,15 @@ import numpy as np
 
 from refit.forecast import cost
 from refit.job import Job, UserError
-from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.layout import IntArray, Placement
 from refit.model import megatron_versions
-from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
 from refit.plan.plan import Plan
 from refit.record import environment, record
 from refit.record.parts import DeviceMemory, Forecast
 from refit.record.point import Point
 from refit.record.record import Record
-from refit.rules import methods
+from refit.rules import methods, stated_memory
 from refit.rules.setup import Setup
 
 
@@ -67,18 +66,10 @@ class Prediction:
     @property
     def shortage(self) -> str | None:
         """Why the fullest rank does not fit its device, or None."""
-        limit, rank = self.job.cluster.hardware.memory_gb, int(self.held_bytes.argmax())
-        if limit is None or self.held_bytes[rank] <= limit * 1e9:
-            return None
-        of_ranks = {"source": self.source_bytes, "destination": self.destination_bytes}
+        bytes_held = {"source": self.source_bytes, "destination": self.destination_bytes}
         if self.staging_bytes is not None:
-            of_ranks["staging"] = self.staging_bytes
-        parts = [f"{name} {held[rank] / 1e9:.2f}" for name, held in of_ranks.items()]
-        return (
-            f"rank {rank} needs {self.held_bytes[rank] / 1e9:.2f} GB of device memory"
-            f" ({' + '.join(parts)}), cluster '{self.job.cluster.name}' has {limit:g} GB; use more"
-            " GPUs per layout, non-collocated mode, or a smaller refit.bucket_mb"
-        )
+            bytes_held["staging"] = self.staging_bytes
+        return stated_memory.shortage(self.job, bytes_held)
 
     def forecast(self) -> Forecast:
         """The record's `prediction`."""
@@ -147,26 +138,19 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
         estimate = cost.estimate(features, cost.fit_of(hardware, method))
     if hops:
         staging_bytes = np.sum([t.staging_bytes(method, job.refit) for t in hops], axis=0)
+    weights = stated_memory.held(plan.catalogue, plan.placement)
     return Prediction(
         setup=setup,
         plan=plan,
         rows=rows,
         traffic=cost.Traffic.of(rows),
-        source_bytes=_weight_bytes(plan, plan.placement.source),
-        destination_bytes=_weight_bytes(plan, *plan.placement.destinations),
+        source_bytes=weights["source"],
+        destination_bytes=weights["destination"],
         staging_bytes=staging_bytes,
         floor=floor,
         estimate=estimate,
         missing=missing,
     )
-
-
-def _weight_bytes(plan: Plan, *sides: Layout) -> IntArray:
-    """[world]: weights of these sides on each rank, 0 outside of them."""
-    held = np.zeros(plan.placement.world, dtype=np.int64)
-    for side in sides:
-        held[side.offset : side.ranks.stop] += per_rank_bytes(plan.catalogue, side)
-    return held
 
 
 def predict_point(point: Point) -> Record:

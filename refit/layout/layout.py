@@ -61,6 +61,7 @@ class Layout:
     shard: int = 1  # of fsdp: ranks that share each parameter
     tied: bool = True  # embeddings, where the model ties them
     gate_up_interleaved: bool = False  # of an engine
+    sequence_parallel: bool = False
     expert_slots: int | None = None  # of the tensor that has all of a rank's experts; None: many
     vocab_rows: int | None = None  # as this side stores them; None: as many as the tensor has
     dtype: str | None = None  # of what the model has in bfloat16; None: that
@@ -81,13 +82,15 @@ class Layout:
                     f"num_layers_in_{end}_pipeline_stage={count} needs pp of 2 or"
                     f" more and a count of 1 or more; here pp={self.pp}"
                 )
+        by_default = ""
         if self.gpus == 0:
+            by_default = ", by default tp*cp*pp*ep,"
             object.__setattr__(self, "gpus", self.tp * self.cp * self.pp * self.ep)
         dense, expert = self.tp * self.cp * self.pp, self.etp * self.ep * self.pp
         smallest = self.pp * lcm(self.tp * self.cp, self.etp * self.ep)
         if self.gpus < 1 or self.gpus % dense or self.gpus % expert:
             raise UserError(
-                f"gpus={self.gpus} must be a positive multiple of"
+                f"gpus={self.gpus}{by_default} must be a positive multiple of"
                 f" tp*cp*pp = {self.tp}*{self.cp}*{self.pp} = {dense}"
                 f" and of etp*ep*pp = {self.etp}*{self.ep}*{self.pp} = {expert};"
                 f" the smallest that works is {smallest}"

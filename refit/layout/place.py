@@ -33,6 +33,17 @@ def resolve(degrees: Degrees, etp: int, offset: int = 0) -> Layout:
         raise UserError(
             "gate_up_interleaved=true is of kind=engine; set kind=engine beside it, or leave it out"
         )
+    if degrees.sequence_parallel is not None and degrees.kind == "engine":
+        raise UserError(
+            f"sequence_parallel={str(degrees.sequence_parallel).lower()} is Megatron's, and"
+            " kind=engine has none; leave it out"
+        )
+    if degrees.sequence_parallel and degrees.tp == 1:
+        raise UserError(
+            "sequence_parallel=true and tp=1: Megatron's config cannot use sequence parallelism"
+            " without tensor parallelism (its launcher turns it off); leave it out, or use tp=2 or"
+            " more"
+        )
     listed = degrees.pipeline_model_parallel_layout
     return Layout(
         tp=degrees.tp,
@@ -48,6 +59,7 @@ def resolve(degrees: Degrees, etp: int, offset: int = 0) -> Layout:
         kind=degrees.kind or "megatron",
         gate_up_interleaved=bool(degrees.gate_up_interleaved),
         expert_slots=_explicit("expert_slots", degrees.expert_slots) or None,
+        sequence_parallel=bool(degrees.sequence_parallel),
         order=rank_order.DEFAULT if degrees.order is None else degrees.order,
         listed_layers=None if listed is None else stages.listed(listed),
         virtual_stages=_explicit(stages.VIRTUAL, degrees.virtual_pipeline_model_parallel_size),
@@ -196,28 +208,40 @@ def padded(size: int, multiple: int) -> int:
 
 
 def _side(job: Job, name: str, degrees: Degrees, etp: int, default_start: int) -> Layout:
-    dense = not job.model.is_moe
+    where = f"parallel.{name}"
+    if not job.model.is_moe and degrees.kind != "fsdp":  # it has nothing to cut, as in Megatron
+        etp = min(1, 1 if degrees.etp is None else degrees.etp)
+        degrees = replace(degrees, etp=etp)
     try:
         _check_word("kind", degrees.kind, KINDS)
         _check_word("dtype", degrees.dtype, DTYPES)
         _explicit("make_vocab_size_divisible_by", degrees.make_vocab_size_divisible_by)
         start = first_rank(degrees, default_start, job.cluster.ranks_per_node)
-        return resolve(degrees, 1 if dense and degrees.etp is None else etp, start)
+        return resolve(degrees, etp, start)
     except UserError as error:
-        hint = "" if dense else _etp_hint(degrees, etp, name)
-        raise UserError(f"parallel.{name}: {error}{hint}") from None
+        because = ""
+        if _works_with_etp_1(degrees):
+            because = (
+                f"etp is {_default_etp(job, name)}, {etp}, by default, as Megatron has it, and does"
+                f" not fit; with {where}.etp=1, each expert whole, this works. "
+            )
+        raise UserError(f"{where}: {because}{error}") from None
 
 
-def _etp_hint(degrees: Degrees, default: int, name: str) -> str:
-    """What to add where a layout is impossible by its default ETP alone."""
+def _default_etp(job: Job, name: str) -> str:
+    """Whose degree a side's ETP is where nothing is said of it."""
+    source = job.parallel.source
+    if name == "source" or source.kind == "fsdp":
+        return "tp"
+    return "the source's" if source.etp is not None else "the source's, and that is its tp"
+
+
+def _works_with_etp_1(degrees: Degrees) -> bool:
+    """Whether a layout is impossible by its default ETP alone."""
     if degrees.etp is not None:
-        return ""
+        return False
     try:
         resolve(degrees, 1)
     except UserError:
-        return ""
-    whose = "tp" if default == degrees.tp else "the source's"
-    return (
-        f". etp is {whose}, {default}, by default, as Megatron has it; with etp=1, each expert"
-        f" whole, this works: parallel.{name}.etp=1"
-    )
+        return False
+    return True

@@ -31,6 +31,7 @@ class Build:
     Attributes:
         megatron_core: its version; null where no model is built.
         transformer_engine: whether megatron-core finds it; null where no model is built.
+        dispatcher: of tokens, by the class that a rank's model has; null without such a model.
         differs: what production does otherwise, as far as it concerns the job.
     """
 
@@ -38,6 +39,7 @@ class Build:
     differs: list[str]
     megatron_core: str | None = None
     transformer_engine: bool | None = None
+    dispatcher: str | None = None
 
     @property
     def convention(self) -> Convention:
@@ -93,12 +95,12 @@ def _differences(job: Job, engine: bool) -> list[str]:
             else "megatron-core's refit is given experts as SequentialMLP names them, production's"
             " are TEGroupedMLP's linear_fc1.weight<N>"
         )
-    if model.is_moe and model.moe_token_dispatcher_type != "allgather":
-        differences.append(
-            f"without CUDA the {model.moe_token_dispatcher_type} token dispatcher is built as"
-            " allgather; it has no weights"
-        )
     for name, side in job.parallel.sides.items():
+        if side.sequence_parallel and not engine:
+            differences.append(
+                f"the {name}'s sequence parallelism is left out, which the torch norm refuses; it"
+                " cuts activations, no weights"
+            )
         if side.kind in ("fsdp", "engine"):
             differences.append(f"the {name}'s parameters are plain shards, without a model")
     if any(side.cp > 1 for side in job.parallel.sides.values()):

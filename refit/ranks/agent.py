@@ -189,7 +189,10 @@ class Agent:
                 for rank in here
             ]
             stop = team.another_failed if team.count > 1 else None
-            return processes.run_ranks(self._context, tasks, listener, deadline_s, progress, stop)
+            context: processes.Context = self._context
+            if job.cluster.env:  # what the server imported was imported without it
+                context = multiprocessing.get_context("spawn")
+            return processes.run_ranks(context, tasks, listener, deadline_s, progress, stop)
 
     def _shortage(self, catalogue: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""

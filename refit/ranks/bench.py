@@ -19,10 +19,12 @@ from refit.model.weight_bytes import weight_bytes
 from refit.ranks import device as rank_device
 from refit.ranks.clock import Clock
 from refit.ranks.proof import Proof, Sides
+from refit.record import environment
 from refit.record.parts import Logits
 from refit.record.report import RankReport, Span
 from refit.rules import methods
 from refit.rules.setup import Setup
+from refit.rules.values import OF_RANKS
 from refit.transport import Transport, Unsupported
 from refit.transport.hops import Hops
 from refit.weights import memory, models
@@ -70,6 +72,8 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
         UserError: megatron-core refuses a model.
     """
     job = setup.job
+    if rank in setup.placement.idle:
+        progress = _waiting(progress)
     transport = _transport(setup.method)
     hops = Hops(lambda: transport(job.refit))
     device = rank_device.make_current(job, setup.placement, rank)
@@ -121,7 +125,14 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
         held_bytes=held_bytes,
         device_peak_bytes=rank_device.peak_bytes(),
         device=rank_device.name(device),
+        variables=environment.variables((*(job.cluster.env or ()), *OF_RANKS)),
+        dispatcher=models.dispatcher_of(sides.source) or models.dispatcher_of(sides.destination),
     )
+
+
+def _waiting(progress: Progress) -> Progress:
+    """What an idle rank says: it holds no weights, and passes the others' barriers."""
+    return lambda doing: progress(f"waiting, others in '{doing}'")
 
 
 def _versions() -> dict[str, str]:

@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from refit.ranks.task import Task
+from refit.record import environment
 from refit.record.point import Attempt
 from refit.record.record import Ended
 from refit.record.report import RankReport
 from refit.weights import memory
+
+Context = ForkServerContext | SpawnContext
 
 GRACE_S = 1.0  # after a first failure, for the others to say what they saw
 STOP_POLL_S = 0.5
@@ -76,7 +79,7 @@ class _Rank:
 
 
 def run_ranks(
-    context: ForkServerContext,
+    context: Context,
     tasks: list[Task],
     listener: socket.socket | None,
     deadline_s: float,
@@ -110,10 +113,11 @@ def run_ranks(
             rank.pipe.close()
 
 
-def _start(context: ForkServerContext, task: Task, listener: socket.socket | None) -> _Rank:
+def _start(context: Context, task: Task, listener: socket.socket | None) -> _Rank:
     ours, theirs = context.Pipe()
     process = context.Process(target=_enter, args=(task, theirs, listener), daemon=True)
-    process.start()
+    with environment.added(task.setup.job.cluster.env):
+        process.start()
     theirs.close()
     return _Rank(task.rank, process, ours)
 

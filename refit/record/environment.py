@@ -6,6 +6,8 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,26 @@ SLURM = (
     "SLURM_JOB_NODELIST",
     "SLURM_CLUSTER_NAME",
 )
+
+
+def variables(names: Iterable[str]) -> dict[str, str]:
+    """Those of these names that this process has, with their values."""
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+@contextmanager
+def added(values: Mapping[str, Any] | None) -> Iterator[None]:
+    """Within it a process that is started has these too; this one is then as it was."""
+    if not values:
+        yield
+        return
+    before = dict(os.environ)
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def describe() -> dict[str, Any]:

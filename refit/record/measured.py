@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import ceil
 
 from refit.job import Hardware
+from refit.model.convention import Build
 from refit.record import limits, moved
 from refit.record.parts import (
     Checked,
@@ -38,6 +39,7 @@ def measured(
     checked = _verification(reports, begun.layout)
     record = replace(
         begun,
+        model_build=_built(begun, reports),
         plan=_plan(begun.plan, reports, begun.layout.ranks_per_node),
         verification=checked,
         memory=_memory(reports),
@@ -46,6 +48,7 @@ def measured(
             **begun.environment,
             "versions": reports[0].versions,
             "device": reports[0].device,
+            "variables": reports[0].variables,
         },
     )
     if wrong := _wrong(checked, reports) or _uncovered(reports, elements):
@@ -67,6 +70,24 @@ def _plan(ours: PlanNumbers, reports: Sequence[RankReport], ranks_per_node: int)
     if len(counted) < len(reports):
         return moved.unknown(ours)
     return moved.executed(ours, counted, ranks_per_node)
+
+
+def _built(begun: Record, reports: Sequence[RankReport]) -> Build | None:
+    """With the token dispatcher that ranks really have, and what was asked where that is another.
+
+    alltoall runs on GPUs alone, and flex wants DeepEP or HybridEP.
+    """
+    build, built = begun.model_build, next((r.dispatcher for r in reports if r.dispatcher), None)
+    if build is None or built is None:
+        return build
+    asked = begun.config["model"]["moe_token_dispatcher_type"]
+    differs = list(build.differs)
+    if asked != built:
+        differs.append(
+            f"the {asked} token dispatcher is built as {built}, as it cannot run here; it has no"
+            " weights"
+        )
+    return replace(build, dispatcher=built, differs=differs)
 
 
 def _transport(reports: Sequence[RankReport]) -> dict[str, int | str]:

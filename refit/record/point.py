@@ -140,6 +140,7 @@ _LATER_OF_A_SIDE = (
     "expert_slots",
     "gate_up_interleaved",
     "share_embeddings_and_output_weights",
+    "sequence_parallel",
     "order",
     "offset",
     "node_aligned",
@@ -170,6 +171,8 @@ def identity(job: Job) -> str:
     if listed is None:
         del pair["destinations"]
     for degrees in (pair["source"], pair["destination"], *(listed or ())):
+        if not job.model.is_moe and (degrees["etp"] or 0) > 1:
+            degrees["etp"] = None  # of experts alone
         for later in _LATER_OF_A_SIDE:
             if degrees[later] is None:
                 del degrees[later]
@@ -177,13 +180,15 @@ def identity(job: Job) -> str:
         del config["refit"]["cast_at"]
     if job.refit.method != "megatron":
         del config["refit"]["peer_names"]  # no other reads it
-    del config["parallel"]["use_case"], config["parallel"]["model"]
+    del pair["use_case"], pair["model"], pair["nodes"]
     del config["bench"]["deadline_s"], config["sweep"]
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
     cluster, of_cluster = config["cluster"], ["name", "ranks_per_node", "device"]
     if job.mode == "plan":
         of_cluster.append("hardware")
+    elif job.cluster.env is not None:
+        of_cluster.append("env")
     config["cluster"] = {key: cluster[key] for key in of_cluster}
     canonical = json.dumps(config, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]

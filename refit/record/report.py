@@ -53,7 +53,9 @@ class RankReport:
         held_bytes: after each timed refit, of the process and on its device.
         device_peak_bytes: of torch's allocator, since it began.
         refit_peak_bytes: private memory above what was held before the cold refit.
+        dispatcher: of tokens, by the class that this rank's model has; None without experts in it.
         transport: its own words: heap, messages.
+        variables: of the environment, those of cluster.env and those that the rank sets itself.
         plans_itself: the transport; then `moved` is what it moved in one refit, if it counts.
     """
 
@@ -85,6 +87,8 @@ class RankReport:
     moved: Moved | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    dispatcher: str | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(values: dict[str, Any]) -> RankReport:

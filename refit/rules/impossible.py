@@ -12,8 +12,9 @@ from functools import partial
 
 from refit.job import Job, UserError
 from refit.layout.place import place
-from refit.rules.layout import LAYOUT
+from refit.rules.layout import FIRST, LAYOUT
 from refit.rules.model import MODEL
+from refit.rules.stated_memory import weights_fit
 from refit.rules.values import VALUES
 
 
@@ -26,13 +27,15 @@ def reasons(job: Job) -> list[str]:
     """Every reason why this job cannot run; a value out of range hides the reasons behind it."""
     if of_values := _collect(partial(rule, job) for rule in VALUES):
         return of_values
-    of_model = _collect(partial(rule, job) for rule in MODEL)
+    of_model = _collect(partial(rule, job) for rule in (*FIRST, *MODEL))
     try:
         placement = place(job)
     except UserError as error:
         return [*of_model, str(error)]
     of_layout = _collect(partial(rule, job, placement) for rule in LAYOUT)
-    return list(dict.fromkeys([*of_model, *of_layout]))
+    if found := list(dict.fromkeys([*of_model, *of_layout])):
+        return found
+    return _collect([partial(weights_fit, job, placement)])
 
 
 def _collect(rules: Iterable[Callable[[], str | None]]) -> list[str]:

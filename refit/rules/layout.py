@@ -18,6 +18,7 @@ from refit.model.architecture import (
 from refit.model.convention import build_of
 from refit.model.moe_layers import moe_layers
 from refit.plan.selection import meets, names_of, selected
+from refit.rules.values import JobRule
 
 Rule = Callable[[Job, Placement], str | None]
 
@@ -38,25 +39,46 @@ def too_many_gpus(job: Job, placement: Placement) -> str | None:
 
     Of several destinations it is their sum.
     """
-    source, cluster = placement.source.gpus, job.cluster
-    each = [layout.gpus for layout in placement.destinations]
-    has = cluster.nodes * cluster.ranks_per_node
-    if placement.end <= has or job.mode == "plan":  # a planned cluster is as large as it needs
+    nodes, per_node = job.parallel.nodes, job.cluster.ranks_per_node
+    if nodes is not None and nodes < 1:
+        return f"parallel.nodes={nodes}: must be 1 or more, or null for as many as the cluster has"
+    planned = job.mode == "plan"  # a planned cluster is as large as it needs
+    has = job.cluster.nodes * per_node
+    where, more = f"cluster '{job.cluster.name}' has {has}", "a larger cluster"
+    if nodes is not None and (planned or nodes < job.cluster.nodes):
+        has, more = nodes * per_node, "parallel.nodes=null"
+        where = f"the pair is for {nodes} node(s) of {per_node} (parallel.nodes)"
+    elif planned:
         return None
+    if placement.end <= has:
+        return None
+    how, out = _needed(job, placement, has, more)
+    return f"needs {placement.end} GPUs ({how}), {where}; use {out}"
+
+
+def _needed(job: Job, placement: Placement, has: int, more: str) -> tuple[str, str]:
+    """How the GPUs that a pair needs add up, and what helps where there are fewer.
+
+    Args:
+        more: what else helps.
+    """
+    source = placement.source.gpus
+    each = [layout.gpus for layout in placement.destinations]
     larger = max(source, sum(each))
     collocated = job.placement_mode == "collocated"
     destination = "+".join(map(str, each))
+    out = f"smaller degrees or {more}"
     if placement.end != (larger if collocated else source + sum(each)):
         sides = placement.sides.items()
         how = ", ".join(f"{name} on ranks {span(side.ranks)}" for name, side in sides)
-        out = "a smaller offset, no node_aligned, smaller degrees or a larger cluster"
+        out = f"a smaller offset, no node_aligned, {out}"
     elif collocated:
-        how, out = f"max(source {source}, destination {destination})", ""
+        how = f"max(source {source}, destination {destination})"
     else:
         how = f"source {source} + destination {destination}"
-        out = f"collocated mode (needs {larger}) or smaller degrees" if larger <= has else ""
-    out = out or "smaller degrees or a larger cluster"
-    return f"needs {placement.end} GPUs ({how}), cluster '{cluster.name}' has {has}; use {out}"
+        if larger <= has:
+            out = f"collocated mode (needs {larger}) or {out}"
+    return how, out
 
 
 def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:
@@ -75,31 +97,35 @@ def order_has_one_pipeline(job: Job, placement: Placement) -> str | None:
     return None
 
 
-def ep_needs_experts(job: Job, placement: Placement) -> str | None:
-    """Megatron: expert parallelism needs num_moe_experts; so does expert tensor parallelism."""
-    for name, side in placement.sides.items():
-        for degree, size in (("ep", side.ep), ("etp", side.etp)):
-            if size > 1 and not job.model.is_moe:
-                return (
-                    f"parallel.{name}.{degree}={size} needs experts, and model '{job.model.name}'"
-                    f" has none; set parallel.{name}.{degree}=1 or choose a model with experts"
-                )
-    return None
-
-
-def expert_bias_needs_etp_1(job: Job, placement: Placement) -> str | None:
+def expert_bias_needs_etp_1(job: Job) -> str | None:
     """Megatron: experts cut over ETP have no bias. The way in is mostly the default, ETP = TP."""
-    for name, side in placement.sides.items():
-        # a model whose moe_layer_freq names no layer has no expert that could have one
-        if not any(moe_layers(job.model)) or not job.model.add_bias_linear or side.etp == 1:
+    if not job.model.add_bias_linear or not any(moe_layers(job.model)):
+        return None  # a model whose moe_layer_freq names no layer has no expert that could have one
+    for name, side in job.parallel.sides.items():
+        etp = job.parallel.etp_of(side)
+        if etp <= 1:
             continue
         # a destination's default is the source's ETP, so with one above 1 the source is told first
-        given = job.parallel.sides[name].etp is not None
-        why = f"parallel.{name}.etp={side.etp}" + ("" if given else f", by default tp={side.tp}")
+        why = f"parallel.{name}.etp={etp}" + ("" if side.etp else f", by default tp={side.tp}")
         return (
             f"Bias in Moe is only supported when ETP==1: {why}, with model.add_bias_linear=true;"
             f" set parallel.{name}.etp=1 (experts stay whole), or model.add_bias_linear=false"
         )
+    return None
+
+
+FIRST: tuple[JobRule, ...] = (expert_bias_needs_etp_1,)
+"""Told before whatever else is wrong with the model or its layouts, which may follow from it."""
+
+
+def ep_needs_experts(job: Job, placement: Placement) -> str | None:
+    """Megatron: expert parallelism needs num_moe_experts. ETP without experts says nothing."""
+    for name, side in placement.sides.items():
+        if side.ep > 1 and not job.model.is_moe:
+            return (
+                f"parallel.{name}.ep={side.ep} needs experts, and model '{job.model.name}'"
+                f" has none; set parallel.{name}.ep=1 or choose a model with experts"
+            )
     return None
 
 
@@ -311,7 +337,6 @@ LAYOUT: tuple[Rule, ...] = (
     too_many_gpus,
     order_has_one_pipeline,
     ep_needs_experts,
-    expert_bias_needs_etp_1,
     experts_divide,
     experts_have_slots,
     said_of_sides_matters,

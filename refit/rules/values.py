@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from typing import Any
 
 from refit.job import Job
 from refit.model.lora import TARGETS
+from refit.other_names import WORDS
 from refit.rules.methods import METHODS
 
 JobRule = Callable[[Job], str | None]
@@ -87,7 +89,9 @@ def known_words(job: Job) -> str | None:
     for name, allowed in CHOICES.items():
         value = attrgetter(name)(job)
         if value not in allowed:
-            return f"{name}={value} is not one of {_listed(allowed)}{_guess(value, allowed)}"
+            ours = WORDS.get((name, str(value)))
+            hint = f"; {value} is {ours} here" if ours else _guess(value, allowed)
+            return f"{name}={value} is not one of {_listed(allowed)}{hint}"
     return None
 
 
@@ -174,6 +178,37 @@ def _wrong_fit(fitted: Any) -> str | None:
         for name, value in terms.items():
             if not isinstance(value, int | float) or not FITTED[name] <= value < float("inf"):
                 return f"{where}.{method}.{name}={value}: must be {FITTED[name]:g} or more"
+    return None
+
+
+OF_RANKS = {
+    "CUDA_VISIBLE_DEVICES": "empty on CPUs, and on GPUs cluster.device and its place choose",
+    "OMP_NUM_THREADS": "a node's ranks share out its threads",
+    "MKL_NUM_THREADS": "a node's ranks share out its threads",
+}
+"""Environment variables that cluster.env cannot say: a rank sets them, or what they set."""
+
+
+def env_is_a_mapping(job: Job) -> str | None:
+    """Names and values, which are texts or numbers; none that a rank sets itself."""
+    env = job.cluster.env
+    if env is None:
+        return None
+    example = "write 'cluster.env={CUDA_DEVICE_MAX_CONNECTIONS: 1}'"
+    if not isinstance(env, dict):
+        return f"cluster.env={env!r} is not a mapping of environment variables; {example}"
+    for name, value in env.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            return f"cluster.env: {name!r} is no name of an environment variable; {example}"
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return (
+                f"cluster.env.{name}={value!r} is not a text or a number; quote it, or leave it out"
+            )
+        if name in OF_RANKS:
+            return (
+                f"cluster.env.{name}={value}: a rank sets that itself ({OF_RANKS[name]}); leave"
+                " it out"
+            )
     return None
 
 
@@ -303,6 +338,7 @@ VALUES: tuple[JobRule, ...] = (
     counts_large_enough,
     amounts_positive,
     rates_positive,
+    env_is_a_mapping,
     windows_valid,
     balancing_known,
     coefficients_match,

@@ -269,6 +269,8 @@ def _config(job: Job, layout: Layout, dtype: torch.dtype) -> TransformerConfig:
         pipeline_model_parallel_size=layout.pp,
         expert_model_parallel_size=layout.ep,
         expert_tensor_parallel_size=layout.etp,
+        # the torch norm, which stands in for Transformer Engine's, refuses it
+        sequence_parallel=layout.sequence_parallel and has_transformer_engine(),
         num_layers_in_first_pipeline_stage=layout.first_stage_layers,
         num_layers_in_last_pipeline_stage=layout.last_stage_layers,
         account_for_embedding_in_pipeline_split=layout.counts_embedding,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -148,6 +149,19 @@ def places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str, 
         for leaf, buffer in module._buffers.items():
             if buffer is not None and leaf not in module._non_persistent_buffers_set:
                 yield module, path, leaf, True
+
+
+def dispatcher_of(weights: Weights | None) -> str | None:
+    """`allgather`, `alltoall` or `flex`, by the class of a GPTModel's token dispatcher.
+
+    None where there is no such model, or no experts in it.
+    """
+    for chunk in weights.chunks if weights else ():
+        for layer in chunk.decoder.layers:
+            built = getattr(layer.mlp, "token_dispatcher", None)
+            if named := re.fullmatch(r"MoE(\w+)TokenDispatcher", type(built).__name__):
+                return named[1].lower()
+    return None
 
 
 def _described(tensor: torch.Tensor, is_buffer: bool) -> str:

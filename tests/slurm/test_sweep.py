@@ -42,6 +42,10 @@ def test_the_ten_rows_and_two_nodes_in_one_sweep(cluster: Cluster, tmp_path: Pat
     code, said = sweep.run("sweep.pack=2")
     assert code == 0, said
     records, states = sweep.records(), sweep.states()
+    (pitfall,) = (name for name in records if "pitfall_12gpus" in name)
+    skipped = records.pop(pitfall)  # one node's, on a cluster of two
+    assert skipped["status"] == "skipped" and "parallel.nodes" in skipped["reason"]
+    states.pop(pitfall, None)
     assert {r["status"] for r in records.values()} == {"ok"}
     assert all(r["verification"]["mismatches"] == 0 for r in records.values())
     assert {name: s["state"] for name, s in states.items()} == dict.fromkeys(records, "ok")
@@ -49,7 +53,7 @@ def test_the_ten_rows_and_two_nodes_in_one_sweep(cluster: Cluster, tmp_path: Pat
     by_pair = {r["config"]["parallel"]["name"]: worlds[name] for name, r in records.items()}
     assert by_pair.keys() >= ROWS.keys() and len(by_pair) == len(records)
     assert {by_pair[pair] for pair in ROWS} == {8}
-    assert by_pair["pitfall_12gpus_tp8_to_tp4"] == by_pair["twonode_tp4ep4_to_tp8ep2"] == 16
+    assert by_pair["twonode_tp4ep4_to_tp8ep2"] == 16
     shapes: dict[str, set[int]] = {}
     for name, at in states.items():
         nodes = worlds[name] // 8
@@ -57,7 +61,9 @@ def test_the_ten_rows_and_two_nodes_in_one_sweep(cluster: Cluster, tmp_path: Pat
         assert (line["State"], line["ExitCode"], line["NNodes"]) == ("COMPLETED", "0:0", str(nodes))
         shapes.setdefault(at["slurm_id"].split("_")[0], set()).add(nodes)
     assert sorted(map(sorted, shapes.values())) == [[1], [2]]  # two arrays, one for each
-    assert set(map(tuple, sweep.attempts().values())) == {("0",)}
+    attempts = sweep.attempts()
+    assert attempts.pop(pitfall, []) == []
+    assert set(map(tuple, attempts.values())) == {("0",)}
 
 
 def test_a_controller_that_is_killed_is_taken_over_from(cluster: Cluster, tmp_path: Path) -> None:

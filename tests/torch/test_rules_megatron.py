@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refit.forecast.predict import predict_point
 from refit.job import NOT_MODELLED, Job
 from refit.layout.place import place
 from refit.model import megatron_versions as versions
+from refit.record.point import Point
+from refit.record.remarks import remarks
 from refit.rules.impossible import impossible
 from refit.rules.layout import LAYOUT
 from refit.rules.model import MODEL
@@ -41,6 +45,7 @@ def refused(job: Job) -> str | None:
                     pipeline_model_parallel_size=side.pp,
                     expert_model_parallel_size=side.ep,
                     expert_tensor_parallel_size=side.etp,
+                    sequence_parallel=side.sequence_parallel,
                     num_layers_in_first_pipeline_stage=side.first_stage_layers,
                     num_layers_in_last_pipeline_stage=side.last_stage_layers,
                     pipeline_dtype=torch.bfloat16,
@@ -178,6 +183,37 @@ def test_same_verdict(model: dict[str, Any], other: dict[str, Any], possible: bo
     assert (refused(job) is None) is possible
     reason = impossible(job)
     assert (reason is None) is possible, reason
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("ep", [1, 2])
+@pytest.mark.parametrize("on", [True, False])
+def test_same_words_on_sequence_parallelism(tp: int, ep: int, on: bool, tmp_path: Path) -> None:
+    job = make_job(
+        parallel__source={"tp": tp, "ep": ep, "etp": 1, "sequence_parallel": on}, mode="plan"
+    )
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        try:
+            TransformerConfig(
+                num_layers=2,
+                hidden_size=8,
+                num_attention_heads=2,
+                num_moe_experts=2,
+                tensor_model_parallel_size=tp,
+                expert_model_parallel_size=ep,
+                expert_tensor_parallel_size=1,
+                sequence_parallel=on,
+                add_bias_linear=False,
+            )
+        except ValueError as error:
+            said, words = str(error), impossible(job) or ""
+            assert "without tensor parallelism" in said and "without tensor parallelism" in words
+            return
+    assert impossible(job) is None
+    must = "sequence parallelism must be used"
+    warned = any(must in str(warning.message) for warning in heard)
+    assert any(must in text for text in remarks(predict_point(Point.of(job, tmp_path)))) is warned
 
 
 @pytest.mark.skipif(

@@ -150,9 +150,21 @@ def test_glob_of_everything_runs_the_rows_and_skips_what_is_too_large() -> None:
     assert {verdicts[name] for name in ROWS} == {None}
     assert verdicts["pitfall_12gpus_tp8_to_tp4"] == (
         "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8;"
-        " use collocated mode (needs 8) or smaller degrees"
+        " use collocated mode (needs 8) or smaller degrees or a larger cluster"
     )
     assert "needs 16 GPUs" in str(verdicts["twonode_tp4ep4_to_tp8ep2"])
+
+
+@pytest.mark.parametrize("more", [(), ("cluster.nodes=4",), ("mode=plan",), ("cluster=h200",)])
+def test_the_pitfall_is_one_nodes_wherever_it_is_asked_for(more: tuple[str, ...]) -> None:
+    pair = "parallel=pitfall_12gpus_tp8_to_tp4"
+    said = impossible(composed(pair, *more)) or ""
+    assert said.startswith("needs 12 GPUs (source 8 + destination 4), ")
+    assert ("the pair is for 1 node(s) of 8 (parallel.nodes)" in said) is bool(more)
+    assert said.endswith("parallel.nodes=null") is bool(more)
+    if more:
+        assert impossible(composed(pair, *more, "parallel.nodes=null")) is None
+    assert impossible(composed(pair, *more, "cluster.ranks_per_node=12")) is None
 
 
 def test_two_nodes_are_enough_for_the_two_node_pair() -> None:

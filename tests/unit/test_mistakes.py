@@ -33,6 +33,22 @@ BAD = {
         ["-m", "cluster=slurm", "cluster.slurm.partion=gpu"],
         "did you mean partition?",
     ),
+    "a flag's name": (
+        ["model.num_experts=16"],
+        "unknown field 'model.num_experts'; num_experts is model.num_moe_experts here. All",
+    ),
+    "a flag's name, appended": (
+        ["+model.disable_bias_linear=true"],
+        "disable_bias_linear=true is model.add_bias_linear=false and ",
+    ),
+    "one of several sides": (
+        ["parallel.destinations.0.tp=2"],
+        "'parallel.destinations.0' cannot be set alone; write 'parallel.destinations=[{tp: 2,",
+    ),
+    "a dispatcher of the documents": (
+        ["model.moe_token_dispatcher_type=fused"],
+        "=fused is not one of allgather, alltoall, flex; fused is flex here",
+    ),
     "options that exclude each other": (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
     "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
 }
@@ -47,3 +63,31 @@ def test_a_mistake_is_one_message(case: str, tmp_path: Path) -> None:
     assert words in done.stderr
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
     assert not list(tmp_path.glob("*/timing.json"))
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "words"),
+    [
+        (
+            "model",
+            "defaults: [moe_8e]\nnum_experts: 16\n",
+            "unknown field 'model.num_experts'; num_experts is model.num_moe_experts here",
+        ),
+        (
+            "parallel",
+            "name: mine\nsource: {tensor_model_parallel_size: 2}\ndestination: {tp: 1}\n",
+            "unknown field 'parallel.source.tensor_model_parallel_size';"
+            " tensor_model_parallel_size is parallel.source.tp here",
+        ),
+    ],
+)
+def test_a_flags_name_in_a_file_of_the_users(
+    group: str, text: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / group / "mine.yaml").write_text(text)
+    done = fork_of(
+        run.main, f"{group}=mine", f"--config-dir={tmp_path}/conf", f"hydra.run.dir={tmp_path}"
+    )
+    assert done.code == 2 and words in done.stderr
+    assert "Traceback" not in done.stderr and "append" not in done.stderr

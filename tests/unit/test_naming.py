@@ -29,11 +29,13 @@ def composed(*overrides: str) -> Job:
         ("parallel.source.pp=2", "tp2pp2ep1_to_tp1ep1"),
         ("parallel.source.cp=2", "tp2cp2ep1_to_tp1ep1"),
         ("parallel.source.etp=2 model=moe_8e", "tp2ep1etp2_to_tp1ep1"),
+        ("parallel.source.etp=2 model=dense", ROW),  # of experts alone
         ("parallel.destination.gpus=4", "tp2ep1_to_tp1ep1_4gpus"),
         ("refit.mode=collocated", "tp2ep1_to_tp1ep1_collocated"),
         ("model=dense parallel.source.tp=4", "tp4_to_tp1"),
         ("parallel.source.tp=4 parallel.name=mine", "mine"),
         ("parallel.source.order=tp-cp-ep-pp-dp", "tp2ep1_ordertp-cp-ep-pp-dp_to_tp1ep1"),
+        ("parallel.source.sequence_parallel=true", "tp2ep1_sp_to_tp1ep1"),
         ("parallel.destination.offset=4", "tp2ep1_to_tp1ep1_from4"),
         ("parallel.destination.node_aligned=true", "tp2ep1_to_tp1ep1_aligned"),
         (

@@ -200,8 +200,7 @@ def test_a_shortage_says_what_takes_how_much() -> None:
     assert found.shortage == (
         f"rank {most} needs {source + destination + staging:.2f} GB of device memory"
         f" (source {source:.2f} + destination {destination:.2f} + staging {staging:.2f}),"
-        " cluster 'local' has 0.001 GB; use more GPUs per layout, non-collocated mode, or a"
-        " smaller refit.bucket_mb"
+        " cluster 'local' has 0.001 GB; use more GPUs per layout or non-collocated mode"
     )
 
 

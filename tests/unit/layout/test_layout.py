@@ -233,7 +233,7 @@ def test_inherited_etp_counts_towards_the_destinations_world() -> None:
     # destination tp2 ep2 spans 4 ranks by default, but etp 4 inherited needs a multiple of 4*2
     with pytest.raises(
         UserError,
-        match=r"^parallel\.destination: gpus=4 .*smallest that works is 8\. etp is the source's, 4",
+        match=r"^parallel\.destination: etp is the source's, and that is its tp, 4, .* is 8$",
     ):
         placed(Degrees(tp=4), Degrees(tp=2, ep=2), "non-collocated")
 

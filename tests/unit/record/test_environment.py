@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def commit_and_dirty() -> tuple[str | None, bool | None]:
     found = describe()
     return found["commit"], found["dirty"]
+
+
+def test_added_variables_are_there_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFIT_A", "before")
+    monkeypatch.delenv("REFIT_B", raising=False)
+    names = ("REFIT_A", "REFIT_B")
+    with environment.added({"REFIT_A": 1, "REFIT_B": 0.5}):
+        assert environment.variables(names) == {"REFIT_A": "1", "REFIT_B": "0.5"}
+    assert environment.variables(names) == {"REFIT_A": "before"}
+    with suppress(ZeroDivisionError), environment.added({"REFIT_A": 1}):
+        raise ZeroDivisionError
+    assert environment.variables(names) == {"REFIT_A": "before"}
 
 
 def test_the_commit_and_whether_files_differ(code: Path) -> None:

@@ -60,6 +60,7 @@ def test_right_weights_have_times_and_rates() -> None:
         "host": "here",
         "device": "cpu",
         "versions": {"torch": "1", "numpy": "2", "megatron_core": "3"},
+        "variables": {},
     }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from refit.job import Cluster, Degrees, Hardware, Job, UserError
+from refit.job import Cluster, Degrees, Hardware, Job, Model, UserError
 from refit.record.point import Point, identity, read_json, write_atomic
-from tests.support.jobs import TINY, job
+from tests.support.jobs import TINY, dense, job
 
 PLANNED = replace(job(), mode="plan")
 PEER = job(method="megatron", build="megatron")
@@ -26,7 +26,7 @@ def with_part(what: Job, part: str, **changes: Any) -> Job:
     ("one", "other"),
     [
         (job(), with_part(job(), "model", name="x")),
-        (job(), with_part(job(), "parallel", name="x", use_case="y", model="z")),
+        (job(), with_part(job(), "parallel", name="x", use_case="y", model="z", nodes=1)),
         (job(), with_part(job(), "refit", name="x")),
         (job(), with_part(job(), "refit", peer_names="installed")),
         (job(), with_part(job(), "bench", deadline_s=1.0)),
@@ -34,6 +34,7 @@ def with_part(what: Job, part: str, **changes: Any) -> Job:
         (job(), with_part(job(), "cluster", launcher="slurm", nodes=9, slurm={"a": 1})),
         (job(), with_part(job(), "cluster", hardware=Hardware(nic_gbps=1.0))),
         (PLANNED, with_part(PLANNED, "sweep", mode="force")),
+        (PLANNED, with_part(PLANNED, "cluster", env={"CUDA_DEVICE_MAX_CONNECTIONS": 1})),
     ],
 )
 def test_what_changes_no_result_is_no_part_of_the_identity(one: Job, other: Job) -> None:
@@ -58,6 +59,7 @@ def test_what_changes_no_result_is_no_part_of_the_identity(one: Job, other: Job)
         (job(), with_part(job(), "cluster", name="x")),
         (job(), with_part(job(), "cluster", ranks_per_node=8)),
         (job(), with_part(job(), "cluster", device="auto")),
+        (job(), with_part(job(), "cluster", env={"CUDA_DEVICE_MAX_CONNECTIONS": 1})),
         (PEER, with_part(PEER, "refit", peer_names="installed")),
         (PLANNED, with_part(PLANNED, "cluster", hardware=Hardware(nic_gbps=1.0))),
     ],
@@ -70,6 +72,7 @@ def test_what_changes_a_result_is_part_of_the_identity(one: Job, other: Job) -> 
     ("name", "value"),
     [
         ("order", "tp-cp-ep-pp-dp"),
+        ("sequence_parallel", False),
         ("offset", 4),
         ("node_aligned", True),
         ("pipeline_model_parallel_layout", [1, 1]),
@@ -107,6 +110,16 @@ def test_an_identity_is_as_it_was() -> None:
     # another one is another folder: all that was measured before would be run again
     assert (identity(job()), identity(PLANNED)) == ("1fa9946bce", "c854b07895")
     assert identity(job(destinations=[Degrees(tp=2), Degrees(ep=2)])) == "d3d2202d50"
+
+
+def test_etp_of_a_model_without_experts_is_no_part_of_the_identity() -> None:
+    def of(model: Model, etp: int | None) -> str:
+        return identity(job(Degrees(tp=2, etp=etp), model=model))
+
+    assert of(dense(TINY), 2) == of(dense(TINY), 8) == of(dense(TINY), None)
+    assert of(TINY, 2) != of(TINY, None)
+    # as it was: what has been measured stays measured
+    assert of(dense(TINY), 1) != of(dense(TINY), None)
 
 
 def test_a_folder_is_named_after_what_it_holds(tmp_path: Path) -> None:

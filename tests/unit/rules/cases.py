@@ -46,11 +46,13 @@ from refit.rules.model import (
     topk_one_needs_pre_softmax,
     topk_within_experts,
 )
+from refit.rules.stated_memory import weights_fit
 from refit.rules.values import (
     amounts_positive,
     balancing_known,
     coefficients_match,
     counts_large_enough,
+    env_is_a_mapping,
     exclude_is_a_list,
     known_words,
     lora_valid,
@@ -150,6 +152,17 @@ BAD: dict[Any, list[Case]] = {
             "allowed: wire, latency_us, staging",
         ),
         ({"cluster__hardware__fitted": {"ipc": {"wire": 0.5}}}, "ipc.wire=0.5: must be 1 or more"),
+    ],
+    env_is_a_mapping: [
+        ({"cluster__env": "A=1"}, "cluster.env='A=1' is not a mapping of environment variables"),
+        ({"cluster__env": {"A B": 1}}, "cluster.env: 'A B' is no name of an environment variable"),
+        ({"cluster__env": {"A": None}}, "cluster.env.A=None is not a text or a number; quote it"),
+        ({"cluster__env": {"A": True}}, "cluster.env.A=True is not a text or a number; quote it"),
+        (
+            {"cluster__env": {"CUDA_VISIBLE_DEVICES": "0"}},
+            "cluster.env.CUDA_VISIBLE_DEVICES=0: a rank sets that itself (empty on CPUs, and on",
+        ),
+        ({"cluster__env": {"OMP_NUM_THREADS": 4}}, "a rank sets that itself (a node's ranks"),
     ],
     windows_valid: [
         ({"model__window_size": 128}, "model.window_size=128 is not a list of two whole numbers"),
@@ -339,7 +352,25 @@ BAD: dict[Any, list[Case]] = {
             "moe_permute_fusion=true needs Transformer Engine 2.1",
         ),
     ],
+    weights_fit: [
+        (
+            {"cluster__hardware": {"device": "cpu", "memory_gb": 0.01}, "cluster__device": "cpu"},
+            "GB of device memory (source 0.",
+        ),
+    ],
     place: [
+        (
+            {"parallel__destination": {"tp": 1, "sequence_parallel": True}},
+            "parallel.destination: sequence_parallel=true and tp=1: Megatron's config cannot use",
+        ),
+        (
+            {"parallel__destination": {"kind": "engine", "tp": 2, "sequence_parallel": False}},
+            "parallel.destination: sequence_parallel=false is Megatron's, and kind=engine has none",
+        ),
+        (
+            {"parallel__destination": {"kind": "fsdp", "sequence_parallel": False}},
+            "parallel.destination: sequence_parallel=False is Megatron's, and kind=fsdp has",
+        ),
         ({"parallel__source__tp": 0}, "parallel.source: tp=0: a parallel degree must be 1 or more"),
         ({"parallel__source__gpus": 5}, "the smallest that works is 2"),
         (
@@ -403,6 +434,7 @@ BAD: dict[Any, list[Case]] = {
             {"parallel__source__tp": 8, "parallel__source__ep": 1, "parallel__destination__tp": 4},
             "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8; use collocated mode",
         ),
+        ({"parallel__nodes": 0}, "parallel.nodes=0: must be 1 or more, or null"),
         ({"parallel__source__tp": 8}, "needs 18 GPUs (source 16 + destination 2)"),
         (
             {"parallel__destination__node_aligned": True},
@@ -433,7 +465,6 @@ BAD: dict[Any, list[Case]] = {
     ],
     ep_needs_experts: [
         ({**DENSE, "parallel__source__ep": 2}, "parallel.source.ep=2 needs experts"),
-        ({**DENSE, "parallel__destination__etp": 2}, "parallel.destination.etp=2 needs experts"),
     ],
     expert_bias_needs_etp_1: [
         (
@@ -441,6 +472,15 @@ BAD: dict[Any, list[Case]] = {
             "ETP==1: parallel.source.etp=2, by default tp=2, with",
         ),
         ({**BIASED, "parallel__destination__etp": 2}, "ETP==1: parallel.destination.etp=2, with"),
+        # also where a shared expert has no bias, and where the destination does not fit
+        (
+            {
+                "model__add_bias_linear": True,
+                "parallel__source__etp": None,
+                "parallel__destination": {"tp": 1},
+            },
+            "ETP==1: parallel.source.etp=2, by default tp=2, with",
+        ),
     ],
     experts_divide: [
         ({"parallel__source__ep": 3}, "16 does not divide by parallel.source.ep=3; the next"),
@@ -647,4 +687,10 @@ GOOD: list[dict[str, Any]] = [
     },
     {"parallel__source__etp": 2, "parallel__destination__etp": 2},
     {"parallel__source__gpus": 6, "parallel__source__ep": 1},
+    {"cluster__hardware": {"device": "cpu", "memory_gb": 2}, "cluster__device": "cpu"},
+    {"cluster__hardware": {"device": "cuda", "memory_gb": 0.01}, "cluster__device": "cpu"},
+    {"cluster__env": {"CUDA_DEVICE_MAX_CONNECTIONS": 1, "NVSHMEM_HCA": "a", "X": 0.5}},
+    {"parallel__source__sequence_parallel": True},
+    {"parallel__source__sequence_parallel": False},
+    {**DENSE, "parallel__source__etp": 2, "parallel__destination__etp": 8},  # as Megatron
 ]

@@ -13,9 +13,11 @@ import pytest
 from refit.job import Job, UserError
 from refit.layout.place import place
 from refit.rules.impossible import impossible, reasons
-from refit.rules.layout import LAYOUT, latent_ranks_divide
+from refit.rules.layout import FIRST, LAYOUT, latent_ranks_divide
 from refit.rules.model import MODEL, fused_permute_installed
+from refit.rules.stated_memory import weights_fit
 from refit.rules.values import VALUES, mistake
+from tests.support.composed import composed
 from tests.support.jobs import make_job
 from tests.unit.rules.cases import BAD, BIASED, DENSE, GOOD, NO_SHARED
 
@@ -25,7 +27,7 @@ Rule = Callable[..., Any]
 def alone(rule: Rule, job: Job) -> str:
     """What one rule says; `place` is no rule, and refuses as one does."""
     try:
-        found = rule(job, place(job)) if rule in LAYOUT else rule(job)
+        found = rule(job, place(job)) if rule in (*LAYOUT, weights_fit) else rule(job)
     except UserError as error:
         return str(error)
     return found if isinstance(found, str) else ""
@@ -57,7 +59,7 @@ def test_fires(rule: Rule, changes: dict[str, Any], text: str) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(BAD) == {*VALUES, *MODEL, place, *LAYOUT}
+    assert set(BAD) == {*VALUES, *FIRST, *MODEL, place, *LAYOUT, weights_fit}
     assert all(BAD.values())
 
 
@@ -114,6 +116,20 @@ def test_documented_failing_example() -> None:
         " model.add_bias_linear=true; set parallel.source.etp=1 (experts stay whole), or"
         " model.add_bias_linear=false"
     )
+
+
+def test_documented_failing_example_on_the_shipped_model() -> None:
+    of_pair = ("parallel.source.etp=null", "parallel.destination.etp=null")
+    fails = ("parallel.source.tp=2", "parallel.source.ep=2", "model.add_bias_linear=true")
+    assert (impossible(composed("model=moe_16e", *fails, *of_pair)) or "").startswith(
+        f"{ASSERTION}: parallel.source.etp=2, by default tp=2, with"
+    )
+
+
+def test_etp_of_a_dense_model_says_nothing() -> None:
+    placement = place(make_job(**DENSE, parallel__source__etp=2, parallel__destination__etp=8))
+    assert [side.etp for side in placement.sides.values()] == [1, 1]
+    assert "etp=0" in (impossible(make_job(**DENSE, parallel__source__etp=0)) or "")
 
 
 def test_documented_working_example() -> None:
@@ -181,7 +197,7 @@ TP8_TO_TP4 = {
 def test_documented_pitfall() -> None:
     assert impossible(make_job(**TP8_TO_TP4)) == (
         "needs 12 GPUs (source 8 + destination 4), cluster 'local' has 8;"
-        " use collocated mode (needs 8) or smaller degrees"
+        " use collocated mode (needs 8) or smaller degrees or a larger cluster"
     )
 
 

@@ -1,0 +1,67 @@
+"""What a record and the ranks' logs say of the ranks that there were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from refit.job import Degrees, Job
+from refit.ranks.agent import Agent
+from tests.support.jobs import TINY, job
+from tests.support.records import ran, verified
+
+AGENT_OF = [job(build="megatron")]
+FLEX = replace(TINY, moe_token_dispatcher_type="flex", add_bias_linear=False)
+
+
+def with_env(what: Job, env: dict[str, Any] | None) -> Job:
+    return replace(what, cluster=replace(what.cluster, env=env))
+
+
+def test_the_dispatcher_and_what_was_left_out_are_of_the_model_that_was_built(
+    agent: Agent, tmp_path: Path
+) -> None:
+    source = Degrees(tp=2, ep=2, etp=1, sequence_parallel=True)
+    what = job(source, Degrees(tp=1, etp=1), build="megatron", model=FLEX, ranks_per_node=8)
+    build = verified(agent, tmp_path, what)["model_build"]
+    assert build["dispatcher"] == "allgather"  # flex wants DeepEP
+    said = "the flex token dispatcher is built as allgather"
+    assert [said in line for line in build["differs"]].count(True) == 1
+    left_out = "the source's sequence parallelism is left out, which the torch norm refuses"
+    assert [left_out in line for line in build["differs"]].count(True) == 1
+    # as asked, nothing is said
+    build = verified(agent, tmp_path, job(build="megatron"))["model_build"]
+    assert build["dispatcher"] == "allgather"
+    assert not [line for line in build["differs"] if "dispatcher" in line]
+    assert verified(agent, tmp_path, job())["model_build"]["dispatcher"] is None  # no model
+
+
+def test_an_idle_rank_says_that_it_waits(agent: Agent, tmp_path: Path) -> None:
+    verified(agent, tmp_path, job())
+    logs = {n: next(tmp_path.glob(f"*/attempts/0/rank{n}.log")).read_text() for n in (0, 2, 3)}
+    assert "waiting, others in 'building models'" in logs[3]  # 3 is idle
+    for line in logs[3].splitlines():
+        assert line.endswith("] joining") or "] waiting, others in '" in line
+    for number in (0, 2):
+        assert "] building models" in logs[number] and "waiting" not in logs[number]
+
+
+def test_the_ranks_of_a_point_have_its_environment_and_no_other_points(
+    agent: Agent, tmp_path: Path
+) -> None:
+    method = "tests.support.faults:SaysEnvironment"
+    env = {"CUDA_DEVICE_MAX_CONNECTIONS": 1, "TORCH_CPP_LOG_LEVEL": "ERROR", "REFIT_SHARE": 0.5}
+    texts = {name: str(value) for name, value in env.items()}
+    record = verified(agent, tmp_path, with_env(job(method=method), env))
+    assert record["environment"]["variables"] == {**texts, "CUDA_VISIBLE_DEVICES": ""}
+    # there when torch was imported, and so in the environment that the process began with
+    assert record["transport"] == texts
+    after = verified(agent, tmp_path, job(method=method))
+    assert after["environment"]["variables"] == {"CUDA_VISIBLE_DEVICES": ""}
+    assert after["transport"] == {} and after["id"] != record["id"]
+
+
+def test_a_failure_of_ranks_with_an_environment_is_a_record(agent: Agent, tmp_path: Path) -> None:
+    what = with_env(job(method="tests.support.faults:Killed"), {"REFIT_SHARE": 1})
+    assert ran(agent, tmp_path, what)["status"] == "crashed"
