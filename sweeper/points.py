@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from refit.cli import is_local, retyped
 from refit.job import Job, UserError
 from refit.record.point import Point
 from refit.record.record import Record
@@ -59,15 +60,18 @@ def plan_points(
         say: told which overrides make a point that others make, and how many are excluded.
 
     Raises:
-        UserError: from `compose`; a word is misspelt; a setting below `sweep` is wrong, or not the
-            same for all points; two points of one identity are not one job; a pattern of
-            sweep.exclude matches no point; or sweep.mode=read-only finds a point without a record.
+        UserError: from `compose`; a word is misspelt; sweep.here without Slurm; a setting below
+            `sweep` is wrong, or not the same for all points; two points of one identity are not
+            one job; a pattern of sweep.exclude matches no point; or sweep.mode=read-only finds a
+            point without a record.
     """
     composed = [(overrides, compose(overrides)) for overrides in batch]
     for _, job in composed:
         if reason := mistake(job):
             raise UserError(reason)
     settings = Settings.of([job for _, job in composed])
+    if settings.here:
+        _check_allocation(job for _, job in composed)
     points = _distinct(composed, root, say)
     planned = tuple(
         Planned(point, _earlier(point, settings.mode), points[point.id][1])
@@ -81,6 +85,17 @@ def plan_points(
             " run them with sweep.mode=retry"
         )
     return SweepPlan(settings, planned)
+
+
+def _check_allocation(jobs: Iterable[Job]) -> None:
+    """sweep.here is of clusters below Slurm: else processes of this machine would run silently."""
+    for job in jobs:
+        if is_local(job) and job.mode == "measure":
+            raise UserError(
+                "sweep.here=true runs points on the nodes of a Slurm allocation, and"
+                f" cluster={job.cluster.name} as processes of this machine; type"
+                f" {retyped('cluster=slurm')}, or leave sweep.here out"
+            )
 
 
 def _distinct(
