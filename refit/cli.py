@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from refit import command_line, naming
 from refit.importers import flags
 from refit.job import LIST_OF_SIDES, Job, UserError, unknown_field
-from refit.program import EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
+from refit.program import COMMAND, EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
 EXIT_FAILED = 1
 
@@ -69,13 +70,16 @@ def run_point(config: DictConfig) -> float | None:
         job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
         if reason := impossible(job):
             raise UserError(reason)
-        if job.sweep.dry_run or job.sweep.repeat > 1 or job.sweep.exclude:
-            more = "add -m" if alone else "use hydra/launcher=refit"
-            raise UserError(f"sweep.dry_run, repeat and exclude are of a sweep; {more}")
-        if job.cluster.launcher != "local" and job.mode != "plan":
-            more = "add -m" if alone else "use hydra/launcher=refit"
+        measured = job.mode == "measure"
+        if reason := of_a_sweep(job):
+            words = ["cluster=slurm"] if measured and job.sweep.here and is_local(job) else []
+            more = f"type {retyped('-m', *words)}" if alone else "use hydra/launcher=refit"
+            raise UserError(f"{reason}; {more}")
+        if not is_local(job) and measured:
+            more = f"type {retyped('-m')}" if alone else "use hydra/launcher=refit"
             raise UserError(
-                f"cluster={job.cluster.name} starts jobs in a sweep; {more}, or cluster=local"
+                f"cluster={job.cluster.name} starts jobs in a sweep, of one point too; {more}, or"
+                " cluster=local"
             )
         point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
         display.begin(job)
@@ -96,6 +100,32 @@ def run_point(config: DictConfig) -> float | None:
             sys.exit(EXIT_FAILED)
         raise PointFailed(f"{point.name}: {record.status}: {record.reason}")
     return record.objective_s
+
+
+def of_a_sweep(job: Job) -> str | None:
+    """Which of its settings one point alone does not have, or None."""
+    sweep = job.sweep
+    said = {
+        "dry_run": sweep.dry_run,
+        "repeat": sweep.repeat > 1,
+        "exclude": sweep.exclude,
+        "here": sweep.here,
+    }
+    names = [f"sweep.{name}" for name, is_said in said.items() if is_said]
+    return f"{' and '.join(names)}: of a sweep, and this is a single point" if names else None
+
+
+def is_local(job: Job) -> bool:
+    """Whether its ranks would be processes of this machine."""
+    return job.cluster.launcher == "local"
+
+
+def retyped(*words: str) -> str:
+    """The command line again, with options and overrides in front; an override replaces its own."""
+    groups = {word.partition("=")[0] for word in words if "=" in word}
+    kept = [word for word in COMMAND_LINE if word.partition("=")[0] not in groups]
+    program = sys.argv[0] if sys.argv[0].startswith(f"{COMMAND} ") else "python -m refit.run"
+    return f"{program} {shlex.join([*words, *kept])}"
 
 
 def _again(overrides: Sequence[str]) -> DictConfig:

@@ -14,19 +14,25 @@ from refit import program
 from refit.forecast import traffic
 from refit.job import Model, UserError
 from refit.layout.layout import Layout
-from refit.model.workload_grid import NUM_EXPERTS, TOPK, Workload, workloads
+from refit.model.workload_grid import NUM_EXPERTS, SHAPES, TOPK, Workload, workloads
 from refit.record.point import write_atomic
 from refit.rules.impossible import impossible
 
-MESSAGES = {  # column of the CSV: what it is, per layer; the last two per step
-    "tp_bytes": "tensor parallel all-gather, reduce-scatter",
-    "a2a_ep_bytes": "expert parallel all-to-all: dispatch, and combine",
-    "etp_ag_bytes": "expert tensor parallel all-gather, reduce-scatter",
-    "ep_meta_ag_bytes": "routing metadata all-gather",
-    "pp_bytes": "pipeline stage to stage",
-    "ag_dp_ep_bytes": "expert data parallel all-gather of weights",
-    "rs_dp_ep_bytes": "expert data parallel reduce-scatter of gradients",
+MESSAGES = {  # column of the CSV: what it is and what is in it; the last two once per step
+    "tp_bytes": "tensor parallel all-gather, reduce-scatter: activations",
+    "a2a_ep_bytes": "expert parallel all-to-all, dispatch or combine: activations",
+    "etp_ag_bytes": "expert tensor parallel all-gather, reduce-scatter: activations",
+    "ep_meta_ag_bytes": "all-gather of how many tokens each expert gets: counts",
+    "pp_bytes": "pipeline stage to stage: activations",
+    "ag_dp_ep_bytes": "expert data parallel all-gather: weights",
+    "rs_dp_ep_bytes": "expert data parallel reduce-scatter: gradients",
 }
+
+LEGEND = (
+    "bytes: one rank's whole buffer, its own share included; 2 per activation, weight and count,",
+    "4 per gradient. Of one layer and micro batch; of the two expert data parallel messages all",
+    "expert weights of a rank (in its even share of the layers, rounded down), once per step.",
+)
 
 
 def messages(model: Model, layout: Layout, micro_batch: int, sequence: int) -> dict[str, int]:
@@ -66,6 +72,7 @@ def row(workload: Workload, dense: bool = False) -> dict[str, Any]:
         "mbs": workload.micro_batch,
         "seq": workload.sequence,
         "ga": workload.gradient_accumulation,
+        "end_stage_layers": workload.end_layers or "",
         "moe_params_per_rank": traffic.expert_parameters(model, layout),
         **messages(model, layout, workload.micro_batch, workload.sequence),
         "impossible": impossible(workload.dense_job if dense else workload.job) or "",
@@ -90,6 +97,14 @@ def summary(every: Sequence[Workload]) -> list[str]:
     ]
     lines += [f" all  {'':19s}  {len(every):9d}  {'':12s}  {sum(can.values()):16d}", ""]
     refused = [workload.name for workload in every if reasons[workload.name]]
+    uneven = [w for w in every if w.end_layers and not reasons[w.name]]
+    if uneven:
+        layers, pp, end = SHAPES[uneven[0].size][0], uneven[0].pp, uneven[0].end_layers
+        lines.append(
+            f"{len(uneven)} with {layers} layers on {pp} stages run with {end} layers in the first"
+            " and the last stage:"
+        )
+        lines += [*(f"    {w.name}" for w in uneven), ""]
     if refused:
         lines.append(f"Megatron cannot run {len(refused)} of them:")
     for reason in dict.fromkeys(reasons[name] for name in refused):
@@ -120,15 +135,25 @@ def detail(workload: Workload) -> list[str]:
         f"world {layout.gpus} = TP {layout.tp} * PP {layout.pp} * EP {layout.ep} * DP {layout.edp};"
         f" ETP {layout.etp}; {workload.experts_per_rank} experts per EP rank",
         f"global batch {moe['gbs']}, micro batch {moe['mbs']}, sequence {moe['seq']}",
-        "",
-        f"{'bytes per rank and layer':52s}{'MoE':>14s}{'dense twin':>14s}",
     ]
-    lines += [f"{MESSAGES[m]:52s}{moe[m]:14d}{twin[m]:14d}" for m in MESSAGES]
-    lines.append("(of the data parallel messages: per rank and step)")
+    if end := workload.end_layers:
+        stages = ",".join(str(len(stage)) for stage in layout.stage_layers(moe["layers"]))
+        lines.append(
+            f"{moe['layers']} layers do not divide among {layout.pp} stages: {end} in the first and"
+            f" the last ({stages})"
+        )
+    lines += ["", f"{'bytes per rank':64s}{'MoE':>14s}{'dense twin':>14s}"]
+    lines += [f"{MESSAGES[m]:64s}{moe[m]:14d}{twin[m]:14d}" for m in MESSAGES]
+    lines += LEGEND
     if moe["impossible"]:
         return [*lines, "", f"Megatron cannot run it: {moe['impossible']}"]
-    command = f"python -m refit.run workload={workload.name} cluster.nodes={layout.gpus // 8}"
-    return [*lines, "", f"as the source of a refit: {command}"]
+    command = f"python -m refit.run mode=plan cluster=a100 workload={workload.name}"
+    return [
+        *lines,
+        "",
+        f"as the source of a refit: {command}",
+        f"and its dense twin: {command}_dense",
+    ]
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -167,14 +192,14 @@ def main(arguments: Sequence[str]) -> int:
     else:
         lines = summary(every)
         if options.ep is not None or options.dense:
-            lines += ["", *table(rows)]
+            lines += ["", *table(rows), "", *LEGEND]
     print("\n".join(lines))
     if options.csv:
         try:
             write_atomic(options.csv, as_csv(rows))
         except OSError as error:
             raise UserError(f"cannot write {options.csv}: {error.strerror or error}") from None
-        print(f"written: {options.csv}")
+        print("\n".join((f"written: {options.csv}", *LEGEND)))
     return 0
 
 

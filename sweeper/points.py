@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from refit.cli import is_local, retyped
 from refit.job import Job, UserError
 from refit.record.point import Point
 from refit.record.record import Record
@@ -56,19 +57,22 @@ def plan_points(
         batch: the overrides of each point.
         compose: overrides -> job.
         root: the sweep's folder.
-        say: told how many points are excluded.
+        say: told which overrides make a point that others make, and how many are excluded.
 
     Raises:
-        UserError: from `compose`; a word is misspelt; a setting below `sweep` is wrong, or not the
-            same for all points; two points of one identity are not one job; a pattern of
-            sweep.exclude matches no point; or sweep.mode=read-only finds a point without a record.
+        UserError: from `compose`; a word is misspelt; sweep.here without Slurm; a setting below
+            `sweep` is wrong, or not the same for all points; two points of one identity are not
+            one job; a pattern of sweep.exclude matches no point; or sweep.mode=read-only finds a
+            point without a record.
     """
     composed = [(overrides, compose(overrides)) for overrides in batch]
     for _, job in composed:
         if reason := mistake(job):
             raise UserError(reason)
     settings = Settings.of([job for _, job in composed])
-    points = _distinct(composed, root)
+    if settings.here:
+        _check_allocation(job for _, job in composed)
+    points = _distinct(composed, root, say)
     planned = tuple(
         Planned(point, _earlier(point, settings.mode), points[point.id][1])
         for point in _not_excluded([point for point, _ in points.values()], say)
@@ -83,20 +87,46 @@ def plan_points(
     return SweepPlan(settings, planned)
 
 
+def _check_allocation(jobs: Iterable[Job]) -> None:
+    """sweep.here is of clusters below Slurm: else processes of this machine would run silently."""
+    for job in jobs:
+        if is_local(job) and job.mode == "measure":
+            raise UserError(
+                "sweep.here=true runs points on the nodes of a Slurm allocation, and"
+                f" cluster={job.cluster.name} as processes of this machine; type"
+                f" {retyped('cluster=slurm')}, or leave sweep.here out"
+            )
+
+
 def _distinct(
-    composed: Sequence[tuple[Sequence[str], Job]], root: Path
+    composed: Sequence[tuple[Sequence[str], Job]], root: Path, say: Callable[[str], None]
 ) -> dict[str, tuple[Point, str | None]]:
     """By id, each point once, and why it cannot run."""
     points: dict[str, tuple[Point, str | None]] = {}
+    asked: dict[str, Sequence[str]] = {}  # overrides as typed; twice is what comes again
+    twice: dict[str, None] = {}
     for overrides, job in composed:
         reason = impossible(job)
         for point in _repeated(job, root, overrides):
             first, skip = points.setdefault(point.id, (point, reason))
             if first is not point:
                 check_one_job(first, point)
+                twice[_twice(asked[point.id], overrides)] = None
+            asked.setdefault(point.id, overrides)
             if skip and not reason:  # by another name, of a pair that is this model's, it can run
                 points[point.id] = (point, reason)
+    for words in twice:
+        say(words)
     return points
+
+
+def _twice(one: Sequence[str], other: Sequence[str]) -> str:
+    """What is said of two lists of overrides that make one point: where they differ."""
+    only = [" ".join(o for o in a if o not in b) for a, b in ((one, other), (other, one))]
+    if not any(only):
+        return f"asked for twice, runs once: {' '.join(one) or 'the point'}"
+    differ = " and ".join(words or "what is shipped" for words in only)
+    return f"the same point, runs once: {differ}"
 
 
 def _repeated(job: Job, root: Path, overrides: Sequence[str]) -> Iterator[Point]:

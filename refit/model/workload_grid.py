@@ -5,6 +5,9 @@ world = TP * PP * EP * DP, where DP is the *expert* data parallel size and exper
 (ETP = TP); there are 16 experts with two matrices each (not gated), top-2. What the workload files
 leave open is Megatron's default, or its only way: no linear biases (ETP > 1 has none), rotary
 positions.
+
+Where layers do not divide among the stages, the first and the last have fewer than the others, as
+Megatron can be told: of 36 layers on 8 stages 3, and 5 in each of the others.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ class Workload:
     global_batch: int
     micro_batch: int = 1
     sequence: int = 4096
+    again: bool = False  # the one that the workload files have twice, the second time
 
     @property
     def name(self) -> str:
@@ -52,7 +56,7 @@ class Workload:
             name += f"_gbs{self.global_batch}"
         if self.sequence != 4096:
             name += f"_seq{self.sequence}"
-        return name
+        return name + ("_again" if self.again else "")
 
     @property
     def experts_per_rank(self) -> int:
@@ -70,24 +74,45 @@ class Workload:
         return self.global_batch // (self.micro_batch * (self.world // (self.tp * self.pp)))
 
     @property
+    def end_layers(self) -> int | None:
+        """Layers of the first and the last stage where they are fewer than the others'; or None."""
+        layers = SHAPES[self.size][0]
+        between = -(-layers // self.pp)
+        return None if layers % self.pp == 0 else (layers - between * (self.pp - 2)) // 2
+
+    @property
     def model(self) -> Model:
         """What is trained, with its experts, at the workload's sequence length."""
         return replace(shape(self.size), seq_length=self.sequence)
 
     @property
-    def layout(self) -> Layout:
+    def training(self) -> Degrees:
         """What it trains on."""
-        from refit.layout.layout import Layout
+        return replace(self._dense_training, ep=self.ep, etp=self.tp)
 
-        return Layout(tp=self.tp, pp=self.pp, ep=self.ep, etp=self.tp, gpus=self.world)
+    @property
+    def _dense_training(self) -> Degrees:
+        return Degrees(
+            tp=self.tp,
+            pp=self.pp,
+            gpus=self.world,
+            num_layers_in_first_pipeline_stage=self.end_layers,
+            num_layers_in_last_pipeline_stage=self.end_layers,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """`training` with every default filled in."""
+        from refit.layout.place import resolve
+
+        return resolve(self.training, self.tp)
 
     @property
     def dense_twin(self) -> tuple[Model, Layout]:
         """The same without experts: EP 1, one MLP per layer, same TP, PP and world."""
-        from refit.layout.layout import Layout
+        from refit.layout.place import resolve
 
-        plain = replace(self.model, name=f"{self.model.name}_dense", num_moe_experts=None)
-        return plain, Layout(tp=self.tp, pp=self.pp, gpus=self.world)
+        return replace(dense(self.size), seq_length=self.sequence), resolve(self._dense_training, 1)
 
     @property
     def parallel(self) -> Parallel:
@@ -99,14 +124,24 @@ class Workload:
         `parallel.destination.gpus`.
         """
         ep = min(NUM_EXPERTS, self.world // 32)
-        serving = Degrees(tp=8, pp=4, ep=ep, etp=8, gpus=32 * ep)
-        training = Degrees(tp=self.tp, pp=self.pp, ep=self.ep, etp=self.tp, gpus=self.world)
         return Parallel(
             name=self.name,
             use_case=f"MoE workload {self.size}, trained on {self.world}",
             mode="collocated",
-            source=training,
-            destination=serving,
+            source=self.training,
+            destination=Degrees(tp=8, pp=4, ep=ep, etp=8, gpus=32 * ep),
+        )
+
+    @property
+    def dense_parallel(self) -> Parallel:
+        """The dense twin's, to the same ranks, as replicas of TP 8 and PP 4."""
+        pair = self.parallel
+        return replace(
+            pair,
+            name=f"{self.name}_dense",
+            use_case=f"dense twin of a MoE workload, {self.size}, trained on {self.world}",
+            source=self._dense_training,
+            destination=replace(pair.destination, ep=1, etp=None),
         )
 
     @property
@@ -122,11 +157,8 @@ class Workload:
 
     @property
     def dense_job(self) -> Job:
-        """The dense twin's, to a layout like its own, which has no experts to serve either."""
-        model, layout = self.dense_twin
-        same = Degrees(tp=layout.tp, pp=layout.pp, gpus=layout.gpus)
-        pair = replace(self.parallel, source=same, destination=same)
-        return replace(self.job, model=model, parallel=pair)
+        """The dense twin's."""
+        return replace(self.job, model=self.dense_twin[0], parallel=self.dense_parallel)
 
 
 def shape(size: str) -> Model:
@@ -148,12 +180,18 @@ def shape(size: str) -> Model:
     )
 
 
+def dense(size: str) -> Model:
+    """The model of a size, with one MLP per layer in place of experts."""
+    plain = shape(size)
+    return replace(plain, name=f"{plain.name}_dense", num_moe_experts=None, moe_grouped_gemm=False)
+
+
 def workloads() -> list[Workload]:
     """All 123, by size, world, TP, PP and EP; one is in the workload files twice, and so here."""
     by_name = {workload.name: workload for workload in (*_grid(), *_SINGLE)}
     sizes = list(SHAPES)
     return sorted(
-        [*by_name.values(), _TWICE],
+        by_name.values(),
         key=lambda w: (sizes.index(w.size), w.world, w.tp, w.pp, w.ep, w.name),
     )
 
@@ -161,17 +199,19 @@ def workloads() -> list[Workload]:
 @cache
 def options() -> dict[str, dict[str, dict[str, Any]]]:
     """What the workloads add to conf/: group -> option -> its fields, as a YAML file would say."""
-    every = workloads()
+    models = [made(size) for made in (shape, dense) for size in SHAPES]
+    options: dict[str, dict[str, Any]] = {}
+    for w in workloads():
+        options[w.name] = _option(w, w.model, w.parallel)
+        options[w.dense_parallel.name] = _option(w, w.dense_twin[0], w.dense_parallel)
+    return {"model": {model.name: asdict(model) for model in models}, "workload": options}
+
+
+def _option(workload: Workload, model: Model, pair: Parallel) -> dict[str, Any]:
     return {
-        "model": {f"{size.lower()}_16e": asdict(shape(size)) for size in SHAPES},
-        "workload": {
-            w.name: {
-                "defaults": [{"override /model": w.model.name}],
-                "model": {"seq_length": w.sequence},
-                "parallel": asdict(w.parallel),
-            }
-            for w in every
-        },
+        "defaults": [{"override /model": model.name}],
+        "model": {"seq_length": workload.sequence},
+        "parallel": asdict(pair),
     }
 
 
@@ -188,6 +228,7 @@ def _grid() -> Iterator[Workload]:
 _TWICE = Workload("gpt_7B", 64, 4, 2, 8, 2048, sequence=2048)
 _SINGLE = (
     _TWICE,
+    replace(_TWICE, again=True),
     Workload("gpt_7B", 128, 4, 4, 8, 4096, sequence=2048),
     Workload("gpt_7B", 256, 4, 4, 16, 2048, sequence=8192),
     Workload("gpt_7B", 4096, 4, 1, 16, 8192),

@@ -198,7 +198,7 @@ def test_what_slurm_refuses_leaves_nothing_behind(
     sweep = Sweep(cluster, tmp_path / "results", (ROW_4, *arguments))
     code, said = sweep.run()
     assert code == 2, said
-    assert "Slurm refuses the job" in said and says in said and "Traceback" not in said
+    assert "Slurm refuses the job: " in said and says in said and "Traceback" not in said
     cluster.wait(lambda: not cluster.run("squeue", "-h"), 30, "no job left")
     assert not sweep.records()
     assert {at["state"] for at in sweep.states().values()} <= {"pending"}

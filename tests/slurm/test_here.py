@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +13,49 @@ from pathlib import Path
 from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
+SMALL = ["model.num_layers=1", "model.moe_ffn_hidden_size=64", "model.vocab_size=1000"]
+DOCUMENTS = ["--nodes=1", "--ntasks-per-node=8", "--gpus-per-node=8"]  # what they ask salloc for
+
+
+def in_allocation(
+    cluster: Cluster, options: list[str], command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """A command below salloc."""
+    return subprocess.run(
+        ["salloc", *options, *command],
+        cwd=ROOT,
+        env={**os.environ, **cluster.env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_what_lacks_slurm_or_m_says_what_to_type_and_that_works(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The documents' allocation; a point on this machine becomes a step, in what is printed."""
+    python = [sys.executable, "-m", "refit.run"]
+    typed = ["sweep.here=true", "build=shards", *SMALL, f"hydra.sweep.dir={tmp_path}"]
+    for lacks in ([*typed, f"hydra.run.dir={tmp_path}"], ["-m", *typed]):
+        refused = in_allocation(cluster, DOCUMENTS, [*python, *lacks])
+        assert refused.returncode == 2 and not list(tmp_path.glob("*/timing.json"))
+        found = re.search(r"type python (-m refit\.run [^,\n]*)", refused.stderr)
+        assert found, refused.stderr
+        more = shlex.split(found[1])
+        done = in_allocation(cluster, DOCUMENTS, [sys.executable, *more])
+        assert done.returncode == 0, done.stdout + done.stderr
+        (path,) = tmp_path.glob("*/timing.json")
+        record = json.loads(path.read_text())
+        assert record["status"] == "ok" and "step of 1 node(s): " in done.stdout
+        path.unlink()
 
 
 def test_points_run_on_the_nodes_of_an_allocation(cluster: Cluster, tmp_path: Path) -> None:
     pairs = "noncollocated_4_tp2ep1_to_tp1ep1,twonode_tp4ep4_to_tp8ep2"
-    small = ["model.num_layers=1", "model.moe_ffn_hidden_size=64", "model.vocab_size=1000"]
     command = [
         sys.executable, "-m", "refit.run", "-m", "cluster=slurm", f"parallel={pairs}",
-        "build=shards", *small, "sweep.here=true", f"hydra.sweep.dir={tmp_path}",
+        "build=shards", *SMALL, "sweep.here=true", f"hydra.sweep.dir={tmp_path}",
     ]  # fmt: skip
     environment = {**os.environ, **cluster.env}
 
@@ -26,20 +63,10 @@ def test_points_run_on_the_nodes_of_an_allocation(cluster: Cluster, tmp_path: Pa
     assert outside.returncode == 2
     assert "this is none; start it below salloc" in outside.stderr
 
-    def in_allocation(nodes: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["salloc", f"--nodes={nodes}", "--gpus-per-node=8", *command],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    one = in_allocation(1)
+    one = in_allocation(cluster, ["--nodes=1", "--gpus-per-node=8"], command)
     assert one.returncode == 0, one.stdout + one.stderr
     assert "needs 2 nodes, this allocation has 1" in one.stdout
-    two = in_allocation(2)
+    two = in_allocation(cluster, ["--nodes=2", "--gpus-per-node=8"], command)
     assert two.returncode == 0, two.stdout + two.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
     assert [r["status"] for r in records] == ["ok", "ok"]

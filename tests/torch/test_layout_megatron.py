@@ -28,6 +28,7 @@ from refit.job import Degrees, UserError
 from refit.layout.layout import Layout, Placement
 from refit.layout.place import resolve
 from refit.layout.stages import listed
+from refit.model.workload_grid import workloads
 from refit.rules.layout import order_has_one_pipeline
 from tests.support import oracle
 from tests.support.jobs import make_job
@@ -271,6 +272,7 @@ LOSS = "account_for_loss_in_pipeline_split"
         (10, 3, 4, None),
         (12, 4, 3, 5),
         (9, 4, 1, 2),
+        (36, 8, 3, 3),
     ],
 )
 def test_stages_are_megatrons(
@@ -278,6 +280,15 @@ def test_stages_are_megatrons(
 ) -> None:
     said = {FIRST: first, LAST: last}
     assert ours(num_layers, pp, **said) == megatron_stages(num_layers, pp, **said)
+
+
+def test_workloads_with_fewer_layers_at_the_ends_are_megatrons() -> None:
+    for w in workloads():
+        layers = w.model.num_layers
+        held = megatron_stages(layers, w.pp, **{FIRST: w.end_layers, LAST: w.end_layers})
+        assert w.layout.stage_layers(layers) == held
+        if w.end_layers:
+            assert [len(stage) for stage in held] == [3, 5, 5, 5, 5, 5, 5, 3]
 
 
 @pytest.mark.filterwarnings("ignore")

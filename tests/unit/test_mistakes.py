@@ -49,6 +49,22 @@ BAD = {
         ["model.moe_token_dispatcher_type=fused"],
         "=fused is not one of allgather, alltoall, flex; fused is flex here",
     ),
+    "an allocation, but one point on this machine": (
+        ["sweep.here=true", "bench.iterations=1"],
+        "type python -m refit.run -m cluster=slurm sweep.here=true bench.iterations=1",
+    ),
+    "an allocation, but one point": (
+        ["cluster=h100", "sweep.here=true"],
+        "type python -m refit.run -m cluster=h100 sweep.here=true",
+    ),
+    "an allocation, but this machine": (
+        ["-m", "sweep.here=true", "cluster=cpu"],
+        "type python -m refit.run cluster=slurm --multirun sweep.here=true",
+    ),
+    "a job on Slurm without -m": (
+        ["cluster=slurm", "cluster.slurm.partition=gpu"],
+        "type python -m refit.run -m cluster=slurm cluster.slurm.partition=gpu",
+    ),
     "options that exclude each other": (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
     "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
+from refit import run
 from refit.forecast import traffic
 from refit.job import UserError
 from refit.layout.layout import Layout
@@ -26,6 +28,7 @@ from refit.rules.impossible import impossible
 from refit.schema import CONF
 from refit.workloads import as_csv, detail, main, messages, row, summary
 from tests.support.composed import composed
+from tests.support.forks import fork_of
 
 EVERY = workloads()
 PUBLISHED = list(
@@ -45,19 +48,35 @@ def test_counts_by_ep_are_the_published() -> None:
     lines = summary(EVERY)
     # as published, and which of them Megatron can run
     assert [line.split() for line in lines[4:9]] == [
-        ["2", "8", "5", "16", "/", "2", "=", "8", "3"],
-        ["4", "4", "16", "16", "/", "4", "=", "4", "11"],
-        ["8", "2", "33", "16", "/", "8", "=", "2", "25"],
-        ["16", "1", "69", "16", "/", "16", "=", "1", "56"],
-        ["all", "123", "95"],
+        ["2", "8", "5", "16", "/", "2", "=", "8", "4"],
+        ["4", "4", "16", "16", "/", "4", "=", "4", "13"],
+        ["8", "2", "33", "16", "/", "8", "=", "2", "28"],
+        ["16", "1", "69", "16", "/", "16", "=", "1", "59"],
+        ["all", "123", "104"],
     ]
-    assert "Megatron cannot run 28 of them:" in lines
-    counted = {line.split(":")[0].strip(): line for line in lines if ": parallel" in line}
-    assert list(counted) == ["9"] and "36 layers do not divide among 8" in counted["9"]
+    cannot = lines.index("Megatron cannot run 19 of them:")
     assert sum("num_attention_heads=40 does not divide by" in line for line in lines) == 2
-    names = [line.strip() for line in lines if line.startswith("    ")]
-    assert sum(n.startswith("gpt_13b_") for n in names) == 19
-    assert sum(n.startswith("gpt_7b_") for n in names) == 9
+    refused = [line.strip() for line in lines[cannot:] if line.startswith("    ")]
+    assert len(refused) == 19 and all(name.startswith("gpt_13b_") for name in refused)
+    begins = "9 with 36 layers on 8 stages run with 3 layers in the first and the last stage:"
+    uneven = [line.strip() for line in lines[lines.index(begins) + 1 : cannot] if line]
+    assert len(uneven) == 9 and all("pp8" in n and n.startswith("gpt_7b_") for n in uneven)
+    assert "gpt_7b_1024_tp4pp8ep4" in uneven  # the documents' third example
+
+
+def test_nine_have_fewer_layers_at_the_ends() -> None:
+    """What 36 layers leave to 8 stages, in the row, in the option, and on the ranks."""
+    nine = [w for w in EVERY if w.end_layers]
+    assert {(w.size, w.pp, w.end_layers) for w in nine} == {("gpt_7B", 8, 3)} and len(nine) == 9
+    for w in nine:
+        assert impossible(w.job) is None and row(w)["end_stage_layers"] == 3
+        said = composed(f"workload={w.name}").parallel.source
+        assert said.num_layers_in_first_pipeline_stage == 3
+        assert said.num_layers_in_last_pipeline_stage == 3
+        for layout in (w.layout, w.dense_twin[1]):
+            assert [len(stage) for stage in layout.stage_layers(36)] == [3, 5, 5, 5, 5, 5, 5, 3]
+        assert "3 in the first and the last (3,5,5,5,5,5,5,3)" in "\n".join(detail(w))
+    assert {row(w)["end_stage_layers"] for w in EVERY if not w.end_layers} == {""}
 
 
 def test_worlds_are_products() -> None:
@@ -117,6 +136,8 @@ def test_expert_parameters_are_the_catalogues() -> None:
         if impossible(w.job) is None:
             held = catalogue(w.model, w.tp).held_by(w.layout, 0)
             elements = sum(s.nbytes // 2 for s in held if s.family.grid == "expert")
+            if w.end_layers:  # the published even share, rounded down, and what the first stage has
+                elements = elements // w.end_layers * (36 // w.pp)
             assert traffic.expert_parameters(w.model, w.layout) == elements
 
 
@@ -129,9 +150,10 @@ def hydra_on_conf() -> Any:
 
 def test_options_are_the_workloads(hydra_on_conf: Any) -> None:
     listed = hydra_on_conf.get_group_options("workload", ObjectType.CONFIG)
-    assert listed == sorted({w.name for w in EVERY}) and len(listed) == 122
+    names = {w.name for w in EVERY}
+    assert listed == sorted(names | {f"{name}_dense" for name in names}) and len(listed) == 246
     models = hydra_on_conf.get_group_options("model", ObjectType.CONFIG)
-    assert {"gpt_7b_16e", "llama_405b_16e", "kimi_k2"} <= set(models)
+    assert {"gpt_7b_16e", "gpt_7b_16e_dense", "llama_405b_16e", "kimi_k2"} <= set(models)
     experiment = compose("config", ["experiment=moe_workloads"])
     assert (experiment.mode, experiment.cluster.name) == ("plan", "a100")
 
@@ -140,6 +162,10 @@ def test_an_option_is_the_workload_and_takes_overrides() -> None:
     for w in (EVERY[0], EVERY[60], EVERY[-1]):
         job = composed(f"workload={w.name}")
         assert (job.model, job.parallel) == (w.model, w.parallel)
+        twin = composed(f"workload={w.name}_dense")
+        assert (twin.model, twin.parallel) == (w.dense_twin[0], w.dense_parallel)
+        source = replace(place(twin).source, vocab_rows=None)
+        assert not twin.model.is_moe and source == w.dense_twin[1]
     changed = composed(f"workload={w.name}", "model.num_layers=4", "parallel.destination.etp=1")
     assert changed.model == replace(w.model, num_layers=4)
     assert changed.parallel.destination.etp == 1
@@ -184,16 +210,66 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "a2a_ep_bytes" in capsys.readouterr().out
     assert main(["--dense", "--csv", str(tmp_path / "dense.csv")]) == 0
     assert {r["ep"] for r in csv.DictReader((tmp_path / "dense.csv").open())} == {"1"}
-    assert main(["gpt_13b_512_tp8pp2ep16"]) == 0
-    assert "workload=gpt_13b_512_tp8pp2ep16" in capsys.readouterr().out
-    refused = next(w for w in EVERY if w.name == "gpt_7b_512_tp4pp8ep2")
-    assert "Megatron cannot run it: parallel.source: 36 layers" in detail(refused)[-1]
+    refused = next(w for w in EVERY if w.name == "gpt_13b_512_tp16pp2ep16")
+    assert "Megatron cannot run it: model.num_attention_heads=40" in detail(refused)[-1]
     with pytest.raises(UserError, match="did you mean gpt_13b_512_tp8pp2ep16"):
         main(["gpt_13b_512_tp8pp2ep1"])
     with pytest.raises(UserError, match="they have 2, 4, 8, 16"):
         main(["--ep", "3"])
     with pytest.raises(UserError, match="cannot write"):
         main(["--csv", str(tmp_path / "none" / "x.csv")])
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_printed_command_runs_as_printed(
+    dense: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the largest world of the smallest model, whose nodes a person would have to count."""
+    assert main(["gpt_7b_4096_tp4pp1ep16"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if "python -m" in line]
+    (words,) = (line.split(": ", 1)[1].split() for line in printed if dense == ("twin" in line))
+    assert words[:3] == ["python", "-m", "refit.run"]
+    done = fork_of(run.main, *words[3:], f"hydra.run.dir={tmp_path}")
+    assert done.code == 0, done.stderr
+    (record,) = (json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json"))
+    assert record["status"] == "ok" and record["layout"]["world"] == 4096
+    assert record["config"]["parallel"]["name"] == words[-1].removeprefix("workload=")
+
+
+def test_a_sweep_names_the_twins(tmp_path: Path) -> None:
+    """Two of the 123 are the same point as another; their dense twins may be planned as well."""
+    sweep = ["-m", "experiment=moe_workloads", f"hydra.sweep.dir={tmp_path}"]
+    done = fork_of(run.main, *sweep, "sweep.dry_run=true")
+    assert done.code == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("the same point")]
+    assert said == [
+        "the same point, runs once: workload=gpt_22b_1024_tp8pp8ep16 and"
+        " workload=gpt_22b_1024_tp8pp8ep16_gbs8192",
+        "the same point, runs once: workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048 and"
+        " workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048_again",
+    ]
+    fates = [line for line in done.stdout.splitlines() if "-plan-a100-" in line]
+    assert len(fates) == 121 and sum("skip: " in line for line in fates) == 19
+    dense = fork_of(run.main, *sweep, "workload=glob([gpt_7b_64_*_dense,gpt_7b_128_*_dense])")
+    assert dense.code == 0, dense.stderr
+    records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
+    assert len(records) == 2 and {r["status"] for r in records} == {"ok"}
+    assert {r["config"]["model"]["name"] for r in records} == {"gpt_7b_16e_dense"}
+
+
+def test_messages_say_what_is_in_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever sizes are printed it says of what, and whether a rank's own share is counted."""
+    for arguments in (["--ep", "2"], ["--csv", str(tmp_path / "x.csv")], [EVERY[0].name]):
+        assert main(arguments) == 0
+        said = capsys.readouterr().out
+        assert "its own share included" in said and "\n4 per gradient" in said
+    assert "reduce-scatter: gradients" in said and "all-gather: weights" in said
+    # as the legend has it: of gradients twice the bytes, and nothing less for a rank's own share
+    for w in EVERY:
+        sizes = messages(w.model, w.layout, w.micro_batch, w.sequence)
+        held = traffic.expert_parameters(w.model, w.layout)
+        both = (sizes["ag_dp_ep_bytes"], sizes["rs_dp_ep_bytes"])
+        assert both == ((2 * held, 4 * held) if w.dp > 1 else (0, 0))
 
 
 def test_no_torch() -> None:

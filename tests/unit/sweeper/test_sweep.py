@@ -48,8 +48,9 @@ def test_each_point_is_composed_once(tmp_path: Path) -> None:
         return composed(overrides, repeat=2)
 
     batch = [[f"seed={n}"] for n in (0, 1, 2, 1)]
-    plan = plan_points(batch, compose, tmp_path, print)
-    assert calls == batch
+    said: list[str] = []
+    plan = plan_points(batch, compose, tmp_path, said.append)
+    assert calls == batch and said == ["asked for twice, runs once: seed=1"]
     assert len(plan.points) == 3 * 2  # seed 1 came twice
 
 

@@ -1,0 +1,36 @@
+"""The messages of docs/guide.md that ranks, or the lack of them, say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import ROOT, says, ticked
+from tests.unit.test_guide import ELSEWHERE, WRONG
+
+RANKS = [
+    ("".join(ticked(row[0])[:1]), ticked(row[1])[0])
+    for row in WRONG
+    if ticked(row[1])[0].startswith(ELSEWHERE)
+]
+KILLED = "python -m refit.run build=shards refit.method=tests.support.faults:Killed"
+SMALL = {"model": "moe_8e", "model.vocab_size": "1000"}
+
+
+@pytest.mark.parametrize(("command", "message"), RANKS, ids=[message[:40] for _, message in RANKS])
+def test_the_message_is_what_is_printed(command: str, message: str, tmp_path: Path) -> None:
+    words = (command or KILLED).split()[3:]
+    small = [f"{key}={value}" for key, value in SMALL.items() if "model." not in command]
+    done = subprocess.run(
+        [sys.executable, "-m", "refit.run", *words, *small, f"hydra.run.dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    # long lines are folded at spaces
+    assert says(message, " ".join(done.stdout.split())), done.stdout
