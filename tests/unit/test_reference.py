@@ -138,7 +138,7 @@ def test_what_does_not_hold_is_found(item: str, says: str) -> None:
 
 
 def test_what_a_command_does_not_print_is_found() -> None:
-    row = "python -m refit.run"
+    row = "python -m refit.run mode=plan"
     assert "is not in" in (unsaid([row], "`using 4 GPUs`") or "")
     assert "using 3 GPUs" in (unsaid([row], "refused: `using 3 GPUs`") or "")
     assert "no field" not in (unsaid(["python -m refit.run bench.iteration=3"], "refused") or "")

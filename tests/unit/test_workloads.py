@@ -239,7 +239,8 @@ def test_the_printed_command_runs_as_printed(
 def test_a_sweep_names_the_twins(tmp_path: Path) -> None:
     """Two of the 123 are the same point as another; their dense twins may be planned as well."""
     sweep = ["-m", "experiment=moe_workloads", f"hydra.sweep.dir={tmp_path}"]
-    done = fork_of(run.main, *sweep, "sweep.dry_run=true")
+    twins = "workload=glob([gpt_22b_1024_tp8pp8*,gpt_7b_64_*],exclude=*_dense)"
+    done = fork_of(run.main, *sweep, twins, "sweep.dry_run=true")
     assert done.code == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith("the same point")]
     assert said == [
@@ -249,7 +250,7 @@ def test_a_sweep_names_the_twins(tmp_path: Path) -> None:
         " workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048_again",
     ]
     fates = [line for line in done.stdout.splitlines() if "-plan-a100-" in line]
-    assert len(fates) == 121 and sum("skip: " in line for line in fates) == 19
+    assert len(fates) == len(set(fates)) == 4  # of six options
     dense = fork_of(run.main, *sweep, "workload=glob([gpt_7b_64_*_dense,gpt_7b_128_*_dense])")
     assert dense.code == 0, dense.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
