@@ -14,7 +14,7 @@ from refit.record.moved import Moved
 from refit.record.parts import Logits, Memory
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed
-from refit.record.report import FirstWrong, RankReport
+from refit.record.report import FirstWrong, RankReport, Span
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, job
 from tests.support.reports import reports
@@ -214,3 +214,17 @@ def test_the_plan_of_the_record_is_of_its_links() -> None:
     assert (near.max_peer_bytes, near.max_cross_node_bytes, near.cross_node_bytes) == (BYTES, 0, 0)
     assert (near.max_send_bytes, near.max_recv_bytes, near.max_forward_bytes) == (736, BYTES, 0)
     assert (near.copies, near.bytes, near.local_bytes) == (17, BYTES, 0)
+
+
+def test_how_far_apart_ranks_of_a_node_began() -> None:
+    late = with_rank(1, warm=[Span(0.03, 0.5), Span(0.01, 0.5)])
+    record = record_of(late)
+    assert record.seconds is not None and record.seconds.skew == pytest.approx([0.03, 0.01])
+    # on another node it has a clock of its own
+    elsewhere = [replace(one, node=int(one.rank == 1)) for one in late]
+    record = record_of(elsewhere)
+    assert record.seconds is not None and record.seconds.skew == [0.0, 0.0]
+    # an idle rank's start is nobody's
+    idle = [replace(one, warm=[Span(9.0, 9.0)] * 2) if one.rank == 3 else one for one in GOOD]
+    record = record_of(idle)
+    assert record.seconds is not None and record.seconds.skew == [0.0, 0.0]

@@ -110,3 +110,15 @@ def test_sequence_parallelism_moves_nothing_else(tmp_path: Path) -> None:
         for on in (None, True)
     )
     assert plain.plan == cut.plan and plain.id != cut.id
+
+
+@pytest.mark.parametrize(
+    ("skew", "words"),
+    [([0.011, 0.011, 0.5], "ranks began 2% of that time apart"), ([0.009, 0.009, 0.5], "")],
+)
+def test_ranks_that_begin_apart(skew: list[float], words: str, tmp_path: Path) -> None:
+    record = write_measured(Point.of(job(), tmp_path), seconds=0.5)
+    assert record.seconds is not None and record.seconds.skew == [0.0] * 2
+    apart = replace(record, seconds=replace(record.seconds, skew=skew))
+    assert "".join(remarks(apart)) == words
+    assert remarks(replace(record, seconds=replace(record.seconds, skew=None))) == []
