@@ -22,6 +22,7 @@ from refit.layout.place import place
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue, tensors_of
 from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
+from refit.rules.methods import choose
 from tests.support.composed import PUBLIC, composed
 from tests.support.table import ROWS, mode
 
@@ -320,3 +321,14 @@ def test_mistyped_overrides_are_errors(override: str, text: str) -> None:
 def test_schema_can_be_registered_twice() -> None:
     schema.register()
     assert compose("config", ["model.num_layers=2"]).model.num_layers == 2
+
+
+@pytest.mark.parametrize("hardware", ["a100", "h100", "h200", "h800", "b200"])
+@pytest.mark.parametrize(
+    "row", [next(r for r in ROWS if mode(r) == m) for m in ("collocated", "non-collocated")]
+)
+def test_a_plan_takes_the_methods_of_the_table(hardware: str, row: str) -> None:
+    """The documents run non-collocated rows over NVSHMEM, and collocated ones over NCCL."""
+    job = composed("mode=plan", f"cluster={hardware}", f"parallel={row}")
+    method = {"non-collocated": "nvshmem", "collocated": "nccl"}[mode(row)]
+    assert choose(job, place(job))[0] == method
