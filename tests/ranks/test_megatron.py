@@ -164,7 +164,7 @@ def test_gated_experts_whose_etp_changes_are_wrong(agent: Agent, tmp_path: Path)
         return
     fc1 = 2 * 48 * 64
     assert record["status"] == "invalid"
-    assert record["verification"]["mismatches"] == 2 * 4 * fc1 // 2  # two checks of four experts
+    assert record["verification"]["mismatches"] == WHOLE_CHECKS * 4 * fc1 // 2  # of four experts
     assert "mlp.experts.linear_fc1.weight" in record["reason"]
     # the models built here say stride 2, and it believes them
     installed = ran(agent, tmp_path, with_refit(what, peer_names="installed"))
