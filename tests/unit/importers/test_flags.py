@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from refit.importers import flags, options, read, write
 from refit.job import Job, Model, UserError
+from refit.other_names import meant
 from tests.support import megatron_parser
 from tests.support.commands import EIGHT_GPUS, EVERY, command, reading
 from tests.support.composed import composed
@@ -40,6 +41,26 @@ def test_every_field_of_a_model_has_a_flag_or_is_known_to_have_none() -> None:
     in_parts = {"activation_func", "gated_linear_unit", "num_query_groups"}
     without = {"name", "lora"}
     assert said | in_parts | without == {one.name for one in fields(Model)}
+
+
+@pytest.mark.parametrize(
+    ("table", "prefix", "of_side"),
+    [
+        (flags.MODEL, "model.", False),
+        (flags.SOURCE, "parallel.source.", True),
+        (flags.DESTINATION, "parallel.destination.", True),
+    ],
+    ids=["model", "source", "destination"],
+)
+def test_a_flag_typed_as_a_field_is_answered_with_the_field(
+    table: dict[str, flags.Field], prefix: str, of_side: bool
+) -> None:
+    """The hints of an unknown field say of a flag what its translation says."""
+    renamed = {n.replace("-", "_"): f.field for n, f in table.items()}
+    renamed = {name: field for name, field in renamed.items() if name != field}
+    assert renamed
+    for name, field in renamed.items():
+        assert f"{prefix}{field}" in (meant(name, prefix, of_side) or ""), name
 
 
 # -- against the parser
