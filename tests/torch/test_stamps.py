@@ -92,9 +92,8 @@ def test_any_block_that_stays_as_it_was_is_seen(name: str) -> None:
             kept = into.clone()
             into.copy_(out_of)
             seen = stamps.check(2)
-            # the sign alone says it of each: none agrees by chance
-            assert seen.mismatches >= min(3, kept.numel()) - 1 > 0 or kept.numel() == 1
-            assert seen.mismatches >= 1
+            # first and last at least, by their signs alone: none agrees by chance
+            assert seen.mismatches >= min(2, kept.numel())
             assert seen.first == refit.setup.catalogue.name_of(int(refit.copies.tensor[row]))
             into.copy_(kept)
         assert stamps.check(2).mismatches == 0
