@@ -29,6 +29,8 @@ from refit.weights.slab import Slab, SlabSource, anonymous
 
 Progress = Callable[[str], None]
 
+# numpy imports the second by itself where a rank first looks for duplicates, in 0.05 s
+ALWAYS_PRELOADED = ("refit.ranks.worker", "numpy.ma")
 RECORD_S = 60.0  # for node 0 to write the record, once a node has ended
 
 
@@ -46,7 +48,7 @@ class Agent:
                 uses them.
         """
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["refit.ranks.worker", *_preloads(jobs)])
+        self._context.set_forkserver_preload([*ALWAYS_PRELOADED, *_preloads(jobs)])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
         self._slab_source = SlabSource()

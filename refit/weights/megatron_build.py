@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields
@@ -18,47 +16,10 @@ from refit.model import megatron_versions
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
 from refit.weights.groups import make_groups
+from refit.weights.megatron_import import quiet, uncompiled
 from refit.weights.weights import TORCH_DTYPE
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Megatron warns of what it lacks and of what matters in training; none of it does here."""
-    with warnings.catch_warnings():
-        for text in (
-            "(Transformer Engine and )?Apex (is|are) not installed",
-            "moe_ffn_hidden_size is not set",
-            "Using a large number of experts .* without fp32 routing",
-            "full scope is deprecated. Use empty cuda_graph_(scope|modules)",
-            "When using expert parallelism and tensor parallelism for training",
-            "When using async grad allreduce",
-            "Warning: tp_group is None",  # see megatron_runs
-            "`torch.distributed.[a-z_]*` is deprecated",  # collectives that Megatron calls
-            "absl.logging is not installed",
-        ):
-            warnings.filterwarnings("ignore", message=text)
-        with ExitStack() as stack:
-            for name in _LOGS:
-                logger = logging.getLogger(name)
-                logger.addFilter(_matters)
-                stack.callback(logger.removeFilter, _matters)
-            yield
-
-
-_LOGS = {
-    # what every model says of itself; it is what is run
-    "megatron.core.models.gpt.gpt_model": "GPTModel IS DEPRECATED",
-    # said on import, of a CUDA build of torch where there is a compiler and no GPU
-    "torch.utils.cpp_extension": "No CUDA runtime is found",
-}
-"""By logger the beginning of a message that does not matter here."""
-
-
-def _matters(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_LOGS.get(record.name, "\0"))
-
-
-with _quiet():
+with quiet(), uncompiled():
     from megatron.core import parallel_state
     from megatron.core.activations import quick_gelu
     from megatron.core.extensions.transformer_engine import HAVE_TE
@@ -125,9 +86,7 @@ def megatron_runs(groups: ProcessGroupCollection, virtual: int | None = None) ->
                 stack.callback(delattr, owner, name)
             setattr(owner, name, value)
 
-        stack.enter_context(_quiet())
-        # quick_gelu is compiled at its first call: half a minute for what eager does in no time
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(quiet())
         # MLA's linear_q_proj and its gather after the down-projections ask for the global TP group,
         # whatever pg_collection says, and a pipeline_model_parallel_layout for the rank in the
         # global PP group and for the virtual stages; with DP's parallel_state is "initialized"

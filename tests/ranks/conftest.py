@@ -1,7 +1,6 @@
-"""An agent of this node for the tests of a file, which share it as the points of a sweep do."""
+"""An agent of this node for all tests, which share it as the points of a sweep do."""
 
 from collections.abc import Iterator
-from multiprocessing import forkserver
 
 import pytest
 
@@ -9,14 +8,11 @@ from refit.ranks.agent import Agent
 from tests.support.jobs import job
 
 
-@pytest.fixture(scope="module")
-def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
-    """Ready for the file's AGENT_OF: jobs whose ranks have what they import forked to them.
+@pytest.fixture(scope="session")
+def agent() -> Iterator[Agent]:
+    """Ready for every kind of job: what its ranks import is forked to them.
 
-    A process has one fork server, which preloads what the first agent said: the next file's agent
-    is to have another, or each of its ranks imports megatron-core by itself.
+    A process has one fork server, which preloads what its first agent said, so it is the first.
     """
-    jobs = getattr(request.module, "AGENT_OF", [job(), job(method="nixl")])
-    with Agent(jobs) as started:
+    with Agent([job(build="megatron"), job(method="nixl")]) as started:
         yield started
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # "used by unit tests", it says

@@ -14,7 +14,6 @@ from tests.support.jobs import job, methods_on_cpu
 from tests.support.records import check_verified, ran
 
 ACROSS = methods_on_cpu(across_nodes=True)
-AGENT_OF = [job(method=method) for method in ACROSS]
 
 
 def run(agent: Agent, folder: Path, fanout: str, method: str = "gloo") -> dict[str, Any]:

@@ -92,9 +92,6 @@ def title(what: Job) -> str:
     return "-".join([what.parallel.mode[:3], what.model.name, *sides, what.refit.method])
 
 
-AGENT_OF = [SAMPLE[0]]
-
-
 def test_the_sample_is_one_of_all_kinds() -> None:
     assert len({title(what) for what in SAMPLE}) == len(SAMPLE) == 72
     assert [impossible(what) for what in SAMPLE] == [None] * 72

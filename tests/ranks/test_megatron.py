@@ -45,9 +45,6 @@ BIASED = replace(MOE, name="biased", add_bias_linear=True, moe_shared_expert_int
 PEER: dict[str, Any] = {"method": "megatron", "build": "megatron"}
 
 
-AGENT_OF = [job(**PEER)]
-
-
 def with_refit(what: Job, **changes: Any) -> Job:
     return replace(what, refit=replace(what.refit, **changes))
 
@@ -429,7 +426,12 @@ def test_logs_hold_progress_alone(agent: Agent, tmp_path: Path, method: str) -> 
     assert [x for x in lines if not re.match(r"\[\d\d:\d\d:\d\d\.\d\d\] ", x)] == []
 
 
-def test_imports_are_silent() -> None:
-    code = "import refit.weights.megatron_build, refit.transport.megatron"
+def test_imports_are_silent_and_without_a_compiler() -> None:
+    code = (
+        "import sys, torch; compiled = torch.compile\n"
+        "import refit.weights.megatron_build, refit.transport.megatron\n"
+        "print([name for name in sys.modules if name.startswith('torch._inductor.compile')])\n"
+        "assert torch.compile is compiled"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout + done.stderr == ""
+    assert (done.stdout, done.stderr) == ("[]\n", "")

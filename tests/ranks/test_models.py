@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from refit.job import Cluster, Degrees, Job, Model, Parallel, UserError
+from refit.job import Degrees, Job, Model, Parallel, UserError
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.layout.tensors import Family, Shard
@@ -29,7 +29,6 @@ from refit.weights.weights import ALIGNMENT, Weights, offsets
 from tests.support.composed import composed
 
 WORLD = 4
-AGENT_OF = [Job(build="megatron", cluster=Cluster(device="cpu"))]
 SIDES = ("source", "destination")
 
 MOE = Model(

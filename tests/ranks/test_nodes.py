@@ -17,15 +17,15 @@ from tests.support.jobs import job, methods_on_cpu
 from tests.support.records import check_verified
 
 ROOT = Path(__file__).parents[2]
+# ranks do not import the program that starts them, so it needs no `if __name__ == "__main__"`
 AGENT = """
 import sys
 from pathlib import Path
 from refit.ranks.agent import Agent
 from refit.record.point import Point
-if __name__ == "__main__":
-    point = Point.load(Path(sys.argv[1]))
-    with Agent([point.job]) as agent:
-        print(agent.measure_point(point, attempt="0", node=int(sys.argv[2]), nodes=2).status)
+point = Point.load(Path(sys.argv[1]))
+with Agent([point.job]) as agent:
+    print(agent.measure_point(point, attempt="0", node=int(sys.argv[2]), nodes=2).status)
 """
 
 

@@ -76,9 +76,6 @@ OTHERS = {
 }
 
 
-AGENT_OF = [*KIMI_JOBS.values(), *FANOUTS.values(), *OTHERS.values()]
-
-
 @pytest.mark.parametrize("name", KIMI_JOBS)
 def test_kimi_k2_mini(name: str, agent: Agent, tmp_path: Path) -> None:
     record = verified(agent, tmp_path, KIMI_JOBS[name])

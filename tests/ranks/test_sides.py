@@ -93,7 +93,6 @@ CASES: dict[str, Job] = {
         {"pp": 2, LAYERS: [1, 2, 0, 1]}, {"pp": 2, LAYERS: "E|t*2|t|tL"}, model=TIED
     ),
 }  # fmt: skip
-AGENT_OF = [next(iter(CASES.values()))]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,7 +11,6 @@ from refit.ranks.agent import Agent
 from tests.support.jobs import TINY, job
 from tests.support.records import ran, verified
 
-AGENT_OF = [job(build="megatron")]
 FLEX = replace(TINY, moe_token_dispatcher_type="flex", add_bias_linear=False)
 
 
