@@ -181,6 +181,8 @@ class Degrees:
     share_embeddings_and_output_weights: Optional[bool] = None
     # null: a source's is the model's, and a destination has as many rows as its source
     make_vocab_size_divisible_by: Optional[int] = None
+    # what lies beside the weights in a shard: zero, which null means, and stays so | unchecked
+    padding: Optional[str] = None
 
 
 @dataclass(frozen=True)

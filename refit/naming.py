@@ -96,6 +96,7 @@ def _of_its_own(side: Degrees) -> str:
         "sp": side.sequence_parallel,
         "slots": side.expert_slots,
         "tied": side.share_embeddings_and_output_weights,
+        "padding": side.padding,
         "layers": side.pipeline_model_parallel_layout,
         "vpp": side.virtual_pipeline_model_parallel_size,
         "embedding": side.account_for_embedding_in_pipeline_split,

@@ -121,7 +121,7 @@ def _unsaid_of_sides(job: Job) -> Iterator[str]:
     for name, side in pair.sides.items():
         for key in (
             "kind", "gate_up_interleaved", "shard", "expert_slots", "offset", "node_aligned",
-            "share_embeddings_and_output_weights", "make_vocab_size_divisible_by",
+            "share_embeddings_and_output_weights", "make_vocab_size_divisible_by", "padding",
         ):  # fmt: skip
             value = getattr(side, key)
             if value is not None and (key, value) != ("kind", "megatron"):

@@ -24,7 +24,7 @@ class Cut:
     """How one side cuts one axis of a tensor, all other axes staying whole.
 
     Indices in several shards are replicas. A shard may be larger than its runs: the rest of it is
-    padding, which is zero and stays so.
+    padding, which is zero and stays so, or unchecked, as the side says.
 
     Attributes:
         axis: the dimension.
@@ -99,6 +99,12 @@ class Cut:
     def is_whole(self) -> bool:
         """One shard that has all in order, without padding."""
         return self == Cut.whole(self.axis, self.length)
+
+    @property
+    def has_padding(self) -> bool:
+        """Some shard is larger than its runs."""
+        held = (sum(count for _, _, count, _ in runs) for runs in self.runs)
+        return any(size > real for size, real in zip(self.sizes, held, strict=True))
 
     def below(self, length: int) -> Cut:
         """The same shards of an axis that ends earlier: what lies beyond is padding."""

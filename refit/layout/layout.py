@@ -22,6 +22,8 @@ Side = Literal["source", "destination"]
 KINDS = ("megatron", "fsdp", "engine")
 DTYPES = ("bfloat16", "float16", "float32")
 """What a side may store as; the first is what a model has."""
+PADDINGS = ("zero", "unchecked")
+"""What a side may have beside its weights; the first is what it has where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Layout:
     dtype: str | None = None  # of what the model has in bfloat16; None: that
     trained_dtype: str | None = None  # the source's `dtype`
     casts: bool = False  # the sides differ in it
+    padding_is_checked: bool = True  # zero, and no refit may write it; else it may be anything
 
     def __post_init__(self) -> None:
         if self.kind == "fsdp":

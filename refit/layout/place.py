@@ -8,7 +8,7 @@ from math import lcm
 from refit.job import Degrees, Job, UserError
 from refit.layout import order as rank_order
 from refit.layout import stages
-from refit.layout.layout import DTYPES, KINDS, Layout, Placement
+from refit.layout.layout import DTYPES, KINDS, PADDINGS, Layout, Placement
 from refit.layout.ranks import apart, first_rank, misplaced, overlapping, shared
 
 
@@ -60,6 +60,7 @@ def resolve(degrees: Degrees, etp: int, offset: int = 0) -> Layout:
         gate_up_interleaved=bool(degrees.gate_up_interleaved),
         expert_slots=_explicit("expert_slots", degrees.expert_slots) or None,
         sequence_parallel=bool(degrees.sequence_parallel),
+        padding_is_checked=degrees.padding != "unchecked",
         order=rank_order.DEFAULT if degrees.order is None else degrees.order,
         listed_layers=None if listed is None else stages.listed(listed),
         virtual_stages=_explicit(stages.VIRTUAL, degrees.virtual_pipeline_model_parallel_size),
@@ -85,12 +86,13 @@ def _fsdp(degrees: Degrees, offset: int) -> Layout:
         gpus=_explicit("gpus", degrees.gpus),
         offset=offset,
         dtype=_dtype(degrees.dtype),
+        padding_is_checked=degrees.padding != "unchecked",
     )
 
 
 _OF_FSDP = (
     "kind", "shard", "gpus", "offset", "node_aligned", "dtype", "make_vocab_size_divisible_by",
-    "share_embeddings_and_output_weights",
+    "share_embeddings_and_output_weights", "padding",
 )  # fmt: skip
 
 
@@ -215,6 +217,7 @@ def _side(job: Job, name: str, degrees: Degrees, etp: int, default_start: int) -
     try:
         _check_word("kind", degrees.kind, KINDS)
         _check_word("dtype", degrees.dtype, DTYPES)
+        _check_word("padding", degrees.padding, PADDINGS)
         _explicit("make_vocab_size_divisible_by", degrees.make_vocab_size_divisible_by)
         start = first_rank(degrees, default_start, job.cluster.ranks_per_node)
         return resolve(degrees, etp, start)

@@ -141,7 +141,7 @@ class Slot:
     Attributes:
         storage: names the larger tensor.
         number: which slot.
-        count: slots that it has; those of no shard are zero and stay so.
+        count: slots that it has; those of no shard are padding.
     """
 
     storage: str
@@ -163,6 +163,7 @@ class Shard:
     casts: bool  # the two sides' dtypes differ
     slot: Slot | None = None  # None: a tensor of its own
     same_as: int | None = None  # the tensor whose storage it is; None: its own
+    padding_is_checked: bool = True  # and zero; else anything may be there
 
     @property
     def values_of(self) -> str:
@@ -264,5 +265,8 @@ class Catalogue:
                         together = family.name.format(layer=layer, expert="")
                         slot = Slot(together, e - experts.start, layout.expert_slots)
                     same = bases[family.copy_of] if family.copy_of and layout.tied else None
-                    held.append(Shard(tensor, name, family, cut, shard, *dtypes, casts, slot, same))
+                    checked = layout.padding_is_checked
+                    held.append(
+                        Shard(tensor, name, family, cut, shard, *dtypes, casts, slot, same, checked)
+                    )
         return held

@@ -20,6 +20,7 @@ class Side:
         dtype: of what the model has in bfloat16; null: that.
         vocab_rows: of the vocabulary as the side stores it.
         expert_slots: of the tensor that has all of a rank's experts; null: one each.
+        padding: `unchecked` where anything may lie beside the weights; null: it is proven zero.
         order: of ranks, fastest first; null where it is Megatron's default.
         virtual_stages: of each pipeline rank; null where there is one.
         layers_per_stage: in the order of the model, where they are listed, counted with the
@@ -42,6 +43,7 @@ class Side:
     dtype: str | None = None
     vocab_rows: int | None = None
     expert_slots: int | None = None
+    padding: str | None = None
     order: str | None = None
     virtual_stages: int | None = None
     layers_per_stage: list[int] | None = None

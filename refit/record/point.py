@@ -140,6 +140,7 @@ _LATER_OF_A_SIDE = (
     "expert_slots",
     "gate_up_interleaved",
     "share_embeddings_and_output_weights",
+    "padding",
     "sequence_parallel",
     "order",
     "offset",

@@ -291,6 +291,7 @@ def _side(layout: Layout, num_layers: int) -> Side:
         dtype=layout.dtype,
         vocab_rows=layout.vocab_rows,
         expert_slots=layout.expert_slots,
+        padding=None if layout.padding_is_checked else "unchecked",
         order=None if layout.order == DEFAULT else layout.order,
         virtual_stages=layout.virtual_stages if layout.virtual_stages > 1 else None,
         layers_per_stage=layout.layers_per_stage(num_layers) if listed else None,

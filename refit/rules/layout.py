@@ -313,6 +313,20 @@ def cut_axes_divide(job: Job, placement: Placement) -> str | None:
     return None
 
 
+def padding_is_there(job: Job, placement: Placement) -> str | None:
+    """Unchecked is said only of padding that a side has."""
+    families = tensors_of(job, placement, build_of(job).convention).families
+    for name, side in placement.sides.items():
+        spare = (side.expert_slots or 0) * side.ep > (job.model.num_moe_experts or 0)
+        if side.padding_is_checked or spare or any(f.cut(side).has_padding for f in families):
+            continue
+        return (
+            f"parallel.{name}.padding=unchecked, and no shard of {side.describe()} has padding;"
+            " leave it out"
+        )
+    return None
+
+
 def patterns_meet_tensors(job: Job, placement: Placement) -> str | None:
     """A pattern that meets nothing is a mistake, and so is leaving all out."""
     if job.refit.include is None and job.refit.exclude is None:
@@ -349,6 +363,7 @@ LAYOUT: tuple[Rule, ...] = (
     only_a_destination_unties,
     layers_divide,
     cut_axes_divide,
+    padding_is_there,
     patterns_meet_tensors,
 )
 

@@ -70,7 +70,7 @@ class Pattern:
         self._finite = finite
 
     def fill(self, weights: Weights) -> None:
-        """Write every shard's expected values, and zero into its padding."""
+        """Write every shard's expected values; zero into its padding, or ones where unchecked."""
         self._write(weights, poisoned=False)
 
     def poison(self, weights: Weights) -> None:
@@ -79,7 +79,7 @@ class Pattern:
 
     def _write(self, weights: Weights, poisoned: bool) -> None:
         for slot in weights.spare:
-            slot.zero_()
+            slot.fill_(0 if weights.padding_is_checked else 0xFF)
         for shard in weights.own_shards:
             for matrix in self._matrices(shard, weights.tensors[shard.tensor]):
                 matrix.write(poisoned)
@@ -96,7 +96,8 @@ class Pattern:
             if travels is None or travels[shard.tensor]
         )
         found = sum(checks, Check(0, 0))
-        written = sum(int(torch.count_nonzero(slot)) for slot in weights.spare)
+        spare = weights.spare if weights.padding_is_checked else []
+        written = sum(int(torch.count_nonzero(slot)) for slot in spare)
         return found + Check(0, written, "a slot of no expert" if written else "")
 
     def check_left_out(self, weights: Weights, travels: NDArray[np.bool_]) -> Check:
@@ -124,7 +125,8 @@ class Pattern:
         for start, held in shard.stretches():
             view = bits.narrow(axis, start, len(held))
             if held[0] == PADDING:
-                yield _Matrix(view, None, None, shard.dtype, shard.dtype)
+                checked = shard.padding_is_checked
+                yield _Matrix(view, None, None, shard.dtype, shard.dtype, checked)
                 continue
             indices: list[IntArray] = [np.arange(n) for n in shape]
             indices[axis] = held
@@ -167,6 +169,8 @@ class _Matrix:
         view: [rows, columns] of the shard, as integers.
         rows, columns: a hash of each, in the dtype that the source has.
         trained_dtype, dtype: the source's, and this shard's.
+        is_checked: else it is padding that may be anything, and every bit of it is set: a refit
+            that takes it for zero shows.
     """
 
     view: torch.Tensor
@@ -174,6 +178,7 @@ class _Matrix:
     columns: torch.Tensor | None
     trained_dtype: str
     dtype: str
+    is_checked: bool = True
 
     @property
     def elements(self) -> int:
@@ -181,9 +186,11 @@ class _Matrix:
         return 0 if self.rows is None else self.view.numel()
 
     def write(self, poisoned: bool) -> None:
-        """What must be there, its complement if poisoned; zero where it is padding."""
+        """What must be there, its complement if poisoned; of padding zero, or ones."""
         if self.rows is None:
             self.view.zero_()
+            if not self.is_checked:
+                self.view.bitwise_not_()
             return
         for actual, rows in self._pieces():
             made = self._expected(rows, poisoned, out=actual)
@@ -193,7 +200,7 @@ class _Matrix:
     def mismatches(self, poisoned: bool) -> int:
         """Elements that are not what `write` writes."""
         if self.rows is None:
-            return int(torch.count_nonzero(self.view))
+            return int(torch.count_nonzero(self.view)) if self.is_checked else 0
         wrong, buffer = 0, None
         for actual, rows in self._pieces():
             buffer = torch.empty_like(actual) if buffer is None else buffer[: len(rows)]

@@ -62,8 +62,13 @@ class Weights:
 
     @property
     def spare(self) -> list[torch.Tensor]:
-        """The bytes of slots that no shard is in; zero, and no refit may write there."""
+        """The bytes of slots that no shard is in: padding."""
         return [self.arena[slot.start : slot.stop] for slot in offsets(self.shards)[2]]
+
+    @property
+    def padding_is_checked(self) -> bool:
+        """Padding is zero and no refit may write there; else anything may be there."""
+        return all(shard.padding_is_checked for shard in self.shards)
 
     def populate(self) -> None:
         """Map every page now, which is faster than by a fault each. Where it fails, they fault."""

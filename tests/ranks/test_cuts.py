@@ -44,6 +44,7 @@ def pair(
 
 
 OWN: dict[str, Any] = {"make_vocab_size_divisible_by": 1}
+UNCHECKED: dict[str, Any] = {"padding": "unchecked"}
 SIDES: dict[str, tuple[Degrees, Degrees, dict[str, Any]]] = {
     "fsdp to tp": (fsdp(3), Degrees(tp=2, etp=2, gpus=2, **OWN), {"mode": "non-collocated"}),
     "hsdp to tp and ep": (fsdp(2, gpus=4), Degrees(tp=2, ep=2, etp=1, gpus=4, **OWN), {}),
@@ -98,6 +99,11 @@ SIDES: dict[str, tuple[Degrees, Degrees, dict[str, Any]]] = {
         fsdp(3, dtype="float32"), Degrees(ep=2, etp=1, expert_slots=3, **OWN),
         {"fanout": "hierarchical"},
     ),
+    "padding unchecked at the source": (fsdp(3, **UNCHECKED), fsdp(4), {}),
+    "padding unchecked, and slots": (
+        Degrees(tp=4, etp=1, make_vocab_size_divisible_by=16, **UNCHECKED),
+        Degrees(ep=2, etp=1, expert_slots=3, **OWN, **UNCHECKED), {"fanout": "hierarchical"},
+    ),
 }  # fmt: skip
 
 
@@ -119,6 +125,8 @@ FAULTS = [
     ("engines, gate and up in turn", "MisordersGateUp"),
     ("slots of both sides", "WritesSpareSlot"),
     ("slots of both sides", "SwapsExperts"),
+    ("padding unchecked at the source", "WritesPadding"),
+    ("padding unchecked, and slots", "DropsBlock"),
 ]
 
 
@@ -134,6 +142,7 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
         assert (found["kind"], found["dtype"]) == (
             side.kind, None if side.dtype == "bfloat16" else side.dtype,
         )  # fmt: skip
+        assert found["padding"] == side.padding
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,20 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
 def test_a_fault_is_seen(agent: Agent, tmp_path: Path, name: str, fault: str, method: str) -> None:
     record = ran(agent, tmp_path, of(name, f"tests.support.faults:{method}_{fault}"))
     assert record["status"] == "invalid" and record["verification"]["mismatches"] > 0
+
+
+@pytest.mark.parametrize("fault", ["WritesPadding", "WritesSpareSlot"])
+@pytest.mark.parametrize("unchecked", [False, True])
+def test_padding_that_is_unchecked_may_be_written(
+    agent: Agent, tmp_path: Path, fault: str, unchecked: bool
+) -> None:
+    side = Degrees(tp=3, etp=1, make_vocab_size_divisible_by=10, expert_slots=6, gpus=3)
+    side = replace(side, padding="unchecked" if unchecked else None)
+    model = replace(ODD, num_attention_heads=3, num_query_groups=3, ffn_hidden_size=42,
+                    moe_shared_expert_intermediate_size=33)  # fmt: skip
+    what = pair(fsdp(2), side, f"tests.support.faults:ipc_{fault}", model=model)
+    record = ran(agent, tmp_path, what)
+    assert record["status"] == ("ok" if unchecked else "invalid"), record["reason"]
 
 
 @pytest.mark.parametrize("cast_at", ["source", "destination"])
@@ -174,8 +197,10 @@ def test_real_models_of_two_dtypes_and_vocabularies(agent: Agent, tmp_path: Path
 
 
 def test_logits_of_a_models_own_vocabulary(agent: Agent, tmp_path: Path) -> None:
-    destination = Degrees(tp=2, etp=1, make_vocab_size_divisible_by=3)
-    what = pair(Degrees(etp=1), destination, "ipc", build="megatron", model=TINY, verify="logits")
+    # rows of no word are of set bits on both sides: no number
+    source = Degrees(etp=1, make_vocab_size_divisible_by=32, **UNCHECKED)
+    destination = Degrees(tp=2, etp=1, make_vocab_size_divisible_by=3, **UNCHECKED)
+    what = pair(source, destination, "ipc", build="megatron", model=TINY, verify="logits")
     assert verified(agent, tmp_path, what)["verification"]["logits"]["ok"]
 
 

@@ -38,6 +38,7 @@ def composed(*overrides: str) -> Job:
         ("parallel.source.sequence_parallel=true", "tp2ep1_sp_to_tp1ep1"),
         ("parallel.destination.offset=4", "tp2ep1_to_tp1ep1_from4"),
         ("parallel.destination.node_aligned=true", "tp2ep1_to_tp1ep1_aligned"),
+        ("parallel.destination.padding=unchecked", "tp2ep1_to_tp1ep1_paddingunchecked"),
         (
             "parallel.destination=null 'parallel.destinations=[{tp: 2, gpus: 4}, {ep: 2}]'",
             "tp2ep1_to_tp2ep1_4gpus_and_tp1ep2",

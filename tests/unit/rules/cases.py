@@ -18,6 +18,7 @@ from refit.rules.layout import (
     layers_divide,
     only_a_destination_unties,
     order_has_one_pipeline,
+    padding_is_there,
     pair_of_another_model,
     patterns_meet_tensors,
     query_groups_divide,
@@ -385,7 +386,7 @@ BAD: dict[Any, list[Case]] = {
             {"parallel__source__kind": "fsdp"},
             "parallel.source: tp=2 is Megatron's, and kind=fsdp has kind, shard, gpus, offset,"
             " node_aligned, dtype, make_vocab_size_divisible_by,"
-            " share_embeddings_and_output_weights; set tp=1 here, or write the pair as a file",
+            " share_embeddings_and_output_weights, padding; set tp=1 here, or write the pair as a file",
         ),
         (
             {
@@ -408,6 +409,10 @@ BAD: dict[Any, list[Case]] = {
         (
             {"parallel__destination__dtype": "fp8"},
             "parallel.destination: dtype=fp8 is not one of bfloat16, float16, float32",
+        ),
+        (
+            {"parallel__source__padding": "ones"},
+            "parallel.source: padding=ones is not one of zero, unchecked",
         ),
         (
             {"parallel__source__make_vocab_size_divisible_by": 0},
@@ -634,6 +639,21 @@ BAD: dict[Any, list[Case]] = {
         ({"refit__include": ["lm_head"]}, "refit.include: 'lm_head' meets no tensor"),
         ({"refit__include": ["*fc1*"], "refit__exclude": ["*"]}, "leave nothing to move"),
     ],
+    padding_is_there: [
+        (
+            {"parallel__destination__padding": "unchecked"},
+            "parallel.destination.padding=unchecked, and no shard of TP=2, PP=1, EP=1 has padding;"
+            " leave it out",
+        ),
+        (
+            {
+                "parallel__source__expert_slots": 8,
+                "parallel__source__padding": "unchecked",
+                "build": "shards",
+            },
+            "parallel.source.padding=unchecked, and no shard of",
+        ),
+    ],
     cut_axes_divide: [
         (
             {"model__moe_shared_expert_intermediate_size": 511},
@@ -645,6 +665,16 @@ BAD: dict[Any, list[Case]] = {
 
 GOOD: list[dict[str, Any]] = [
     {},
+    {"parallel__destination__padding": "zero"},
+    {
+        "parallel__source__expert_slots": 9,
+        "parallel__source__padding": "unchecked",
+        "build": "shards",
+    },
+    {
+        "parallel__destination__make_vocab_size_divisible_by": 1000,
+        "parallel__destination__padding": "unchecked",
+    },
     # a list that names no layer of experts: megatron-core builds both
     {**BIASED, "model__moe_layer_freq": [0, 0, 0, 0], "parallel__destination__etp": 2},
     {"model__num_moe_experts": 7, "model__moe_layer_freq": [0, 0, 0, 0]},

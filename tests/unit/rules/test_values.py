@@ -50,7 +50,7 @@ def test_every_word_has_a_vocabulary() -> None:
     # a method is looked up, a side's are checked with its layout, the others are names or texts
     free = {"parallel.use_case", "parallel.model", "refit.method"}
     for side in ("source", "destination"):
-        free |= {f"parallel.{side}.{name}" for name in ("order", "kind", "dtype")}
+        free |= {f"parallel.{side}.{name}" for name in ("order", "kind", "dtype", "padding")}
     words = {name for name in fields_of(str) if not name.endswith("name")} - free
     assert words == set(CHOICES)
 
