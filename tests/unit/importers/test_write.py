@@ -230,6 +230,7 @@ def test_there_and_back_composed(job: Job) -> None:
         ({"parallel__destination__offset": 6}, "destination.offset=6"),
         ({"parallel__destination__node_aligned": True}, "destination.node_aligned=True"),
         ({"parallel__destination__expert_slots": 8}, "expert_slots=8"),
+        ({"parallel__source__padding": "unchecked"}, "parallel.source.padding=unchecked"),
         ({"parallel__destination__dtype": "float16"}, "another than the source's"),
         ({"parallel__destination__order": "tp-cp-ep-pp-dp"}, "order of ranks"),
         ({"parallel__source__order": "pp-dp-tp-ep-cp"}, "order=pp-dp-tp-ep-cp"),

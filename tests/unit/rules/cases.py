@@ -386,7 +386,7 @@ BAD: dict[Any, list[Case]] = {
             {"parallel__source__kind": "fsdp"},
             "parallel.source: tp=2 is Megatron's, and kind=fsdp has kind, shard, gpus, offset,"
             " node_aligned, dtype, make_vocab_size_divisible_by,"
-            " share_embeddings_and_output_weights, padding; set tp=1 here, or write the pair as a file",
+            " share_embeddings_and_output_weights, padding; set tp=1 here, or write the pair as a",
         ),
         (
             {
