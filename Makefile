@@ -44,13 +44,13 @@ asked: .venv/bin/python
 table: setup
 	$(BIN)/python -m refit.run -m 'parallel=glob(*)'
 
-# What ranks do is better undisturbed; those on Slurm mostly wait, and the others run beside them.
+# Those on Slurm mostly wait: they run beside the others.
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/ranks; ended=$$?; \
-	{ ok=0; $(BIN)/python -m pytest -n 2 tests/unit || ok=1; \
-	for tests in torch install; do $(BIN)/python -m pytest tests/$$tests || ok=1; done; exit $$ok; } >.venv/beside.log 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest tests/slurm || ended=1; \
-	wait $$beside || ended=1; cat .venv/beside.log; exit $$ended
+	@$(BIN)/python -m pytest tests/slurm >.venv/slurm.log 2>&1 & slurm=$$!; ended=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/ranks tests/torch || ended=1; \
+	$(BIN)/python -m pytest -n 2 tests/unit || ended=1; \
+	$(BIN)/python -m pytest tests/install || ended=1; \
+	wait $$slurm || ended=1; cat .venv/slurm.log; exit $$ended
 
 test-versions: setup
 	@bash tests/versions.sh $(BIN)/python .venv/megatron-core

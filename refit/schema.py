@@ -5,6 +5,7 @@ The schema is the typed config, so that a typo in a field or a wrong type is an 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -25,13 +26,7 @@ def register() -> None:
 
     May be called again.
     """
-    schema = OmegaConf.structured(Job)
-    _unfreeze(schema)
-    # null where parallel.destinations is a list; `Job` has the default there, never None
-    destination = schema.parallel._get_node("destination")
-    assert isinstance(destination, DictConfig)
-    destination._metadata.optional = True
-    ConfigStore.instance().store(name=NAME, node=schema, provider="refit")
+    ConfigStore.instance().store(name=NAME, node=_schema(), provider="refit")
     # Hydra scans the folders of hydra_plugins, and executes again what it finds there: our plugins
     # are named after that. It finds none of them in an editable install.
     plugins = Plugins.instance()
@@ -39,6 +34,18 @@ def register() -> None:
 
     for plugin in refit_sweeper.PLUGINS:
         plugins.register(plugin)
+
+
+@cache
+def _schema() -> DictConfig:
+    """`Job` as Hydra fills it in."""
+    schema = OmegaConf.structured(Job)
+    _unfreeze(schema)
+    # null where parallel.destinations is a list; `Job` has the default there, never None
+    destination = schema.parallel._get_node("destination")
+    assert isinstance(destination, DictConfig)
+    destination._metadata.optional = True
+    return schema
 
 
 def _unfreeze(node: DictConfig) -> None:

@@ -28,6 +28,7 @@ from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
 from tests.support.composed import composed
 
+pytestmark = pytest.mark.xdist_group("models")  # what all look at is built once
 WORLD = 4
 SIDES = ("source", "destination")
 
