@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pages import ROOT, says, ticked
-from tests.unit.test_guide import ELSEWHERE, WRONG
+from tests.commands.test_guide import ELSEWHERE, WRONG
 
 RANKS = [
     ("".join(ticked(row[0])[:1]), ticked(row[1])[0])

@@ -12,7 +12,7 @@ from refit import __version__, published, schema
 from sweeper import __main__ as face
 from tests.support.forks import fork_of
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def face_of(*words: str, code: int = 0, **environment: str) -> str:

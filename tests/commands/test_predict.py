@@ -24,7 +24,7 @@ from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, TINY, job
 from tests.support.records import CHECKER
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 WIDE = replace(TINY, hidden_size=1024, vocab_size=4000)
 FAST = Hardware(memory_gb=1, memory_gbps=100, peer_gbps=10, nic_gbps=1, latency_us=10)
 
