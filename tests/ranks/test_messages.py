@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import ROOT, says, ticked
 from tests.commands.test_guide import ELSEWHERE, WRONG
+from tests.support.pages import ROOT, says, ticked
 
 RANKS = [
     ("".join(ticked(row[0])[:1]), ticked(row[1])[0])
