@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # what is drawn is the same in every run, however slow the machine
-settings.register_profile("refit", derandomize=True, deadline=None, database=None)
+settings.register_profile("refit", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("refit")
 
 
