@@ -84,11 +84,12 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
     # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
     before = memory.forget_peak()
+    rank_device.forget_peak()
     progress("cold refit")
     run = _Run(setup, rank, sides, hops, proof, clock, progress)
     cold, cold_phases = _cold(run, plans_itself=transport.plans_itself)
     warm, phases, held_bytes = _warm(run)
-    refit_peak = memory.peak_since(before)
+    refit_peak, device_peak = memory.peak_since(before), rank_device.peak_bytes()
     logits = _changed(run)
     # asked before close, which empties them
     staging, details, moved = hops.staging_bytes, hops.details, hops.moved
@@ -123,7 +124,7 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
         moved=moved,
         versions=_versions(),
         held_bytes=held_bytes,
-        device_peak_bytes=rank_device.peak_bytes(),
+        device_peak_bytes=device_peak,
         device=rank_device.name(device),
         variables=environment.variables((*(job.cluster.env or ()), *OF_RANKS)),
         dispatcher=models.dispatcher_of(sides.source) or models.dispatcher_of(sides.destination),

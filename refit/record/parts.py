@@ -122,6 +122,7 @@ class Seconds:
         phases_per_rank, per_rank: by rank that holds weights.
         skew: of each timed refit how far apart the ranks of a node began, of the node where that is
             most; null in records of before it was kept.
+        device: of each timed refit the longest that a GPU says it took, by events; null on CPUs.
         proof: the longest that a rank filled, stamped and looked, in none of these times; null in
             records of before it was measured.
     """
@@ -138,6 +139,7 @@ class Seconds:
     per_rank: dict[str, float]
     proof: float | None = None
     skew: list[float] | None = None
+    device: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ class Memory:
     """The most that any rank held, in bytes.
 
     Attributes:
+        device_peak_bytes: of torch's allocator on a GPU, weights too, from before the cold refit to
+            the last timed one; in older records since the process began.
         refit_peak_bytes: private memory above what was held before the cold refit; null where the
             system does not say.
         staging_bytes: null where the method does not say.

@@ -57,7 +57,8 @@ CLOCK = {
     "warm": "per iteration: all ranks pass a barrier, then those of each node meet in shared"
     " memory; a node's clock starts when its first rank does; a rank's time ends when its own"
     " destination weights are written and synchronised; the slowest rank counts; across nodes each"
-    " has a clock of its own",
+    " has a clock of its own, and the longest of their times counts: how far apart nodes began,"
+    " which is how far apart the barrier lets them go, is not in it",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
     " transfer; models are built before; a method that plans itself is timed with its plan alone",
     "limit": "the destination ranks copy as many bytes, or of more than 2 GB the same share each,"

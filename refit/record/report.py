@@ -29,10 +29,15 @@ class FirstWrong:
 
 @dataclass(frozen=True)
 class Span:
-    """Start and end on one node's monotonic clock, in seconds."""
+    """Start and end on one node's monotonic clock, in seconds.
+
+    Attributes:
+        device: seconds between events before and after it on the rank's GPU; None on a CPU.
+    """
 
     start: float
     end: float
+    device: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class RankReport:
         proof_s: seconds that filling, stamping and looking took.
         host_peak_bytes: resident in the process, since it began.
         held_bytes: after each timed refit, of the process and on its device.
-        device_peak_bytes: of torch's allocator, since it began.
+        device_peak_bytes: of torch's allocator, from before the cold refit to the last timed one.
         refit_peak_bytes: private memory above what was held before the cold refit.
         dispatcher: of tokens, by the class that this rank's model has; None without experts in it.
         transport: its own words: heap, messages.

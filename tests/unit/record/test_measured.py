@@ -198,6 +198,13 @@ def test_each_node_has_a_clock_of_its_own() -> None:
     found = [shifted(replace(one, node=one.rank // 2)) for one in GOOD]
     record = record_of(found)
     assert record.seconds is not None and record.seconds.warm == [0.5] * 2
+    # rank 2, on the other node, ends later: the longest of the nodes' times, not from the first
+    late = [
+        replace(one, warm=[replace(s, end=s.end + 0.25) for s in one.warm]) if one.node else one
+        for one in found
+    ]
+    record = record_of(late)
+    assert record.seconds is not None and record.seconds.warm == [0.75] * 2
 
 
 def test_the_plan_of_the_record_is_of_its_links() -> None:
@@ -228,3 +235,18 @@ def test_how_far_apart_ranks_of_a_node_began() -> None:
     idle = [replace(one, warm=[Span(9.0, 9.0)] * 2) if one.rank == 3 else one for one in GOOD]
     record = record_of(idle)
     assert record.seconds is not None and record.seconds.skew == [0.0, 0.0]
+
+
+def test_what_a_gpu_says_is_of_the_one_that_took_longest() -> None:
+    record = record_of(GOOD)
+    assert record.seconds is not None and record.seconds.device is None
+    said = {0: (0.25, 0.125), 1: (0.5, 0.0625), 2: (0.125, 0.375)}
+    found = [
+        replace(one, warm=[Span(0.0, 0.5, device) for device in said[one.rank]])
+        if one.rank in said
+        else one  # the idle one's is nobody's
+        for one in GOOD
+    ]
+    record = record_of(found)
+    assert record.seconds is not None and record.seconds.device == [0.5, 0.375]
+    assert record.seconds.warm == [0.5, 0.5]
