@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy
 import torch
-import torch.distributed as dist
 
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
+from refit.plan.plan import Plan
 from refit.ranks import device as rank_device
+from refit.ranks import limit
 from refit.ranks.clock import Clock
 from refit.ranks.proof import Proof, Sides
 from refit.record import environment
@@ -30,12 +31,8 @@ from refit.transport.hops import Hops
 from refit.weights import memory, models
 from refit.weights.logits import compare_logits
 from refit.weights.slab import Slab
-from refit.weights.weights import Weights
 
 PROGRESS_S = 0.1  # between two words on timed iterations: telling takes the time of other ranks
-
-COPY_BYTES = 2e9  # of all destinations together: more than any cache holds
-COPIES = 10  # the most that the memory copy is timed
 
 Progress = Callable[[str], None]
 
@@ -87,24 +84,23 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
     rank_device.forget_peak()
     progress("cold refit")
     run = _Run(setup, rank, sides, hops, proof, clock, progress)
-    cold, cold_phases = _cold(run, plans_itself=transport.plans_itself)
+    cold, cold_phases, plan = _cold(run, plans_itself=transport.plans_itself)
     warm, phases, held_bytes = _warm(run)
     refit_peak, device_peak = memory.peak_since(before), rank_device.peak_bytes()
     logits = _changed(run)
     # asked before close, which empties them
     staging, details, moved = hops.staging_bytes, hops.details, hops.moved
     hops.close()
-    progress("measuring the memory copy rate")
-    # last of all: it destroys the destination's weights
-    limit, share = _copy_rate(clock, sides.destination, min(job.bench.iterations, COPIES))
+    progress("measuring plain copies")
+    # last of all: they destroy the destination's weights
+    limits = limit.measure(setup, clock, sides, rank, plan)
     return RankReport(
         rank=rank,
         node=setup.placement.node_of(rank),
         active=sides.source is not None or sides.destination is not None,
         cold=cold,
         warm=warm,
-        limit=limit,
-        limit_share=share,
+        limits=limits,
         cold_phases=cold_phases,
         phases=phases,
         elements=proof.destination.elements,
@@ -177,14 +173,19 @@ def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: 
     return Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
 
 
-def _cold(run: _Run, plans_itself: bool) -> tuple[Span, dict[str, float]]:
-    """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan."""
+def _cold(run: _Run, plans_itself: bool) -> tuple[Span, dict[str, float], Plan]:
+    """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan.
+
+    Returns:
+        Its span, its phases, and our plan.
+    """
     setup, hops, sides = run.setup, run.hops, run.sides
-    untimed = setup.plan() if plans_itself else None
+    plan = setup.plan() if plans_itself else None
 
     def first() -> dict[str, float]:
+        nonlocal plan
         started = time.perf_counter()
-        plan = setup.plan() if untimed is None else untimed
+        plan = plan or setup.plan()
         planned = time.perf_counter()
         hops.prepare(plan, run.rank, sides.source, sides.destination)
         prepared = time.perf_counter()
@@ -196,7 +197,9 @@ def _cold(run: _Run, plans_itself: bool) -> tuple[Span, dict[str, float]]:
             "transfer": moved,
         }
 
-    return run.clock.timed(first, lambda: run.proof.whole("the cold refit"))
+    span, phases = run.clock.timed(first, lambda: run.proof.whole("the cold refit"))
+    assert plan is not None
+    return span, phases, plan
 
 
 def _warm(run: _Run) -> tuple[list[Span], dict[str, float], list[int]]:
@@ -247,34 +250,6 @@ def _changed(run: _Run) -> Logits | None:
     return logits
 
 
-def _copy_rate(clock: Clock, destination: Weights | None, times: int) -> tuple[list[Span], float]:
-    """Copies within the destination's own memory; and which share of its bytes each copies."""
-    arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
-    nbytes = torch.tensor(arena.numel())
-    dist.all_reduce(nbytes)
-    share = min(1.0, COPY_BYTES / int(nbytes))
-    return [_copy_time(clock, arena, share) for _ in range(times)], share
-
-
 def _host_peak() -> int:
     """The most memory that was resident in this process, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _copy_time(clock: Clock, arena: torch.Tensor, share: float) -> Span:
-    """Copy a share of the arena's bytes from its one half to its other.
-
-    That is what this machine's memory can do for this rank, on the very pages that a refit writes.
-    The weights in them are gone then.
-    """
-
-    def copy() -> dict[str, float]:
-        half = arena.numel() // 2
-        remaining = round(share * arena.numel())
-        while remaining:
-            part = min(remaining, half)
-            arena[:part].copy_(arena[half : half + part])
-            remaining -= part
-        return {}
-
-    return clock.timed(copy)[0]

@@ -17,7 +17,7 @@ from refit.record.parts import (
 )
 from refit.record.record import Record, ended
 from refit.record.report import WHOLE_CHECKS, FirstWrong, RankReport
-from refit.record.times import drift, times
+from refit.record.times import drift, seconds_of, throughput_of
 
 
 def measured(
@@ -54,7 +54,8 @@ def measured(
     # every element was right, so what was written is what any plan writes
     assert record.plan is not None
     plan = replace(record.plan, bytes=begun.plan.bytes)
-    seconds, throughput = times(active, plan, hardware)
+    seconds = seconds_of(active)
+    throughput = throughput_of(active, plan, hardware, seconds.median)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 

@@ -142,6 +142,13 @@ class Seconds:
     device: list[float] | None = None
 
 
+LimitKind = Literal[
+    "memory",  # copies within the destinations' memory
+    "peers",  # one plain copy for each two ranks of the plan
+    "links", "network",  # between GPUs of a node, between nodes
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Limit:
     """A rate that a refit cannot exceed, but for what it finds in a cache.
@@ -150,11 +157,13 @@ class Limit:
         what: in words.
         gbps: of the whole refit: bytes written at all destinations per second.
         source: measured in the same run, or configured for the cluster.
+        kind: null in records of before it was kept.
     """
 
     what: str
     gbps: float
     source: Literal["measured", "configured"]
+    kind: LimitKind | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,7 @@ class Throughput:
     Attributes:
         limit: the tightest of `limits`, in words; `limit_gbps` and `limit_source` are its own.
         fraction: of that limit.
+        missing: which limit was not measured, and why; null where none is missing.
     """
 
     gbps: float
@@ -172,6 +182,7 @@ class Throughput:
     limit_source: Literal["measured", "configured"]
     fraction: float
     limits: list[Limit]
+    missing: str | None = None
 
 
 @dataclass(frozen=True)

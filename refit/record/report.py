@@ -41,12 +41,33 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """Plain copies of this share of the bytes each, timed as refits are."""
+
+    spans: list[Span]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What was timed beside the refits.
+
+    Attributes:
+        memory: within the destination's own memory.
+        peers: between the plan's peers; None where `no_peers` says why not.
+    """
+
+    memory: Copied
+    peers: Copied | None = None
+    no_peers: str = ""
+
+
+@dataclass(frozen=True)
 class RankReport:
     """What one rank measured. Idle ranks pass the same barriers; their spans are not counted.
 
     Attributes:
         active: it holds weights of either side.
-        limit: spans of a memory copy of this share of the destination's bytes each.
         cold_phases, phases: seconds; of the timed iterations the median.
         elements, mismatches: looked at after the `WHOLE_CHECKS` refits that are looked at whole,
             and wrong there.
@@ -69,8 +90,7 @@ class RankReport:
     active: bool
     cold: Span
     warm: list[Span]
-    limit: list[Span]
-    limit_share: float = 1.0
+    limits: Limits
     cold_phases: dict[str, float] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     elements: int = 0

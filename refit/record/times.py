@@ -8,26 +8,18 @@ from math import ceil
 
 from refit.job import Hardware
 from refit.record import limits
-from refit.record.parts import PlanNumbers, Seconds, Throughput
-from refit.record.report import RankReport, Span
+from refit.record.parts import Limit, PlanNumbers, Seconds, Throughput
+from refit.record.report import Copied, RankReport, Span
 
 
-def times(
-    active: Sequence[RankReport], plan: PlanNumbers, hardware: Hardware
-) -> tuple[Seconds, Throughput]:
-    """`seconds` and `throughput` from the ranks that hold weights."""
-    warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
-    median = statistics.median(warm)
-    copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
-    copy = statistics.median(copies) / active[0].limit_share
-    gbps, device = plan.bytes / median / 1e9, active[0].device
-    held_bytes = plan.bytes + (plan.left_out_bytes or 0)  # what was copied is all that there is
-    rates = [limits.memory_copy(held_bytes, copy, device), *limits.links(plan, hardware, device)]
-    tightest = min(rates, key=lambda limit: limit.gbps)
-    seconds = Seconds(
+def seconds_of(active: Sequence[RankReport]) -> Seconds:
+    """Times of the refits, from the ranks that hold weights."""
+    each = list(zip(*(r.warm for r in active), strict=True))
+    warm = [_slowest(active, spans) for spans in each]
+    return Seconds(
         cold=_slowest(active, [r.cold for r in active]),
         warm=warm,
-        median=median,
+        median=statistics.median(warm),
         p90=sorted(warm)[ceil(9 * len(warm) / 10) - 1],  # the nearest rank: no interpolation
         max=max(warm),
         drift=drift(warm),
@@ -36,18 +28,45 @@ def times(
         phases_per_rank={str(r.rank): {**r.cold_phases, **r.phases} for r in active},
         per_rank={str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
         proof=max(r.proof_s for r in active),
-        skew=[_skew(active, spans) for spans in zip(*(r.warm for r in active), strict=True)],
+        skew=[_skew(active, spans) for spans in each],
         device=_of_devices(active),
     )
-    throughput = Throughput(
+
+
+def throughput_of(
+    active: Sequence[RankReport], plan: PlanNumbers, hardware: Hardware, seconds: float
+) -> Throughput:
+    """The rate of a refit of so many seconds, against all that limits it."""
+    rates = [*_measured(active, plan), *limits.links(plan, hardware, active[0].device)]
+    tightest = min(rates, key=lambda limit: limit.gbps)
+    gbps = plan.bytes / seconds / 1e9
+    return Throughput(
         gbps=gbps,
         limit_gbps=tightest.gbps,
         limit=tightest.what,
         limit_source=tightest.source,
         fraction=gbps / tightest.gbps,
         limits=rates,
+        missing=active[0].limits.no_peers or None,
     )
-    return seconds, throughput
+
+
+def _measured(active: Sequence[RankReport], plan: PlanNumbers) -> list[Limit]:
+    """The limits that were timed in the same run."""
+    device = active[0].device
+    held_bytes = plan.bytes + (plan.left_out_bytes or 0)  # what was copied is all that there is
+    copy_s = _copied(active, [r.limits.memory for r in active])
+    found = [limits.memory_copy(held_bytes, copy_s, device)]
+    peers = [r.limits.peers for r in active if r.limits.peers is not None]
+    if len(peers) == len(active):
+        found.append(limits.peer_copy(plan.bytes, _copied(active, peers), device))
+    return found
+
+
+def _copied(ranks: Sequence[RankReport], copied: Sequence[Copied]) -> float:
+    """Seconds of the copies of all bytes, by the clock of the refits; of several the median."""
+    each = zip(*(one.spans for one in copied), strict=True)
+    return statistics.median(_slowest(ranks, spans) for spans in each) / copied[0].share
 
 
 def drift(values: Sequence[float]) -> float | None:

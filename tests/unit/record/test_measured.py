@@ -14,7 +14,7 @@ from refit.record.moved import Moved
 from refit.record.parts import Logits, Memory
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed
-from refit.record.report import FirstWrong, RankReport, Span
+from refit.record.report import Copied, FirstWrong, Limits, RankReport, Span
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, job
 from tests.support.reports import reports
@@ -65,7 +65,8 @@ def test_right_weights_have_times_and_rates() -> None:
 
 
 def test_a_share_that_was_copied_stands_for_the_whole() -> None:
-    record = record_of([replace(one, limit_share=0.25) for one in GOOD])
+    limits = Limits(Copied(GOOD[0].limits.memory.spans, share=0.25))
+    record = record_of([replace(one, limits=limits) for one in GOOD])
     assert record.throughput is not None
     assert record.throughput.limit_gbps == pytest.approx(BYTES / 1.0 / 1e9)  # four times 0.25 s
 
