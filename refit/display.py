@@ -161,7 +161,7 @@ def outcome(record: Record) -> str:
     limit = throughput.limit
     if throughput.limit_source == "measured":
         peers = any(each.kind == "peers" and each.what == limit for each in throughput.limits)
-        limit = "plain copies between its ranks" if peers else "this machine's memory copy"
+        limit = "plain copies between the ranks" if peers else "this machine's memory copy"
     return (
         f"ok: {what} in {seconds.median:.3f} s"
         f" (slowest rank, median of {len(seconds.warm)}; cold {seconds.cold:.3f} s),"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def pairs(rows: Rows) -> list[Pair]:
 
 
 def stretches(
-    between: Sequence[Pair], receiver: int, held: Sequence[int], room: int, share: float
+    between: Sequence[Pair], receiver: int, held: Mapping[int, int], room: int, share: float
 ) -> Iterator[Stretch]:
     """What a rank copies where each pair's bytes are one copy.
 
@@ -53,12 +54,11 @@ def stretches(
     in a cache what another has read. Whoever meets the end of a rank's weights begins them anew.
 
     Args:
-        held: [world], bytes that each rank has to give.
+        held: by rank that sends to this one, bytes that it has to give.
         room: bytes that the receiver has to write in.
         share: of the bytes of each pair.
     """
-    given = [0] * len(held)
-    taken = 0
+    given, taken = Counter[int](), 0
     for pair in between:
         left = round(share * pair.nbytes)
         while left and pair.receiver == receiver:

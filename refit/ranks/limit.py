@@ -41,7 +41,9 @@ def _memory_copy(clock: Clock, sides: Sides, times: int) -> Copied:
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
     """
     arena = _bytes_of(sides, giving=False)
-    part = _share(arena.numel())
+    nbytes = torch.tensor(arena.numel())
+    dist.all_reduce(nbytes)
+    part = _share(int(nbytes))
 
     def copy() -> dict[str, float]:
         half = arena.numel() // 2
@@ -62,12 +64,11 @@ def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -
         between: the pairs of all ranks, who can map each other's memory.
     """
     mine, into = _bytes_of(sides, giving=True), _bytes_of(sides, giving=False)
+    world = dist.get_world_size()
     peers = {pair.sender for pair in between if pair.receiver == rank} - {rank}
     arenas = {rank: mine, **share.exchange(mine, rank, peers)}
-    world = dist.get_world_size()
-    held = [0] * world
-    dist.all_gather_object(held, mine.numel())
-    part = _share(sum(pair.nbytes for pair in between if pair.receiver == rank))
+    held = {peer: arena.numel() for peer, arena in arenas.items()}
+    part = _share(sum(pair.nbytes for pair in between))
     found = stretches(between, rank, held, into.numel(), part)
     copies = [
         (into[s.into : s.into + s.nbytes], arenas[s.sender][s.out_of : s.out_of + s.nbytes])
@@ -93,10 +94,8 @@ def _bytes_of(sides: Sides, giving: bool) -> torch.Tensor:
 
 
 def _share(nbytes: int) -> float:
-    """The share of all ranks' bytes that is copied; this rank has so many."""
-    total = torch.tensor(nbytes)
-    dist.all_reduce(total)
-    return min(1.0, COPY_BYTES / int(total))
+    """The share that is copied of all ranks' bytes."""
+    return min(1.0, COPY_BYTES / nbytes)
 
 
 def _timed(clock: Clock, copy: Callable[[], dict[str, float]], times: int) -> list[Span]:

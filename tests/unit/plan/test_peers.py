@@ -64,7 +64,7 @@ def test_pairs_are_sums_of_blocks(case: Case) -> None:
 
 
 BETWEEN = [Pair(0, 2, 100), Pair(1, 2, 60), Pair(0, 3, 100), Pair(3, 3, 40)]
-HELD = [150, 60, 0, 40]
+HELD = {0: 150, 1: 60, 3: 40}
 
 
 @pytest.mark.parametrize(
