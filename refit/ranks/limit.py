@@ -16,6 +16,7 @@ from refit.record.report import Copied, Limits, Span
 from refit.rules import devices
 from refit.rules.setup import Setup
 from refit.transport import share
+from refit.weights.weights import Weights
 
 COPY_BYTES = 1e9  # of all destinations together: more than any cache holds
 COPIES = 10  # the most that the memory copy is timed
@@ -40,7 +41,7 @@ def _memory_copy(clock: Clock, sides: Sides, times: int) -> Copied:
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
     """
-    arena = _bytes_of(sides, giving=False)
+    arena = _bytes_of(sides.destination)
     nbytes = torch.tensor(arena.numel())
     dist.all_reduce(nbytes)
     part = _share(int(nbytes))
@@ -61,9 +62,9 @@ def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -
     """Each rank's bytes out of each of its peers' weights, one contiguous copy of each peer.
 
     Args:
-        between: the pairs of all ranks, who can map each other's memory.
+        between: the pairs of all ranks, who are on one node; so nobody passes anything on.
     """
-    mine, into = _bytes_of(sides, giving=True), _bytes_of(sides, giving=False)
+    mine, into = _bytes_of(sides.source), _bytes_of(sides.destination)
     world = dist.get_world_size()
     peers = {pair.sender for pair in between if pair.receiver == rank} - {rank}
     arenas = {rank: mine, **share.exchange(mine, rank, peers)}
@@ -84,12 +85,8 @@ def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -
     return Copied(_timed(clock, copy, PEER_COPIES), part)
 
 
-def _bytes_of(sides: Sides, giving: bool) -> torch.Tensor:
-    """[bytes] that this rank gives from, or writes in; none where it holds no such side.
-
-    A rank without a source may pass on what it has fetched.
-    """
-    weights = (giving and sides.source) or sides.destination
+def _bytes_of(weights: Weights | None) -> torch.Tensor:
+    """[bytes], all that this rank holds of a side."""
     return weights.arena if weights else torch.empty(0, dtype=torch.uint8)
 
 

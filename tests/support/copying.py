@@ -20,17 +20,22 @@ Sizes = list[tuple[int, int]]
 """By rank, bytes of its source and of its destination; 0: it has none."""
 
 
-def copied(sizes: Sizes, between: list[Pair], port: int) -> list[tuple[bytes, int, float]]:
+def copied(
+    sizes: Sizes, between: list[Pair], port: int, at_most: float
+) -> list[tuple[bytes, int, float]]:
     """By rank: what its destination holds afterwards, how many times were taken, of which share.
 
     A source holds its rank + 1 in every byte, a destination rank + 101.
+
+    Args:
+        at_most: bytes that are copied in all.
     """
     spawn = multiprocessing.get_context("spawn")
     meeting = Meeting.room(anonymous(), len(sizes))
     ends, ranks = [], []
     for rank in range(len(sizes)):
         here, there = spawn.Pipe()
-        args = (rank, sizes, between, port, anonymous(), meeting, there)
+        args = (rank, sizes, between, port, at_most, anonymous(), meeting, there)
         ranks.append(spawn.Process(target=_rank, args=args))
         ranks[-1].start()
         there.close()
@@ -46,11 +51,12 @@ def _rank(
     sizes: Sizes,
     between: list[Pair],
     port: int,
+    at_most: float,
     slab: Slab,
     meeting: Slab,
     end: Connection,
 ) -> None:
-    world = len(sizes)
+    world, limit.COPY_BYTES = len(sizes), at_most
     store = dist.TCPStore("127.0.0.1", port, world, is_master=not rank)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     source, destination = (
