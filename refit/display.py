@@ -160,7 +160,8 @@ def outcome(record: Record) -> str:
     assert seconds is not None and throughput is not None and checked is not None
     limit = throughput.limit
     if throughput.limit_source == "measured":
-        limit = "this machine's memory copy"
+        peers = any(each.kind == "peers" and each.what == limit for each in throughput.limits)
+        limit = "plain copies between the ranks" if peers else "this machine's memory copy"
     return (
         f"ok: {what} in {seconds.median:.3f} s"
         f" (slowest rank, median of {len(seconds.warm)}; cold {seconds.cold:.3f} s),"

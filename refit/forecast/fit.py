@@ -16,6 +16,7 @@ from refit.model.architecture import tensors_of
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from refit.plan.selection import selected
+from refit.record.parts import Throughput
 from refit.record.record import Record
 from refit.rules import methods
 
@@ -27,7 +28,7 @@ class Row:
     Attributes:
         hops: of its plan, as it was carried out.
         seconds: the record's median.
-        rate_gbps: the best rate seen in its run: of the refit, or of the memory copy beside it.
+        rate_gbps: the best rate seen in its run: of the refit, or of plain copies beside it.
         group: rows that differ in nothing but chance; they are left out together.
     """
 
@@ -91,9 +92,15 @@ def row_of(record: Record, path: Path) -> Row:
         plan,
         tuple(cost.Traffic.of(copies) for copies in plan.hops),
         seconds.median,
-        max(throughput.gbps, throughput.limit_gbps),
+        _best_gbps(throughput),
         repr(alike),
     )
+
+
+def _best_gbps(throughput: Throughput) -> float:
+    """What was seen; older records do not list the copies."""
+    seen = [limit.gbps for limit in throughput.limits if limit.source == "measured"]
+    return max(throughput.gbps, throughput.limit_gbps, *seen)
 
 
 def base(rows: Sequence[Row]) -> Hardware:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import resource
 import statistics
 import time
@@ -12,30 +10,27 @@ from dataclasses import dataclass
 
 import numpy
 import torch
-import torch.distributed as dist
 
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
+from refit.plan.plan import Plan
 from refit.ranks import device as rank_device
+from refit.ranks import limit
 from refit.ranks.clock import Clock
 from refit.ranks.proof import Proof, Sides
 from refit.record import environment
+from refit.record.moved import Moved
 from refit.record.parts import Logits
-from refit.record.report import RankReport, Span
-from refit.rules import methods
+from refit.record.report import Limits, RankReport, Span
 from refit.rules.setup import Setup
 from refit.rules.values import OF_RANKS
-from refit.transport import Transport, Unsupported
+from refit.transport import find
 from refit.transport.hops import Hops
 from refit.weights import memory, models
 from refit.weights.logits import compare_logits
 from refit.weights.slab import Slab
-from refit.weights.weights import Weights
 
 PROGRESS_S = 0.1  # between two words on timed iterations: telling takes the time of other ranks
-
-COPY_BYTES = 2e9  # of all destinations together: more than any cache holds
-COPIES = 10  # the most that the memory copy is timed
 
 Progress = Callable[[str], None]
 
@@ -46,11 +41,32 @@ class _Run:
 
     setup: Setup
     rank: int
+    device: torch.device
     sides: Sides
     hops: Hops
+    plans_itself: bool
     proof: Proof
     clock: Clock
     progress: Progress
+
+
+@dataclass(frozen=True)
+class _Refits:
+    """What they were, by the fields of a `RankReport`; and our plan."""
+
+    plan: Plan
+    cold: Span
+    cold_phases: dict[str, float]
+    warm: list[Span]
+    phases: dict[str, float]
+    held_bytes: list[int]
+    host_peak_bytes: int
+    refit_peak_bytes: int | None
+    device_peak_bytes: int
+    logits: Logits | None
+    staging_bytes: int | None
+    details: dict[str, int | str]
+    moved: Moved | None
 
 
 def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progress) -> RankReport:
@@ -71,41 +87,64 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
         Unsupported: the transport cannot do it here, or is none.
         UserError: megatron-core refuses a model.
     """
-    job = setup.job
     if rank in setup.placement.idle:
         progress = _waiting(progress)
-    transport = _transport(setup.method)
-    hops = Hops(lambda: transport(job.refit))
-    device = rank_device.make_current(job, setup.placement, rank)
+    transport = find.transport(setup.method)
+    hops = Hops(lambda: transport(setup.job.refit))
+    device = rank_device.make_current(setup.job, setup.placement, rank)
     sides = _sides(setup, rank, slab, device, progress)
     proof = Proof(setup, sides)
     progress("filling weights")
     proof.begin()
+    run = _Run(setup, rank, device, sides, hops, transport.plans_itself, proof, clock, progress)
+    refits = _refits(run)
+    progress("measuring plain copies")
+    # last of all: they destroy the destination's weights
+    limits = limit.measure(setup, clock, sides, rank, refits.plan)
+    return _report(run, refits, limits)
+
+
+def _refits(run: _Run) -> _Refits:
+    """All of them, in order, each of them proven; what they took; and the transport's end."""
     # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
     before = memory.forget_peak()
-    progress("cold refit")
-    run = _Run(setup, rank, sides, hops, proof, clock, progress)
-    cold, cold_phases = _cold(run, plans_itself=transport.plans_itself)
+    rank_device.forget_peak()
+    cold, cold_phases, plan = _cold(run)
     warm, phases, held_bytes = _warm(run)
-    refit_peak = memory.peak_since(before)
+    refit_peak, device_peak = memory.peak_since(before), rank_device.peak_bytes()
     logits = _changed(run)
     # asked before close, which empties them
-    staging, details, moved = hops.staging_bytes, hops.details, hops.moved
-    hops.close()
-    progress("measuring the memory copy rate")
-    # last of all: it destroys the destination's weights
-    limit, share = _copy_rate(clock, sides.destination, min(job.bench.iterations, COPIES))
-    return RankReport(
-        rank=rank,
-        node=setup.placement.node_of(rank),
-        active=sides.source is not None or sides.destination is not None,
+    staging, details, moved = run.hops.staging_bytes, run.hops.details, run.hops.moved
+    run.hops.close()
+    return _Refits(
+        plan=plan,
         cold=cold,
-        warm=warm,
-        limit=limit,
-        limit_share=share,
         cold_phases=cold_phases,
+        warm=warm,
         phases=phases,
+        held_bytes=held_bytes,
+        host_peak_bytes=max(host_peak, _host_peak()),
+        refit_peak_bytes=refit_peak,
+        device_peak_bytes=device_peak,
+        logits=logits,
+        staging_bytes=staging,
+        details=details,
+        moved=moved,
+    )
+
+
+def _report(run: _Run, refits: _Refits, limits: Limits) -> RankReport:
+    setup, sides, proof = run.setup, run.sides, run.proof
+    return RankReport(
+        rank=run.rank,
+        node=setup.placement.node_of(run.rank),
+        active=sides.source is not None or sides.destination is not None,
+        cold=refits.cold,
+        warm=refits.warm,
+        limits=limits,
+        cold_phases=refits.cold_phases,
+        phases=refits.phases,
         elements=proof.destination.elements,
         mismatches=proof.destination.mismatches,
         stamps=proof.stamps.elements,
@@ -114,18 +153,18 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
         source_mismatches=proof.source.mismatches,
         first_of_source=proof.first_of_source,
         proof_s=proof.seconds,
-        logits=logits,
-        host_peak_bytes=max(host_peak, _host_peak()),
-        refit_peak_bytes=refit_peak,
-        staging_bytes=staging,
-        transport=details,
-        plans_itself=transport.plans_itself,
-        moved=moved,
+        logits=refits.logits,
+        host_peak_bytes=refits.host_peak_bytes,
+        refit_peak_bytes=refits.refit_peak_bytes,
+        staging_bytes=refits.staging_bytes,
+        transport=refits.details,
+        plans_itself=run.plans_itself,
+        moved=refits.moved,
         versions=_versions(),
-        held_bytes=held_bytes,
-        device_peak_bytes=rank_device.peak_bytes(),
-        device=rank_device.name(device),
-        variables=environment.variables((*(job.cluster.env or ()), *OF_RANKS)),
+        held_bytes=refits.held_bytes,
+        device_peak_bytes=refits.device_peak_bytes,
+        device=rank_device.name(run.device),
+        variables=environment.variables((*(setup.job.cluster.env or ()), *OF_RANKS)),
         dispatcher=models.dispatcher_of(sides.source) or models.dispatcher_of(sides.destination),
     )
 
@@ -143,25 +182,6 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _transport(method: str) -> type[Transport]:
-    """The class of a method.
-
-    Raises:
-        Unsupported: what a user named is no transport.
-    """
-    module, name = methods.locate(method)
-    transport = getattr(importlib.import_module(module), name, None)
-    if not (isinstance(transport, type) and issubclass(transport, Transport)):
-        raise Unsupported(
-            f"refit.method={method} is no transport; name a class that extends"
-            " refit.transport.Transport"
-        )
-    if inspect.isabstract(transport):
-        lacks = ", ".join(sorted(transport.__abstractmethods__))
-        raise Unsupported(f"refit.method={method} lacks {lacks}; see refit.transport.Transport")
-    return transport
-
-
 def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: Progress) -> Sides:
     """Make this rank's models or shards."""
     job, placement, catalogue = setup.job, setup.placement, setup.catalogue
@@ -176,14 +196,20 @@ def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: 
     return Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
 
 
-def _cold(run: _Run, plans_itself: bool) -> tuple[Span, dict[str, float]]:
-    """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan."""
+def _cold(run: _Run) -> tuple[Span, dict[str, float], Plan]:
+    """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan.
+
+    Returns:
+        Its span, its phases, and our plan.
+    """
     setup, hops, sides = run.setup, run.hops, run.sides
-    untimed = setup.plan() if plans_itself else None
+    plan = setup.plan() if run.plans_itself else None
+    run.progress("cold refit")
 
     def first() -> dict[str, float]:
+        nonlocal plan
         started = time.perf_counter()
-        plan = setup.plan() if untimed is None else untimed
+        plan = plan or setup.plan()
         planned = time.perf_counter()
         hops.prepare(plan, run.rank, sides.source, sides.destination)
         prepared = time.perf_counter()
@@ -195,7 +221,9 @@ def _cold(run: _Run, plans_itself: bool) -> tuple[Span, dict[str, float]]:
             "transfer": moved,
         }
 
-    return run.clock.timed(first, lambda: run.proof.whole("the cold refit"))
+    span, phases = run.clock.timed(first, lambda: run.proof.whole("the cold refit"))
+    assert plan is not None
+    return span, phases, plan
 
 
 def _warm(run: _Run) -> tuple[list[Span], dict[str, float], list[int]]:
@@ -246,34 +274,6 @@ def _changed(run: _Run) -> Logits | None:
     return logits
 
 
-def _copy_rate(clock: Clock, destination: Weights | None, times: int) -> tuple[list[Span], float]:
-    """Copies within the destination's own memory; and which share of its bytes each copies."""
-    arena = destination.arena if destination else torch.empty(0, dtype=torch.uint8)
-    nbytes = torch.tensor(arena.numel())
-    dist.all_reduce(nbytes)
-    share = min(1.0, COPY_BYTES / int(nbytes))
-    return [_copy_time(clock, arena, share) for _ in range(times)], share
-
-
 def _host_peak() -> int:
     """The most memory that was resident in this process, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _copy_time(clock: Clock, arena: torch.Tensor, share: float) -> Span:
-    """Copy a share of the arena's bytes from its one half to its other.
-
-    That is what this machine's memory can do for this rank, on the very pages that a refit writes.
-    The weights in them are gone then.
-    """
-
-    def copy() -> dict[str, float]:
-        half = arena.numel() // 2
-        remaining = round(share * arena.numel())
-        while remaining:
-            part = min(remaining, half)
-            arena[:part].copy_(arena[half : half + part])
-            remaining -= part
-        return {}
-
-    return clock.timed(copy)[0]

@@ -17,7 +17,7 @@ class Clock:
 
     Before the start all ranks of the world pass a barrier of gloo, whose messages let them go tens
     of microseconds apart, then those of each node a `Meeting`. Each node has a clock of its own,
-    which starts when its first rank does.
+    which starts when its first rank does. On a GPU a `Watch` of the device runs beside it.
     """
 
     def __init__(self, meeting: Meeting) -> None:
@@ -35,13 +35,16 @@ class Clock:
         Returns:
             This rank's start and end, and what the work returned.
         """
+        watch = rank_device.Watch()
         rank_device.synchronize()
         dist.barrier()
         self._meeting.wait()
         start = time.perf_counter()
+        watch.start()
         phases = work()
+        watch.stop()
         rank_device.synchronize()
-        span = Span(start, time.perf_counter())
+        span = Span(start, time.perf_counter(), watch.seconds())
         look()
         # a source that nobody waits for must not change its weights while others still read
         dist.barrier()

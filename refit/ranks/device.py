@@ -53,8 +53,46 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+class Watch:
+    """How long a GPU says that it was at some work, by two events on this rank's current stream.
+
+    A transport's work on other streams is in it, as a destination is usable once it has returned.
+    Of a CPU it knows nothing.
+    """
+
+    def __init__(self) -> None:
+        ends = 2 if torch.cuda.is_initialized() else 0
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(ends)]
+
+    def start(self) -> None:
+        """Before the work."""
+        for event in self._events[:1]:
+            event.record()
+
+    def stop(self) -> None:
+        """After it."""
+        for event in self._events[1:]:
+            event.record()
+
+    def seconds(self) -> float | None:
+        """Between the two, once the device is synchronized; None where there is no GPU."""
+        if not self._events:
+            return None
+        first, last = self._events
+        return first.elapsed_time(last) / 1e3
+
+
+def forget_peak() -> None:
+    """Let the allocator's peak begin anew, from what it holds now."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_bytes() -> int:
-    """The most that torch's allocator held on the GPU; what NVSHMEM allocates is not in it."""
+    """The most that torch's allocator held on the GPU since `forget_peak`; 0 without one.
+
+    The weights are in it; what NVSHMEM allocates is not.
+    """
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import ceil
 
 from refit.job import Hardware
 from refit.model.convention import Build
-from refit.record import limits, moved
+from refit.record import moved
 from refit.record.parts import (
     Checked,
     Memory,
     Placed,
     PlanNumbers,
-    Seconds,
-    Throughput,
     Verification,
 )
 from refit.record.record import Record, ended
-from refit.record.report import WHOLE_CHECKS, FirstWrong, RankReport, Span
+from refit.record.report import WHOLE_CHECKS, FirstWrong, RankReport
+from refit.record.times import drift, seconds_of, throughput_of
 
 
 def measured(
@@ -57,7 +54,8 @@ def measured(
     # every element was right, so what was written is what any plan writes
     assert record.plan is not None
     plan = replace(record.plan, bytes=begun.plan.bytes)
-    seconds, throughput = _times(active, plan, hardware)
+    seconds = seconds_of(active)
+    throughput = throughput_of(active, plan, hardware, seconds.median)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 
@@ -195,76 +193,3 @@ def _uncovered(reports: Sequence[RankReport], elements: Sequence[int]) -> str:
         if once and not report.stamps:
             return f"rank {report.rank} looked at no stamp"
     return ""
-
-
-def _times(
-    active: Sequence[RankReport], plan: PlanNumbers, hardware: Hardware
-) -> tuple[Seconds, Throughput]:
-    """`seconds` and `throughput` from the ranks that hold weights."""
-    warm = [_slowest(active, spans) for spans in zip(*(r.warm for r in active), strict=True)]
-    median = statistics.median(warm)
-    copies = [_slowest(active, spans) for spans in zip(*(r.limit for r in active), strict=True)]
-    copy = statistics.median(copies) / active[0].limit_share
-    gbps, device = plan.bytes / median / 1e9, active[0].device
-    held_bytes = plan.bytes + (plan.left_out_bytes or 0)  # what was copied is all that there is
-    rates = [limits.memory_copy(held_bytes, copy, device), *limits.links(plan, hardware, device)]
-    tightest = min(rates, key=lambda limit: limit.gbps)
-    seconds = Seconds(
-        cold=_slowest(active, [r.cold for r in active]),
-        warm=warm,
-        median=median,
-        p90=sorted(warm)[ceil(9 * len(warm) / 10) - 1],  # the nearest rank: no interpolation
-        max=max(warm),
-        drift=drift(warm),
-        cold_phases=_largest([r.cold_phases for r in active]),
-        phases=_largest([r.phases for r in active]),
-        phases_per_rank={str(r.rank): {**r.cold_phases, **r.phases} for r in active},
-        per_rank={str(r.rank): statistics.median(s.end - s.start for s in r.warm) for r in active},
-        proof=max(r.proof_s for r in active),
-        skew=[_skew(active, spans) for spans in zip(*(r.warm for r in active), strict=True)],
-    )
-    throughput = Throughput(
-        gbps=gbps,
-        limit_gbps=tightest.gbps,
-        limit=tightest.what,
-        limit_source=tightest.source,
-        fraction=gbps / tightest.gbps,
-        limits=rates,
-    )
-    return seconds, throughput
-
-
-def drift(values: Sequence[float]) -> float | None:
-    """Median of the last tenth of some values over that of the first tenth: 1 where they stay.
-
-    Returns:
-        None for fewer than twenty, whose tenths are a single value each.
-    """
-    tenth = len(values) // 10
-    if tenth < 2:
-        return None
-    return statistics.median(values[-tenth:]) / statistics.median(values[:tenth])
-
-
-def _slowest(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:
-    """Seconds of the slowest rank, each node's clock starting with its first rank."""
-    first: dict[int, float] = {}
-    for rank, s in zip(ranks, spans, strict=True):
-        first[rank.node] = min(first.get(rank.node, s.start), s.start)
-    return max(s.end - first[rank.node] for rank, s in zip(ranks, spans, strict=True))
-
-
-def _skew(ranks: Sequence[RankReport], spans: Sequence[Span]) -> float:
-    """Seconds between the first and the last start on a node, of the node where that is most."""
-    starts: dict[int, list[float]] = {}
-    for rank, span in zip(ranks, spans, strict=True):
-        starts.setdefault(rank.node, []).append(span.start)
-    return max(max(of_node) - min(of_node) for of_node in starts.values())
-
-
-def _largest(phases: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Of each phase, the rank that spent longest in it."""
-    return {
-        name: max(p.get(name, 0.0) for p in phases)
-        for name in dict.fromkeys(n for p in phases for n in p)
-    }

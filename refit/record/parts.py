@@ -124,6 +124,7 @@ class Seconds:
         phases_per_rank, per_rank: by rank that holds weights.
         skew: of each timed refit how far apart the ranks of a node began, of the node where that is
             most; null in records of before it was kept.
+        device: of each timed refit the longest that a GPU says it took, by events; null on CPUs.
         proof: the longest that a rank filled, stamped and looked, in none of these times; null in
             records of before it was measured.
     """
@@ -140,6 +141,14 @@ class Seconds:
     per_rank: dict[str, float]
     proof: float | None = None
     skew: list[float] | None = None
+    device: list[float] | None = None
+
+
+LimitKind = Literal[
+    "memory",  # copies within the destinations' memory
+    "peers",  # one plain copy for each two ranks of the plan
+    "links", "network",  # between GPUs of a node, between nodes
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,11 +159,13 @@ class Limit:
         what: in words.
         gbps: of the whole refit: bytes written at all destinations per second.
         source: measured in the same run, or configured for the cluster.
+        kind: null in records of before it was kept.
     """
 
     what: str
     gbps: float
     source: Literal["measured", "configured"]
+    kind: LimitKind | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,7 @@ class Throughput:
     Attributes:
         limit: the tightest of `limits`, in words; `limit_gbps` and `limit_source` are its own.
         fraction: of that limit.
+        missing: which limit was not measured, and why; null where none is missing.
     """
 
     gbps: float
@@ -172,6 +184,7 @@ class Throughput:
     limit_source: Literal["measured", "configured"]
     fraction: float
     limits: list[Limit]
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +192,8 @@ class Memory:
     """The most that any rank held, in bytes.
 
     Attributes:
+        device_peak_bytes: of torch's allocator on a GPU, weights too, from before the cold refit to
+            the last timed one; in older records since the process began.
         refit_peak_bytes: private memory above what was held before the cold refit; null where the
             system does not say.
         staging_bytes: null where the method does not say.

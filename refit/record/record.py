@@ -57,12 +57,14 @@ CLOCK = {
     "warm": "per iteration: all ranks pass a barrier, then those of each node meet in shared"
     " memory; a node's clock starts when its first rank does; a rank's time ends when its own"
     " destination weights are written and synchronised; the slowest rank counts; across nodes each"
-    " has a clock of its own",
+    " has a clock of its own, and the longest of their times counts: how far apart nodes began,"
+    " which is how far apart the barrier lets them go, is not in it",
     "cold": "from the same barrier: plan, prepare (buffers, handles, mapping) and the first"
     " transfer; models are built before; a method that plans itself is timed with its plan alone",
-    "limit": "the destination ranks copy as many bytes, or of more than 2 GB the same share each,"
-    " from one half of their own destination memory to the other, as often as there are timed"
-    " iterations (at most ten); the median, same clock",
+    "limit": "memory copy: the destination ranks copy as many bytes as they hold from one half of"
+    " their own memory to the other, as often as there are timed iterations (at most ten); peers:"
+    " they copy what the plan gives them, in one piece from each rank that sends it, three times;"
+    " of more than 1 GB in all the same share each; the median, same clock",
 }
 
 

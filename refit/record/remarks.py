@@ -33,7 +33,12 @@ def _skew(record: Record) -> str:
     if seconds is None or not seconds.skew:
         return ""
     share = statistics.median(seconds.skew) / seconds.median
-    return f"ranks began {share:.0%} of that time apart" if share > SKEW else ""
+    if share <= SKEW:
+        return ""
+    return (
+        f"ranks began {share:.0%} of that time apart, by which it may be too long; a larger model,"
+        " or a core for every rank, makes that less"
+    )
 
 
 def _memory(record: Record) -> str:

@@ -29,10 +29,37 @@ class FirstWrong:
 
 @dataclass(frozen=True)
 class Span:
-    """Start and end on one node's monotonic clock, in seconds."""
+    """Start and end on one node's monotonic clock, in seconds.
+
+    Attributes:
+        device: seconds between events before and after it on the rank's GPU; None on a CPU.
+    """
 
     start: float
     end: float
+    device: float | None = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Plain copies of this share of the bytes each, timed as refits are."""
+
+    spans: list[Span]
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What was timed beside the refits.
+
+    Attributes:
+        memory: within the destination's own memory.
+        peers: between the plan's peers; None where `no_peers` says why not.
+    """
+
+    memory: Copied
+    peers: Copied | None = None
+    no_peers: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +68,6 @@ class RankReport:
 
     Attributes:
         active: it holds weights of either side.
-        limit: spans of a memory copy of this share of the destination's bytes each.
         cold_phases, phases: seconds; of the timed iterations the median.
         elements, mismatches: looked at after the `WHOLE_CHECKS` refits that are looked at whole,
             and wrong there.
@@ -51,7 +77,7 @@ class RankReport:
         proof_s: seconds that filling, stamping and looking took.
         host_peak_bytes: resident in the process, since it began.
         held_bytes: after each timed refit, of the process and on its device.
-        device_peak_bytes: of torch's allocator, since it began.
+        device_peak_bytes: of torch's allocator, from before the cold refit to the last timed one.
         refit_peak_bytes: private memory above what was held before the cold refit.
         dispatcher: of tokens, by the class that this rank's model has; None without experts in it.
         transport: its own words: heap, messages.
@@ -64,8 +90,7 @@ class RankReport:
     active: bool
     cold: Span
     warm: list[Span]
-    limit: list[Span]
-    limit_share: float = 1.0
+    limits: Limits
     cold_phases: dict[str, float] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     elements: int = 0

@@ -40,6 +40,8 @@ class Row:
     gbps: float | None
     limit_gbps: float | None
     limit_source: str | None
+    memory_copy_gbps: float | None
+    peer_copy_gbps: float | None
     fraction: float | None
     refit_peak_bytes: int | None
     growth: float | None
@@ -58,6 +60,7 @@ class Row:
         config, placed, plan = record.config, record.layout, record.plan
         seconds, throughput = record.seconds, record.throughput
         memory, checked = record.memory, record.verification
+        measured = {limit.kind: limit.gbps for limit in throughput.limits} if throughput else {}
         return Row(
             name=record.name,
             id=record.id,
@@ -87,6 +90,8 @@ class Row:
             gbps=throughput.gbps if throughput else None,
             limit_gbps=throughput.limit_gbps if throughput else None,
             limit_source=throughput.limit_source if throughput else None,
+            memory_copy_gbps=measured.get("memory"),
+            peer_copy_gbps=measured.get("peers"),
             fraction=throughput.fraction if throughput else None,
             refit_peak_bytes=memory.refit_peak_bytes if memory else None,
             growth=memory.growth if memory else None,

@@ -9,7 +9,7 @@ from refit.record import environment
 from refit.record.measured import measured
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed, write
-from refit.record.report import WHOLE_CHECKS, RankReport, Span
+from refit.record.report import WHOLE_CHECKS, Copied, Limits, RankReport, Span
 from refit.rules.setup import Setup
 from tests.support import oracle
 
@@ -30,7 +30,7 @@ def reports(what: Job, seconds: float = 0.5) -> list[RankReport]:
             active=rank in active,
             cold=Span(0.0, 2 * seconds),
             warm=[Span(0.0, seconds)] * times,
-            limit=[Span(0.0, seconds / 2)] * times,
+            limits=Limits(Copied([Span(0.0, seconds / 2)] * times)),
             cold_phases={"plan": 0.0, "prepare": seconds, "transfer": seconds},
             elements=WHOLE_CHECKS
             * oracle.elements(what.model, tensors, placement.destination, rank),

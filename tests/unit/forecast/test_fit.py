@@ -39,6 +39,19 @@ def test_a_row_is_what_its_record_says(tmp_path: Path) -> None:
     assert found.group != row(tmp_path, 0.7, method="gloo").group
 
 
+def test_the_best_rate_is_that_of_any_copy_not_of_the_limit_that_binds(tmp_path: Path) -> None:
+    point = Point.of(job(model=SMALL), tmp_path)
+    record = write_measured(point)
+    assert record.throughput is not None
+    (memory,) = record.throughput.limits
+    faster = replace(memory, gbps=3 * memory.gbps, kind="peers")
+    both = replace(record.throughput, limits=[memory, faster])
+    assert row_of(replace(record, throughput=both), point.timing).rate_gbps == faster.gbps
+    # an older record lists neither
+    older = replace(record.throughput, limits=[])
+    assert row_of(replace(record, throughput=older), point.timing).rate_gbps == memory.gbps
+
+
 def test_errors_are_relative_to_what_was_measured(tmp_path: Path) -> None:
     assert HeldOut(row(tmp_path, 2.0), 3.0, 1.5).errors == (0.5, -0.25)
 

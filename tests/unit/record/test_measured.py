@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from refit.display import outcome
 from refit.job import Hardware, Job
+from refit.record import limits
 from refit.record.measured import measured
 from refit.record.moved import Moved
 from refit.record.parts import Logits, Memory
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed
-from refit.record.report import FirstWrong, RankReport, Span
+from refit.record.report import Copied, FirstWrong, Limits, RankReport, Span
+from refit.record.row import Row
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, job
 from tests.support.reports import reports
@@ -65,7 +68,8 @@ def test_right_weights_have_times_and_rates() -> None:
 
 
 def test_a_share_that_was_copied_stands_for_the_whole() -> None:
-    record = record_of([replace(one, limit_share=0.25) for one in GOOD])
+    quarter = Limits(Copied(GOOD[0].limits.memory.spans, share=0.25))
+    record = record_of([replace(one, limits=quarter) for one in GOOD])
     assert record.throughput is not None
     assert record.throughput.limit_gbps == pytest.approx(BYTES / 1.0 / 1e9)  # four times 0.25 s
 
@@ -198,6 +202,13 @@ def test_each_node_has_a_clock_of_its_own() -> None:
     found = [shifted(replace(one, node=one.rank // 2)) for one in GOOD]
     record = record_of(found)
     assert record.seconds is not None and record.seconds.warm == [0.5] * 2
+    # rank 2, on the other node, ends later: the longest of the nodes' times, not from the first
+    late = [
+        replace(one, warm=[replace(s, end=s.end + 0.25) for s in one.warm]) if one.node else one
+        for one in found
+    ]
+    record = record_of(late)
+    assert record.seconds is not None and record.seconds.warm == [0.75] * 2
 
 
 def test_the_plan_of_the_record_is_of_its_links() -> None:
@@ -228,3 +239,63 @@ def test_how_far_apart_ranks_of_a_node_began() -> None:
     idle = [replace(one, warm=[Span(9.0, 9.0)] * 2) if one.rank == 3 else one for one in GOOD]
     record = record_of(idle)
     assert record.seconds is not None and record.seconds.skew == [0.0, 0.0]
+
+
+def test_what_a_gpu_says_is_of_the_one_that_took_longest() -> None:
+    record = record_of(GOOD)
+    assert record.seconds is not None and record.seconds.device is None
+    said = {0: (0.25, 0.125), 1: (0.5, 0.0625), 2: (0.125, 0.375)}
+    found = [
+        replace(one, warm=[Span(0.0, 0.5, device) for device in said[one.rank]])
+        if one.rank in said
+        else one  # the idle one's is nobody's
+        for one in GOOD
+    ]
+    record = record_of(found)
+    assert record.seconds is not None and record.seconds.device == [0.5, 0.375]
+    assert record.seconds.warm == [0.5, 0.5]
+
+
+def with_peers(*seconds: float, share: float = 1.0) -> list[RankReport]:
+    """Good reports, and of copies between ranks of which each took so long."""
+    peers = Copied([Span(0.0, each) for each in seconds], share)
+    return [replace(one, limits=replace(one.limits, peers=peers)) for one in GOOD]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "gbps", "binds"),
+    [
+        # the memory copy took 0.25 s
+        ((0.3, 9.0, 0.4), 1.0, BYTES / 0.4 / 1e9, "peers"),
+        ((0.1, 0.2, 0.3), 1.0, BYTES / 0.2 / 1e9, "memory"),
+        ((0.1, 0.2, 0.3), 0.5, BYTES / 0.4 / 1e9, "peers"),
+    ],
+)
+def test_of_both_measured_limits_the_lower_binds(
+    seconds: tuple[float, ...], share: float, gbps: float, binds: str
+) -> None:
+    record = record_of(with_peers(*seconds, share=share))
+    rate = record.throughput
+    assert rate is not None and rate.missing is None
+    memory, peers = rate.limits
+    assert (memory.kind, peers.kind) == ("memory", "peers")
+    assert memory.gbps == pytest.approx(BYTES / 0.25 / 1e9)
+    assert peers.gbps == pytest.approx(gbps)
+    tightest = peers if binds == "peers" else memory
+    assert (rate.limit, rate.limit_gbps) == (tightest.what, tightest.gbps)
+    row = Row.of(record)
+    assert (row.memory_copy_gbps, row.peer_copy_gbps) == (memory.gbps, peers.gbps)
+    said = "plain copies between the ranks" if binds == "peers" else "this machine's memory copy"
+    assert f"% of {said}; " in outcome(record)
+
+
+def test_why_no_copies_between_ranks_were_measured() -> None:
+    assert limits.no_peer_copy(0, True, "gloo") == limits.no_peer_copy(0, False, "ipc") == ""
+    words = limits.no_peer_copy(8, True, "gloo")
+    assert words.endswith("blocks go between nodes, whose ranks cannot map each other's memory")
+    assert "refit=ipc shows to work here and nccl does not" in limits.no_peer_copy(0, False, "nccl")
+    found = [replace(one, limits=replace(one.limits, no_peers=words)) for one in GOOD]
+    record = record_of(found)
+    assert record.throughput is not None and record.throughput.missing == words
+    assert [limit.kind for limit in record.throughput.limits] == ["memory"]
+    assert Row.of(record).peer_copy_gbps is None

@@ -14,7 +14,6 @@ import pytest
 from refit.job import Degrees, Hardware
 from refit.plan.plan import Bounds
 from refit.record import limits
-from refit.record.measured import _times, drift
 from refit.record.parts import (
     DeviceMemory,
     Forecast,
@@ -25,7 +24,8 @@ from refit.record.parts import (
 )
 from refit.record.point import Point
 from refit.record.record import begin, ended, placed
-from refit.record.report import RankReport, Span
+from refit.record.report import Copied, Limits, RankReport, Span
+from refit.record.times import drift, seconds_of, throughput_of
 from refit.rules.setup import Setup
 from tests.support.jobs import TINY, job
 
@@ -47,7 +47,7 @@ def report(rank: int, start: float, ends: list[float], **rest: float) -> RankRep
         active=True,
         cold=spans[0],
         warm=spans,
-        limit=[Span(start, start + 1.0)] * 2,
+        limits=Limits(Copied([Span(start, start + 1.0)] * 2)),
         device="cpu",
         cold_phases={"plan": rest["plan"], "prepare": 1.0, "transfer": 2.0},
         phases={"pack": rest["pack"]},
@@ -64,7 +64,9 @@ def test_phases_are_per_rank_and_of_the_rank_that_spent_longest() -> None:
         report(0, 10.0, [11.0, 12.0], plan=0.5, pack=0.25),
         report(3, 10.5, [11.5, 12.0], plan=0.75, pack=0.125),
     ]
-    seconds, throughput = _times(ranks, numbers(3_000_000_000, 1, 0), Hardware())
+    seconds = seconds_of(ranks)
+    plan = numbers(3_000_000_000, 1, 0)
+    throughput = throughput_of(ranks, plan, Hardware(), seconds.median)
     assert seconds.warm == [1.5, 2.0]  # from the first start to the last end
     assert seconds.drift is None
     assert seconds.cold_phases == {"plan": 0.75, "prepare": 1.0, "transfer": 2.0}

@@ -158,4 +158,5 @@ def test_records_of_schema_version_1_are_read(folder: Path) -> None:
     assert replace(read, throughput=new.throughput) == new
     assert read.throughput is not None
     assert (read.throughput.limit_source, read.throughput.limits) == ("measured", [])
-    assert Row.of(read) == Row.of(new)
+    # which of its rates was which it did not say
+    assert Row.of(read) == replace(Row.of(new), memory_copy_gbps=None)

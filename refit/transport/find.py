@@ -1,0 +1,28 @@
+"""The transport that a user names, one of ours or a class of their own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+from refit.rules import methods
+from refit.transport import Transport, Unsupported
+
+
+def transport(method: str) -> type[Transport]:
+    """The class of a method.
+
+    Raises:
+        Unsupported: what a user named is no transport.
+    """
+    module, name = methods.locate(method)
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, Transport)):
+        raise Unsupported(
+            f"refit.method={method} is no transport; name a class that extends"
+            " refit.transport.Transport"
+        )
+    if inspect.isabstract(found):
+        lacks = ", ".join(sorted(found.__abstractmethods__))
+        raise Unsupported(f"refit.method={method} lacks {lacks}; see refit.transport.Transport")
+    return found
