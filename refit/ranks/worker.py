@@ -27,6 +27,10 @@ from refit.record.report import RankReport
 from refit.rules import devices
 from refit.transport import Unsupported
 
+# A rank waits so much longer for others: its agent, which knows more, is to end it first. It may
+# still be starting other ranks when the deadline is past.
+AGENT_FIRST_S = 60.0
+
 
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     """Run one rank to its end.
@@ -66,8 +70,7 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
 
     progress("joining")
     world = task.setup.placement.world
-    # the agent ends it first, and knows more
-    timeout = timedelta(seconds=task.setup.job.bench.deadline_s)
+    timeout = timedelta(seconds=task.setup.job.bench.deadline_s + AGENT_FIRST_S)
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
         task.host,
         task.port,
