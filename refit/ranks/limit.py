@@ -19,8 +19,7 @@ from refit.transport import share
 from refit.weights.weights import Weights
 
 COPY_BYTES = 1e9  # of all destinations together: more than any cache holds
-COPIES = 10  # the most that the memory copy is timed
-PEER_COPIES = 3
+COPIES = 5  # of each kind; the fastest is the limit
 
 
 def measure(setup: Setup, clock: Clock, sides: Sides, rank: int, plan: Plan) -> Limits:
@@ -29,14 +28,14 @@ def measure(setup: Setup, clock: Clock, sides: Sides, rank: int, plan: Plan) -> 
     Args:
         plan: ours, also of a method that carries out another.
     """
-    copied = _memory_copy(clock, sides, min(setup.job.bench.iterations, COPIES))
+    copied = _memory_copy(clock, sides)
     on_cpu = devices.device(setup.job) == "cpu"
     if reason := limits.no_peer_copy(plan.cross_node_bytes, on_cpu, setup.method):
         return Limits(copied, None, reason)
     return Limits(copied, _peer_copy(clock, sides, rank, pairs(plan)))
 
 
-def _memory_copy(clock: Clock, sides: Sides, times: int) -> Copied:
+def _memory_copy(clock: Clock, sides: Sides) -> Copied:
     """Copies within the destination's own memory.
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
@@ -55,7 +54,7 @@ def _memory_copy(clock: Clock, sides: Sides, times: int) -> Copied:
             remaining -= now
         return {}
 
-    return Copied(_timed(clock, copy, times), part)
+    return Copied(_timed(clock, copy), part)
 
 
 def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -> Copied:
@@ -82,7 +81,7 @@ def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -
             there.copy_(here)
         return {}
 
-    return Copied(_timed(clock, copy, PEER_COPIES), part)
+    return Copied(_timed(clock, copy), part)
 
 
 def _bytes_of(weights: Weights | None) -> torch.Tensor:
@@ -95,5 +94,5 @@ def _share(nbytes: int) -> float:
     return min(1.0, COPY_BYTES / nbytes)
 
 
-def _timed(clock: Clock, copy: Callable[[], dict[str, float]], times: int) -> list[Span]:
-    return [clock.timed(copy)[0] for _ in range(times)]
+def _timed(clock: Clock, copy: Callable[[], dict[str, float]]) -> list[Span]:
+    return [clock.timed(copy)[0] for _ in range(COPIES)]

@@ -64,9 +64,12 @@ def _measured(active: Sequence[RankReport], plan: PlanNumbers) -> list[Limit]:
 
 
 def _copied(ranks: Sequence[RankReport], copied: Sequence[Copied]) -> float:
-    """Seconds of the copies of all bytes, by the clock of the refits; of several the median."""
+    """Seconds of the copies of all bytes, by the clock of the refits; of several the shortest.
+
+    A limit is what can be done: what a busy machine adds to a copy is none of it.
+    """
     each = zip(*(one.spans for one in copied), strict=True)
-    return statistics.median(_slowest(ranks, spans) for spans in each) / copied[0].share
+    return min(_slowest(ranks, spans) for spans in each) / copied[0].share
 
 
 def drift(values: Sequence[float]) -> float | None:

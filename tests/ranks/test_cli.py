@@ -14,22 +14,37 @@ from typing import Any
 
 import pytest
 
+from refit import run
+from refit.ranks.agent import Agent
+from tests.support.forks import Ended, fork_of
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["model=moe_8e", "build=shards", "bench.iterations=1"]
 ROW_4 = "noncollocated_4_tp2ep1_to_tp1ep1"
 
 
-def refit(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m refit.run` with its results in `folder`."""
+@pytest.fixture(autouse=True)
+def _server(agent: Agent) -> None:
+    """What `refit` runs has its ranks from the agent's server."""
+
+
+def refit(*arguments: str, folder: Path) -> Ended:
+    """Run `python -m refit.run` in a fork, with its results in `folder`."""
     where = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
-    return subprocess.run(
-        [sys.executable, "-m", "refit.run", *arguments, *where],
+    return fork_of(run.main, *arguments, *where, cwd=ROOT)
+
+
+def python_refit(*arguments: str, folder: Path, **environment: str) -> Ended:
+    """The same as a process of its own, from the start of Python."""
+    done = subprocess.run(
+        [sys.executable, "-m", "refit.run", *arguments, f"hydra.sweep.dir={folder}"],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
     )
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -70,7 +85,7 @@ def wait_until(true: Any, limit_s: float = 20.0) -> bool:
 
 def test_one_run_is_the_minimal_row(tmp_path: Path) -> None:
     done = refit(*SMALL, "build=megatron", "verify=logits", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.stderr) == (0, "")
     for line in (
         "World size: 8 (using 3 GPUs)",
         "Source ranks: 0-1 (TP=2, PP=1, EP=1)",
@@ -98,7 +113,7 @@ def test_overrides_reach_the_point(tmp_path: Path) -> None:
         "build=shards",
         folder=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     (record,) = records(tmp_path).values()
     assert (record["placement"], record["method"]) == ("non-collocated", "gloo")
     assert record["config"]["model"]["num_layers"] == 1
@@ -118,8 +133,8 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
         *SMALL,
         "bench.deadline_s=15",
     ]
-    done = refit(*sweep, folder=tmp_path, REFIT_TEST_MARK=str(tmp_path))
-    assert done.returncode == 1
+    done = python_refit(*sweep, folder=tmp_path, REFIT_TEST_MARK=str(tmp_path))
+    assert done.code == 1
     assert "Traceback" not in done.stderr
     found = records(tmp_path).values()
     status = {
@@ -143,7 +158,7 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
     assert sorted(os.listdir("/dev/shm")) == shared
 
     again = refit(*sweep, "sweep.mode=cached", folder=tmp_path)
-    assert again.returncode == 1
+    assert again.code == 1
     assert again.stdout.count("kept from") == 10
     assert {r["finished_at"] for r in records(tmp_path).values()} == {
         r["finished_at"] for r in found
@@ -153,17 +168,17 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
 def test_retry_keeps_what_is_done(tmp_path: Path) -> None:
     sweep = ["-m", f"parallel={ROW_4},{ROW_4}", "refit=ipc", *SMALL]
     first = refit(*sweep, folder=tmp_path)
-    assert first.returncode == 0, first.stderr
+    assert first.code == 0, first.stderr
     assert "1 points: 1 ok" in first.stdout  # the same job twice is one point
     (before,) = records(tmp_path).values()
     assert "kept from" in refit(*sweep, folder=tmp_path).stdout
     assert list(records(tmp_path).values()) == [before]
     forced = refit(*sweep, "sweep.mode=force", folder=tmp_path)
-    assert forced.returncode == 0
+    assert forced.code == 0
     (after,) = records(tmp_path).values()
     assert after["finished_at"] > before["finished_at"]
     missing = refit(*sweep, "sweep.mode=read-only", "seed=7", folder=tmp_path)
-    assert missing.returncode == 2
+    assert missing.code == 2
     assert "1 of 1 points have no record" in missing.stderr
 
 
@@ -243,7 +258,7 @@ def test_malformed_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / "broken.yaml").write_text("name: broken\n  num_layers: [3\n")
     for mode in ([], ["-m"]):
         done = refit(*mode, f"--config-dir={tmp_path}", "model=broken", folder=tmp_path / "out")
-        assert done.returncode == 2
+        assert done.code == 2
         assert "malformed YAML" in done.stderr and "broken.yaml" in done.stderr
         assert "Traceback" not in done.stderr
 
@@ -252,7 +267,7 @@ def test_unknown_field_in_a_model_file(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "extra.yaml").write_text("name: extra\nnum_layerz: 3\n")
     done = refit(f"--config-dir={tmp_path}", "model=extra", folder=tmp_path / "out")
-    assert done.returncode == 2
+    assert done.code == 2
     assert "num_layerz" in done.stderr and "model/extra" in done.stderr
     assert "did you mean num_layers?" in done.stderr and "Traceback" not in done.stderr
 
@@ -315,11 +330,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
             "a small file system to fill cannot be mounted here; run as root to test a full disk"
         )
     try:
-        assert refit(*SMALL, folder=disk).returncode == 0
+        assert refit(*SMALL, folder=disk).code == 0
         (kept,) = records(disk).values()
         fill(disk)
         done = refit("-m", f"parallel={ROW_4}", "seed=0,1", "sweep.mode=force", *SMALL, folder=disk)
-        assert done.returncode in (1, 2)
+        assert done.code in (1, 2)
         assert "No space left on device" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         assert list(records(disk).values()) == [kept]

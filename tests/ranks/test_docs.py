@@ -6,15 +6,16 @@ Every command of a fenced bash block is run, or is of a kind that `NOT_RUN` give
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from refit.ranks.agent import Agent
+from sweeper import __main__ as face
+from tests.support.forks import Ended, fork_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,17 +73,16 @@ def small(words: Sequence[str], folder: Path) -> list[str]:
     return [*words, *(f"{k}={v}" for k, v in added.items()), *where]
 
 
-def run(words: Sequence[str], where: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with this checkout's code."""
-    program = {"python": sys.executable, "refit-sweep": str(Path(sys.executable).parent / words[0])}
-    return subprocess.run(
-        [program[words[0]], *words[1:]],
-        cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
+def run(words: Sequence[str], where: Path) -> Ended:
+    """Run a command in a folder, with this checkout's code; without a new Python for each."""
+    if words[0] == "refit-sweep":
+        return fork_of(face.main, *words[1:], cwd=where)
+    python, _, module, *rest = words
+    assert python == "python"
+    (subcommand,) = (
+        n for n, (found, _) in face.PROGRAMS.items() if found == module and n != "plan"
     )
+    return fork_of(face.main, subcommand, *rest, cwd=where)
 
 
 def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:
@@ -93,8 +93,8 @@ def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:
         folder: a new one, for the results.
     """
     done = run(small(words, folder), where)
-    if done.returncode or not done.stdout or "Traceback" in done.stderr:
-        return f"{shlex.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    if done.code or not done.stdout or "Traceback" in done.stderr:
+        return f"{shlex.join(words)}: exit code {done.code}\n{done.stdout}{done.stderr}"
     records = [json.loads(path.read_text()) for path in folder.glob("*/timing.json")]
     if kind(words) == "refit.run" and "bench.iterations" in " ".join(small(words, folder)):
         return None if records and all(r["status"] == "ok" for r in records) else done.stdout
@@ -107,8 +107,11 @@ RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN and w
 
 
 @pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to stand in: with results, and a place for options of one's own."""
+def where(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to stand in: with results, and a place for options of one's own.
+
+    The commands' ranks come from the agent's server, where megatron-core is imported once.
+    """
     folder = tmp_path_factory.mktemp("user")
     (folder / "conf" / "cluster").mkdir(parents=True)
     assert failure(SWEEP, folder, folder / "results") is None

@@ -1,14 +1,16 @@
-"""Hydra's own sweepers and launchers, and those of others, run our points: real processes."""
+"""Hydra's own sweepers and launchers, and those of others, run our points."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from refit import run
+from refit.ranks.agent import Agent
+from tests.support.forks import fork_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -19,12 +21,14 @@ SMALL = (
 PLAN = ("mode=plan", "cluster=cpu")
 
 
+@pytest.fixture(autouse=True)
+def _server(agent: Agent) -> None:
+    """What `refit` runs has its ranks from the agent's server."""
+
+
 def refit(folder: Path, *words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "refit.run", *words, f"hydra.sweep.dir={folder}"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
+    done = fork_of(run.main, *words, f"hydra.sweep.dir={folder}", cwd=ROOT)
+    assert done.code == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
 

@@ -52,7 +52,7 @@ def test_each_rank_gets_its_bytes_from_each_of_its_peers(share: float) -> None:
     sizes = [(64, 0), (32, 96), (0, 80), (0, 0)]
     between = [Pair(0, 1, 64), Pair(1, 1, 32), Pair(0, 2, 48), Pair(1, 2, 24)]
     found = copied(sizes, between, port, at_most=168 * share)
-    assert [found_of[1:] for found_of in found] == [(3, share)] * 4
+    assert [found_of[1:] for found_of in found] == [(5, share)] * 4
     holds = [list(held) for held, _, _ in found]
     # what nobody sends stays
     expected = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from refit import run
+from refit.ranks.agent import Agent
 from tests.commands.test_guide import ELSEWHERE, WRONG
+from tests.support.forks import fork_of
 from tests.support.pages import ROOT, says, ticked
 
 RANKS = [
@@ -21,16 +22,12 @@ SMALL = {"model": "moe_8e", "model.vocab_size": "1000"}
 
 
 @pytest.mark.parametrize(("command", "message"), RANKS, ids=[message[:40] for _, message in RANKS])
-def test_the_message_is_what_is_printed(command: str, message: str, tmp_path: Path) -> None:
+def test_the_message_is_what_is_printed(
+    command: str, message: str, agent: Agent, tmp_path: Path
+) -> None:
     words = (command or KILLED).split()[3:]
     small = [f"{key}={value}" for key, value in SMALL.items() if "model." not in command]
-    done = subprocess.run(
-        [sys.executable, "-m", "refit.run", *words, *small, f"hydra.run.dir={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1, done.stderr
+    done = fork_of(run.main, *words, *small, f"hydra.run.dir={tmp_path}", cwd=ROOT)
+    assert done.code == 1, done.stderr
     # long lines are folded at spaces
     assert says(message, " ".join(done.stdout.split())), done.stdout

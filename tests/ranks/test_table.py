@@ -6,12 +6,13 @@ The table's own model by real models, its twin with gated experts by the transpo
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from refit import run
+from refit.ranks.agent import Agent
+from tests.support.forks import fork_of
 from tests.support.records import check_verified
 from tests.support.table import ROWS, mode
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_the_whole_group_is_verified_or_skipped(
-    tmp_path: Path, model: str, pairs: str, methods: str, build: str, verify: str
+    agent: Agent, tmp_path: Path, model: str, pairs: str, methods: str, build: str, verify: str
 ) -> None:
     narrow = ["num_layers=1", "moe_ffn_hidden_size=256", "hidden_size=256", "vocab_size=2000"]
     sweep = [
@@ -37,14 +38,8 @@ def test_the_whole_group_is_verified_or_skipped(
         "bench.iterations=1",
     ]
     sweep += [f"build={build}", f"verify={verify}", *(f"model.{said}" for said in narrow)]
-    done = subprocess.run(
-        [sys.executable, "-m", "refit.run", *sweep, f"hydra.sweep.dir={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = fork_of(run.main, *sweep, f"hydra.sweep.dir={tmp_path}", cwd=ROOT)
+    assert done.code == 0, done.stdout + done.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
     options = {p.stem for p in (ROOT / "conf" / "parallel").glob(f"{pairs}.yaml")}
     assert len(records) == 2 * len(options)

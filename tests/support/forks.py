@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
 from tempfile import TemporaryFile
 
 
@@ -19,10 +21,16 @@ class Ended:
     stderr: str
 
 
-def fork_of(main: Callable[[], object], *words: str, **environment: str) -> Ended:
+def fork_of(
+    main: Callable[[], object], *words: str, cwd: Path | None = None, **environment: str
+) -> Ended:
     """Run a program's entry with a command line; this process stays as it is.
 
-    What a process of its own adds, the start of Python and the imports, is not in it.
+    What a process of its own adds, the start of Python and the imports, is not in it. Where this
+    process has an agent, the program's ranks are forked from the server which that has made ready.
+
+    Args:
+        cwd: the folder to stand in; None: this process's.
     """
     with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
         child = os.fork()
@@ -31,12 +39,24 @@ def fork_of(main: Callable[[], object], *words: str, **environment: str) -> Ende
             os.dup2(stderr.fileno(), 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ.update(environment)
+            os.chdir(cwd or os.getcwd())
+            _share_fork_server()
             sys.argv[1:] = words
             os._exit(_code_of(main))
         _, status = os.waitpid(child, 0)
         stdout.seek(0)
         stderr.seek(0)
         return Ended(os.waitstatus_to_exitcode(status), stdout.read(), stderr.read())
+
+
+def _share_fork_server() -> None:
+    """The server of the process that was forked is this one's too: nobody else's child runs it.
+
+    It is private to multiprocessing, which would wait for a child that is not its own here.
+    """
+    server = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        server.ensure_running = lambda: None
 
 
 def _code_of(main: Callable[[], object]) -> int:

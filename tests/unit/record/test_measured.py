@@ -266,9 +266,9 @@ def with_peers(*seconds: float, share: float = 1.0) -> list[RankReport]:
     ("seconds", "share", "gbps", "binds"),
     [
         # the memory copy took 0.25 s
-        ((0.3, 9.0, 0.4), 1.0, BYTES / 0.4 / 1e9, "peers"),
-        ((0.1, 0.2, 0.3), 1.0, BYTES / 0.2 / 1e9, "memory"),
-        ((0.1, 0.2, 0.3), 0.5, BYTES / 0.4 / 1e9, "peers"),
+        ((0.4, 9.0, 0.5), 1.0, BYTES / 0.4 / 1e9, "peers"),
+        ((0.3, 0.2, 0.4), 1.0, BYTES / 0.2 / 1e9, "memory"),
+        ((0.3, 0.2, 0.4), 0.5, BYTES / 0.4 / 1e9, "peers"),
     ],
 )
 def test_of_both_measured_limits_the_lower_binds(
