@@ -44,7 +44,7 @@ def test_of_a_plan_that_crosses_nodes_it_is_said_why_there_is_one(
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
-def test_each_rank_gets_its_bytes_from_each_of_its_peers(share: float) -> None:
+def test_each_rank_gets_its_bytes_from_each_of_its_peers(agent: Agent, share: float) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

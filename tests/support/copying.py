@@ -30,13 +30,13 @@ def copied(
     Args:
         at_most: bytes that are copied in all.
     """
-    spawn = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     meeting = Meeting.room(anonymous(), len(sizes))
     ends, ranks = [], []
     for rank in range(len(sizes)):
-        here, there = spawn.Pipe()
+        here, there = context.Pipe()
         args = (rank, sizes, between, port, at_most, anonymous(), meeting, there)
-        ranks.append(spawn.Process(target=_rank, args=args))
+        ranks.append(context.Process(target=_rank, args=args))
         ranks[-1].start()
         there.close()
         ends.append(here)
