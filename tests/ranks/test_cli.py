@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from refit import run
 from refit.ranks.agent import Agent
-from tests.support.forks import Ended, fork_of
+from tests.support.forks import Ended, fork_in
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["model=moe_8e", "build=shards", "bench.iterations=1"]
@@ -31,7 +32,7 @@ def _server(agent: Agent) -> None:
 def refit(*arguments: str, folder: Path) -> Ended:
     """Run `python -m refit.run` in a fork, with its results in `folder`."""
     where = [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
-    return fork_of(run.main, *arguments, *where, cwd=ROOT)
+    return fork_in(ROOT, run.main, *arguments, *where)
 
 
 def python_refit(*arguments: str, folder: Path, **environment: str) -> Ended:
@@ -182,24 +183,25 @@ def test_retry_keeps_what_is_done(tmp_path: Path) -> None:
     assert "1 of 1 points have no record" in missing.stderr
 
 
-# what a dry run must not do: start an agent; and what it must do once per point: compose
-WATCHED = """
-import runpy, sys
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from refit.ranks.agent import Agent
-def refuse(*_): raise AssertionError("an agent was started")
-Agent.__enter__ = refuse
-composed, original = [], ConfigLoaderImpl.load_sweep_config
-def counted(self, master, overrides):
-    composed.append(tuple(overrides))
-    return original(self, master, overrides)
-ConfigLoaderImpl.load_sweep_config = counted
-sys.argv[0] = "refit.run"
-try: runpy.run_module("refit.run", run_name="__main__", alter_sys=True)
-except SystemExit as end: assert not end.code, end
-assert "torch" not in sys.modules
-print("composed", len(composed), len(set(composed)))
-"""
+def watched() -> None:
+    """The program, which may start no agent; how often it composes is printed at its end."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an agent was started")
+
+    def counted(self: Any, master: Any, overrides: list[str]) -> Any:
+        composed.append(tuple(overrides))
+        return original(self, master, overrides)
+
+    composed: list[tuple[str, ...]] = []
+    original = ConfigLoaderImpl.load_sweep_config
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Agent, "__enter__", refuse)
+    patch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
+    try:
+        run.main()
+    finally:
+        print("composed", len(composed), len(set(composed)))
 
 
 def pairs(pattern: str) -> int:
@@ -234,14 +236,8 @@ def test_a_dry_run_composes_each_point_once_and_runs_none(case: str, tmp_path: P
     arguments, points, on_slurm = SWEEPS[case]
     folder = tmp_path / "none"
     sweep = [*arguments, "sweep.dry_run=true", f"hydra.sweep.dir={folder}"]
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *sweep],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    done = fork_in(ROOT, watched, *sweep)
+    assert (done.code, done.stderr) == (0, "")
     runs = 3 if case == "repeats" else 1
     left_out = LEFT_OUT if case == "all but" else 0
     composed = points // runs + left_out
@@ -273,7 +269,11 @@ def test_unknown_field_in_a_model_file(tmp_path: Path) -> None:
 
 
 def test_help_does_not_import_torch() -> None:
-    shown = {("--help",): "== Examples ==", ("--cfg", "job"): "num_moe_experts: 16"}
+    shown = {
+        ("--help",): "== Examples ==",
+        ("--cfg", "job"): "num_moe_experts: 16",
+        ("-m", "seed=0,1", "sweep.dry_run=true"): "local  run",
+    }
     for option, words in shown.items():
         code = (
             "import runpy, sys\n"

@@ -15,7 +15,7 @@ import pytest
 
 from refit.ranks.agent import Agent
 from sweeper import __main__ as face
-from tests.support.forks import Ended, fork_of
+from tests.support.forks import Ended, fork_in
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,13 +76,13 @@ def small(words: Sequence[str], folder: Path) -> list[str]:
 def run(words: Sequence[str], where: Path) -> Ended:
     """Run a command in a folder, with this checkout's code; without a new Python for each."""
     if words[0] == "refit-sweep":
-        return fork_of(face.main, *words[1:], cwd=where)
+        return fork_in(where, face.main, *words[1:])
     python, _, module, *rest = words
     assert python == "python"
     (subcommand,) = (
         n for n, (found, _) in face.PROGRAMS.items() if found == module and n != "plan"
     )
-    return fork_of(face.main, subcommand, *rest, cwd=where)
+    return fork_in(where, face.main, subcommand, *rest)
 
 
 def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:

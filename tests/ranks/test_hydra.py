@@ -10,7 +10,7 @@ import yaml
 
 from refit import run
 from refit.ranks.agent import Agent
-from tests.support.forks import fork_of
+from tests.support.forks import fork_in
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -27,7 +27,7 @@ def _server(agent: Agent) -> None:
 
 
 def refit(folder: Path, *words: str, code: int = 0) -> str:
-    done = fork_of(run.main, *words, f"hydra.sweep.dir={folder}", cwd=ROOT)
+    done = fork_in(ROOT, run.main, *words, f"hydra.sweep.dir={folder}")
     assert done.code == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

@@ -9,7 +9,7 @@ import pytest
 from refit import run
 from refit.ranks.agent import Agent
 from tests.commands.test_guide import ELSEWHERE, WRONG
-from tests.support.forks import fork_of
+from tests.support.forks import fork_in
 from tests.support.pages import ROOT, says, ticked
 
 RANKS = [
@@ -27,7 +27,7 @@ def test_the_message_is_what_is_printed(
 ) -> None:
     words = (command or KILLED).split()[3:]
     small = [f"{key}={value}" for key, value in SMALL.items() if "model." not in command]
-    done = fork_of(run.main, *words, *small, f"hydra.run.dir={tmp_path}", cwd=ROOT)
+    done = fork_in(ROOT, run.main, *words, *small, f"hydra.run.dir={tmp_path}")
     assert done.code == 1, done.stderr
     # long lines are folded at spaces
     assert says(message, " ".join(done.stdout.split())), done.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from refit import run
 from refit.ranks.agent import Agent
-from tests.support.forks import fork_of
+from tests.support.forks import fork_in
 from tests.support.records import check_verified
 from tests.support.table import ROWS, mode
 
@@ -38,7 +38,7 @@ def test_the_whole_group_is_verified_or_skipped(
         "bench.iterations=1",
     ]
     sweep += [f"build={build}", f"verify={verify}", *(f"model.{said}" for said in narrow)]
-    done = fork_of(run.main, *sweep, f"hydra.sweep.dir={tmp_path}", cwd=ROOT)
+    done = fork_in(ROOT, run.main, *sweep, f"hydra.sweep.dir={tmp_path}")
     assert done.code == 0, done.stdout + done.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
     options = {p.stem for p in (ROOT / "conf" / "parallel").glob(f"{pairs}.yaml")}

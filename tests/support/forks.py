@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,17 @@ class Ended:
     stderr: str
 
 
-def fork_of(
-    main: Callable[[], object], *words: str, cwd: Path | None = None, **environment: str
-) -> Ended:
+def fork_of(main: Callable[[], object], *words: str, **environment: str) -> Ended:
     """Run a program's entry with a command line; this process stays as it is.
 
     What a process of its own adds, the start of Python and the imports, is not in it. Where this
     process has an agent, the program's ranks are forked from the server which that has made ready.
-
-    Args:
-        cwd: the folder to stand in; None: this process's.
     """
+    return fork_in(Path.cwd(), main, *words, **environment)
+
+
+def fork_in(folder: Path, main: Callable[[], object], *words: str, **environment: str) -> Ended:
+    """The same, standing in a folder."""
     with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
         child = os.fork()
         if child == 0:
@@ -39,7 +40,7 @@ def fork_of(
             os.dup2(stderr.fileno(), 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ.update(environment)
-            os.chdir(cwd or os.getcwd())
+            os.chdir(folder)
             _share_fork_server()
             sys.argv[1:] = words
             os._exit(_code_of(main))
@@ -54,7 +55,7 @@ def _share_fork_server() -> None:
 
     It is private to multiprocessing, which would wait for a child that is not its own here.
     """
-    server = forkserver._forkserver
+    server: Any = forkserver._forkserver
     if server._forkserver_alive_fd is not None:
         server.ensure_running = lambda: None
 
