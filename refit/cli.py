@@ -8,6 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,9 +39,36 @@ def job_of(config: DictConfig) -> Job:
     Raises:
         UserError: a value is missing or of the wrong type.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = OmegaConf.to_container(_with_shell_text(config), resolve=True)
     assert isinstance(plain, dict)
     return Job.from_dict({str(k): v for k, v in plain.items() if k != "hydra"})
+
+
+SHELL = ("setup", "teardown", "srun_args")
+"""Names below `cluster.slurm` whose text is a shell's: what it calls ${...} is its own."""
+
+
+def _with_shell_text(config: DictConfig) -> DictConfig:
+    """The config; a copy where a shell's text has ${...}, which is then no interpolation."""
+    slurm = OmegaConf.select(config, "cluster.slurm", throw_on_resolution_failure=False)
+    if not isinstance(slurm, DictConfig):
+        return config
+    plain = OmegaConf.to_container(slurm, resolve=False)
+    assert isinstance(plain, dict)
+    texts = {name: plain[name] for name in SHELL if "${" in str(plain.get(name))}
+    if not texts:
+        return config
+    config = deepcopy(config)
+    OmegaConf.set_readonly(config, False)
+    for name, text in texts.items():
+        config.cluster.slurm[name] = _escaped(text)
+    return config
+
+
+def _escaped(text: Any) -> Any:
+    if isinstance(text, list):
+        return [_escaped(item) for item in text]
+    return re.sub(r"(?<!\\)\$\{", r"\${", text) if isinstance(text, str) else text
 
 
 class PointFailed(Exception):
