@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming
 from refit.importers import flags
-from refit.job import LIST_OF_SIDES, Job, UserError, unknown_field
+from refit.job import LIST_OF_SIDES, MISSING, Job, UserError, unknown_field
 from refit.program import COMMAND, EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
 EXIT_FAILED = 1
@@ -39,9 +39,13 @@ def job_of(config: DictConfig) -> Job:
     Raises:
         UserError: a value is missing or of the wrong type.
     """
-    plain = OmegaConf.to_container(_with_shell_text(config), resolve=True)
-    assert isinstance(plain, dict)
-    return Job.from_dict({str(k): v for k, v in plain.items() if k != "hydra"})
+    ours = _with_shell_text(config)
+    return Job.from_dict({str(name): _resolved(ours, name) for name in ours if name != "hydra"})
+
+
+def _resolved(config: DictConfig, name: Any) -> Any:
+    value = MISSING if OmegaConf.is_missing(config, name) else config[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 SHELL = ("setup", "teardown", "srun_args")
@@ -66,9 +70,16 @@ def _with_shell_text(config: DictConfig) -> DictConfig:
 
 
 def _escaped(text: Any) -> Any:
+    """Of a text or a list of them, so that OmegaConf gives back what was written.
+
+    What is escaped already, by an odd number of backslashes, is left so.
+    """
     if isinstance(text, list):
         return [_escaped(item) for item in text]
-    return re.sub(r"(?<!\\)\$\{", r"\${", text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    even = r"(?<!\\)((?:\\\\)*)\$\{"
+    return re.sub(even, lambda found: f"{found[1] * 2}\\${{", text)
 
 
 class PointFailed(Exception):

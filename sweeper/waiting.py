@@ -9,7 +9,7 @@ from dataclasses import dataclass
 FOREVER: Mapping[str, str] = {
     r"PartitionTimeLimit": "cluster.slurm.time is more than its partition allows",
     r"PartitionNodeLimit|Max\w*NodePerJob\w*": "it needs more nodes than it may have",
-    r"PartitionConfig|BadConstraints": "its partition has no such nodes",
+    r"PartitionConfig|BadConstraints": "its partition takes no such job",
     r"DependencyNeverSatisfied": "what it depends on did not end so",
     r"JobHeld\w+|JobHoldMaxRequeue|.*requeued held": "it is held; scontrol release lets it go",
     r"\w*Max\w+PerJob\w*|QOSMin\w+": "it asks for more than its account or QOS may have",

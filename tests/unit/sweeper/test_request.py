@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from refit.compose import configs, job
 from refit.job import UserError
 from sweeper.request import check_text
 
@@ -65,3 +67,25 @@ def test_what_yaml_may_have_made_is_refused(name: str, value: Any) -> None:
 def test_a_time_is_one_of_slurms_forms(text: str) -> None:
     with pytest.raises(UserError, match=f"time={text} is not a time of Slurm's: minutes, minutes:"):
         check_text("time", text)
+
+
+SHELL = ("echo ${HOME} $USER", "export A=${mode}", "cd ${A:-/tmp}/${B}", r"a \${HOME}", r"b \\${C}")
+
+
+@pytest.mark.parametrize("name", ["setup", "teardown", "srun_args"])
+def test_what_a_shell_is_told_is_the_shells(name: str, tmp_path: Path) -> None:
+    """In a file and as typed; elsewhere ${mode} is ours, and measure."""
+    (tmp_path / "cluster").mkdir()
+    lines = "".join(f"    - '{text}'\n" for text in SHELL)
+    text = f"defaults: [slurm, _self_]\nslurm:\n  {name}:\n{lines}"
+    (tmp_path / "cluster" / "site.yaml").write_text(text)
+    quoted = ",".join(f"'{text}'" for text in SHELL)
+    typed = f"++cluster.slurm.{name}=[{quoted}]"
+    with configs():
+        found = [
+            job([typed, "cluster=slurm", "cluster.slurm.partition=${mode}"]),
+            job([f"hydra.searchpath=[file://{tmp_path}]", "cluster=site"]),
+        ]
+    kept = [text.replace(r"a \$", "a $") for text in SHELL]  # as one had to write it before
+    assert [one.cluster.slurm[name] for one in found] == [kept, kept]
+    assert found[0].cluster.slurm["partition"] == "measure"
