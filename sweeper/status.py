@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from refit import program
 from refit.job import UserError
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _records(directories: Sequence[Path]) -> list[Record]:
-    """A record of each point; of one that has none, what its job asks for."""
+    """A record of each point, as it stands; of one that has none, what its job asks for."""
     found = []
     for directory in directories:
         record = Record.find(directory / "timing.json")
@@ -111,7 +111,8 @@ def _records(directories: Sequence[Path]) -> list[Record]:
             point = Point.load(directory)
             partition = allocation.asked(point.job).get("partition")
             record = begin(point, {"nodes": [], "partition": partition})
-        found.append(record)
+        state: Any = _standing(directory).state
+        found.append(replace(record, status=state))
     return found
 
 

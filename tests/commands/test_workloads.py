@@ -249,7 +249,7 @@ def test_a_sweep_names_the_twins(tmp_path: Path) -> None:
         "the same point, runs once: workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048 and"
         " workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048_again",
     ]
-    fates = [line for line in done.stdout.splitlines() if "-plan-a100-" in line]
+    fates = [line for line in done.stdout.splitlines() if line.endswith("  plan  run")]
     assert len(fates) == len(set(fates)) == 4  # of six options
     jobs = {line.rpartition(" ")[2] for line in said}
     assert len(jobs) == 2 and jobs < {line.split()[0] for line in fates}
