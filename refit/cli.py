@@ -8,6 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming
 from refit.importers import flags
-from refit.job import LIST_OF_SIDES, Job, UserError, unknown_field
+from refit.job import LIST_OF_SIDES, MISSING, Job, UserError, unknown_field
 from refit.program import COMMAND, EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
 
 EXIT_FAILED = 1
@@ -38,9 +39,47 @@ def job_of(config: DictConfig) -> Job:
     Raises:
         UserError: a value is missing or of the wrong type.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
+    ours = _with_shell_text(config)
+    return Job.from_dict({str(name): _resolved(ours, name) for name in ours if name != "hydra"})
+
+
+def _resolved(config: DictConfig, name: Any) -> Any:
+    value = MISSING if OmegaConf.is_missing(config, name) else config[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+SHELL = ("setup", "teardown", "srun_args")
+"""Names below `cluster.slurm` whose text is a shell's: what it calls ${...} is its own."""
+
+
+def _with_shell_text(config: DictConfig) -> DictConfig:
+    """The config; a copy where a shell's text has ${...}, which is then no interpolation."""
+    slurm = OmegaConf.select(config, "cluster.slurm", throw_on_resolution_failure=False)
+    if not isinstance(slurm, DictConfig):
+        return config
+    plain = OmegaConf.to_container(slurm, resolve=False)
     assert isinstance(plain, dict)
-    return Job.from_dict({str(k): v for k, v in plain.items() if k != "hydra"})
+    texts = {name: plain[name] for name in SHELL if "${" in str(plain.get(name))}
+    if not texts:
+        return config
+    config = deepcopy(config)
+    OmegaConf.set_readonly(config, False)
+    for name, text in texts.items():
+        config.cluster.slurm[name] = _escaped(text)
+    return config
+
+
+def _escaped(text: Any) -> Any:
+    """Of a text or a list of them, so that OmegaConf gives back what was written.
+
+    What is escaped already, by an odd number of backslashes, is left so.
+    """
+    if isinstance(text, list):
+        return [_escaped(item) for item in text]
+    if not isinstance(text, str):
+        return text
+    even = r"(?<!\\)((?:\\\\)*)\$\{"
+    return re.sub(even, lambda found: f"{found[1] * 2}\\${{", text)
 
 
 class PointFailed(Exception):

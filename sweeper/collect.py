@@ -16,6 +16,7 @@ from refit.job import UserError
 from refit.record.point import write_atomic
 from refit.record.record import NotARecord, Record
 from refit.record.row import Row
+from sweeper import where
 
 EXIT_INCOMPLETE = 1
 
@@ -72,19 +73,23 @@ def main(arguments: Sequence[str]) -> int:
     """Print the table and write what is asked for; 1 if a file had to be left out.
 
     Raises:
-        UserError: the folder holds no record, or a file cannot be written.
+        UserError: the folder holds no record, or none of those asked for; or a file cannot be
+            written.
     """
     parser = program.parser("sweeper.collect", __doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/timing.json")
     parser.add_argument("--csv", metavar="FILE", type=Path)
     parser.add_argument("--parquet", metavar="FILE", type=Path)
+    where.add_option(parser)
     options = parser.parse_args(arguments)
+    wanted = where.parsed(options.where)
     records, refused = read(options.folder)
     for path, why in refused.items():
         print(f"left out: {path}: {why}", file=sys.stderr)
     if not records:
         left_out = f" that can be read; {len(refused)} left out" if refused else ""
         raise UserError(f"no records in {options.folder}: it has no */timing.json{left_out}")
+    records = where.chosen(records, wanted)
     display = Display()
     display.table(records)
     frozen = {path.parent for path in options.folder.glob("*/point.json")}

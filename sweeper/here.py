@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from refit.job import UserError
+from refit.job import Job, UserError
 from refit.layout.place import place
 from refit.record import environment, record
+from refit.record.allocation import elsewhere
 from refit.record.point import Point
-from sweeper import slurm, status
+from sweeper import clients, slurm, status
 from sweeper.pack import Pack
+
+
+def of_allocation(job: Job) -> Job:
+    """The job with what this allocation is in place of what would be asked for one.
+
+    So that it is the point, and has the record, of a job that ran on such nodes.
+
+    Raises:
+        UserError: it is not what `cluster.slurm` asks for.
+    """
+    around = environment.variables(environment.SLURM)
+    if "SLURM_JOB_ID" not in around:
+        return job  # a dry run, say; `run_steps` says that this is no allocation
+    if reason := elsewhere(job, {"slurm": around}):
+        what = reason.replace("it ran", "this allocation is", 1)
+        raise UserError(f"sweep.here=true: {what}; make one that is, or leave sweep.here out")
+    gpus = os.environ.get("SLURM_GPUS_PER_NODE", os.environ.get("SLURM_GPUS_ON_NODE"))
+    partition = around.get("SLURM_JOB_PARTITION")
+    slurm = {"partition": partition, "gpus_per_node": gpus, "python": _python(job)}
+    return replace(job, cluster=replace(job.cluster, slurm=slurm))
 
 
 def run_steps(points: Sequence[Point], pack_size: int, say: Callable[[str], None]) -> None:
@@ -59,18 +82,29 @@ def _step(pack: Sequence[Point], nodes: int) -> None:
         status.put(point, "submitted", attempt, os.environ["SLURM_JOB_ID"])
         numbered.append((str(point.directory.resolve()), attempt))
     shape = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    command = [sys.executable, "-m", "sweeper.here", json.dumps(numbered)]
-    done = subprocess.run(["srun", *shape, *command], stdout=subprocess.DEVNULL)
+    if "SLURM_STEP_ID" in os.environ:  # the step that this is may hold all there is
+        shape.append("--overlap")
+    python = shlex.split(_python(pack[0].job) or shlex.quote(sys.executable))
+    command = [*python, "-m", "sweeper.here", json.dumps(numbered)]
+    done = subprocess.run(
+        ["srun", *shape, *command], stdout=subprocess.DEVNULL, env=clients.of_steps()
+    )
     for point, (_, attempt) in zip(pack, numbered, strict=True):
         if not status.get(point).is_final:
             reason = f"srun ended with code {done.returncode} and left no record"
             _end(point, "crashed", reason, attempt)
 
 
+def _python(job: Job) -> str | None:
+    """What the site's own Python is, if `cluster.slurm` says."""
+    found: str | None = (job.cluster.slurm or {}).get("python")
+    return found
+
+
 def _end(point: Point, how: record.Status, reason: str, attempt: str | None = None) -> None:
     """Give a point that could not run its record."""
     folder = point.attempt(attempt)
-    final = record.ended(record.begin(point, environment.describe()), how, reason)
+    final = record.ended(record.begin(point, environment.of_controller()), how, reason)
     final = record.keep(final, folder.timing, point.timing)
     status.put(point, final.status, folder.directory.name, os.environ["SLURM_JOB_ID"])
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from refit.ranks.agent import Agent
 from refit.record.point import Point
-from sweeper import status
+from sweeper import status, submitit_side
 from sweeper.decisions import SETTLED
 from sweeper.submitit_side import SIGNALS
 
@@ -39,7 +40,7 @@ class Pack:
         failed = []
         with _until_killed():
             loaded = [(Point.load(Path(folder)), number) for folder, number in self.points]
-            with Agent(point.job for point, _ in loaded) as agent:
+            with Agent((point.job for point, _ in loaded), _given()) as agent:
                 for point, number in loaded:
                     state = status.get(point).state
                     if not (restart and state in SETTLED):  # by this job, before it began anew
@@ -83,6 +84,12 @@ def _until_killed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _given() -> dict[str, Any]:
+    """What sbatch was given for this job, for the record; a step of an allocation was not."""
+    folder = os.environ.get("SUBMITIT_FOLDER")
+    return {"sbatch": submitit_side.given(Path(folder), slurm_id())} if folder else {}
 
 
 def slurm_id() -> str:

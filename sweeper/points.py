@@ -9,10 +9,12 @@ from pathlib import Path
 
 from refit.cli import is_local, retyped
 from refit.job import Job, UserError
+from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
 from refit.rules.impossible import impossible
 from refit.rules.values import mistake
+from sweeper import here
 from sweeper.agreement import Settings, check_one_job
 from sweeper.decisions import keeps
 
@@ -72,9 +74,10 @@ def plan_points(
     settings = Settings.of([job for _, job in composed])
     if settings.here:
         _check_allocation(job for _, job in composed)
+        composed = [(overrides, here.of_allocation(job)) for overrides, job in composed]
     points = _distinct(composed, root, say)
     planned = tuple(
-        Planned(point, _earlier(point, settings.mode), points[point.id][1])
+        Planned(point, _earlier(point, settings.mode, say), points[point.id][1])
         for point in _not_excluded([point for point, _ in points.values()], say)
     )
     missing = [p.point.name for p in planned if not p.kept]
@@ -111,7 +114,7 @@ def _distinct(
             first, skip = points.setdefault(point.id, (point, reason))
             if first is not point:
                 check_one_job(first, point)
-                twice[_twice(asked[point.id], overrides)] = None
+                twice[_twice(first, asked[point.id], overrides)] = None
             asked.setdefault(point.id, overrides)
             if skip and not reason:  # by another name, of a pair that is this model's, it can run
                 points[point.id] = (point, reason)
@@ -120,13 +123,13 @@ def _distinct(
     return points
 
 
-def _twice(one: Sequence[str], other: Sequence[str]) -> str:
+def _twice(point: Point, one: Sequence[str], other: Sequence[str]) -> str:
     """What is said of two lists of overrides that make one point: where they differ."""
     only = [" ".join(o for o in a if o not in b) for a, b in ((one, other), (other, one))]
     if not any(only):
         return f"asked for twice, runs once: {' '.join(one) or 'the point'}"
     differ = " and ".join(words or "what is shipped" for words in only)
-    return f"the same point, runs once: {differ}"
+    return f"the same point, runs once: {differ} make one job, {point.name}"
 
 
 def _repeated(job: Job, root: Path, overrides: Sequence[str]) -> Iterator[Point]:
@@ -161,7 +164,12 @@ def _not_excluded(points: Sequence[Point], say: Callable[[str], None]) -> list[P
     return included
 
 
-def _earlier(point: Point, mode: str) -> Record | None:
-    """The point's record, if the sweep keeps it."""
+def _earlier(point: Point, mode: str, say: Callable[[str], None]) -> Record | None:
+    """The point's record, if the sweep keeps it and it ran on what is asked for now."""
     record = Record.find(point.timing)
-    return record if keeps(mode, record) else None
+    if record is None or not keeps(mode, record):
+        return None
+    if reason := elsewhere(point.job, record.environment):
+        say(f"{point.name}: its record is not kept: {reason}")
+        return None
+    return record

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from refit import program
 from refit.job import UserError
+from refit.record import allocation
 from refit.record.point import Point, read_json, write_atomic
-from refit.record.record import Status, now
+from refit.record.record import Record, Status, begin, now
+from sweeper import clients, where
+from sweeper.waiting import NONE_YET, waiting
 
 FINAL = frozenset(get_args(Status))
 """A point's last states; before them come `submitted` (with the Slurm id) and `running`."""
@@ -67,29 +70,69 @@ def _path(directory: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a line per point and the counts. Needs no controller.
+    """Print a line per point, why jobs wait, and the counts. Needs no controller.
 
     Raises:
-        UserError: the folder holds no points.
+        UserError: the folder holds no points, or none of those asked for.
     """
     parser = program.parser("sweeper.status", __doc__)
     parser.add_argument("folder", metavar="DIR", type=Path, help="holds <point>/point.json")
-    folder = parser.parse_args(arguments).folder
+    where.add_option(parser)
+    options = parser.parse_args(arguments)
+    wanted = where.parsed(options.where)
+    folder = options.folder
     # a point that cannot run is not frozen, and has its record only
     files = [*folder.glob("*/point.json"), *folder.glob("*/timing.json")]
     directories = sorted({path.parent for path in files})
     if not directories:
         raise UserError(f"no points in {folder}: it has no */point.json and no */timing.json")
-    counts: Counter[str] = Counter()
-    for directory in directories:
-        standing = _read(directory)
-        if standing is None:  # a point that ran here and not through Slurm has its record only
-            timing = read_json(directory / "timing.json") or {}
-            standing = Standing(state=timing.get("status") or "pending")
-        counts[standing.state] += 1
-        print(f"{standing.state:<12} {standing.slurm_id or '-':<14} {directory.name}")
+    if wanted:
+        named = {record.name for record in where.chosen(_records(directories), wanted)}
+        directories = [directory for directory in directories if directory.name in named]
+    standings = {directory.name: _standing(directory) for directory in directories}
+    reasons = _reasons(standings.values())
+    for name, standing in standings.items():
+        why = reasons.get(standing.slurm_id, "")
+        print(f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip())
+    counts = Counter(standing.state for standing in standings.values())
     print(", ".join(f"{n} {state}" for state, n in counts.most_common()))
+    for held in waiting(reasons.items()):
+        if held.is_forever:
+            print(held)
     return 0
+
+
+def _records(directories: Sequence[Path]) -> list[Record]:
+    """A record of each point, as it stands; of one that has none, what its job asks for."""
+    found = []
+    for directory in directories:
+        record = Record.find(directory / "timing.json")
+        if record is None:
+            point = Point.load(directory)
+            partition = allocation.asked(point.job).get("partition")
+            record = begin(point, {"nodes": [], "partition": partition})
+        state: Any = _standing(directory).state
+        found.append(replace(record, status=state))
+    return found
+
+
+def _standing(directory: Path) -> Standing:
+    standing = _read(directory)
+    if standing is None:  # a point that ran here and not through Slurm has its record only
+        timing = read_json(directory / "timing.json") or {}
+        standing = Standing(state=timing.get("status") or "pending")
+    return standing
+
+
+def _reasons(standings: Iterable[Standing]) -> dict[str, str]:
+    """Why jobs that were submitted wait, by their ids; empty where no Slurm answers."""
+    submitted = {s.slurm_id for s in standings if s.state == "submitted"}
+    try:
+        queue = clients.queue() if submitted else {}
+    except UserError:
+        return {}
+    pending = {i: job.reason for i, job in queue.items() if job.state == "PENDING"}
+    return {i: reason for i, reason in pending.items() if i in submitted and reason not in NONE_YET}
 
 
 if __name__ == "__main__":

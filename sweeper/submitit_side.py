@@ -17,6 +17,10 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
 
 from refit.job import UserError
+from refit.record import environment
+from sweeper import clients
+
+UNSAFE = "%\\\n"  # in a path: sbatch reads %j and the like, and a backslash turns that off
 
 FOLDER = ".submitit"  # below the sweep's folder: submitit's files, and the logs of the agents
 
@@ -37,15 +41,32 @@ class Executor(submitit.SlurmExecutor):
         return 1
 
 
+class Refused(UserError):
+    """Slurm refuses a job, in its own words."""
+
+    @property
+    def is_of_their_number(self) -> bool:
+        """Whether fewer jobs would be taken."""
+        return bool(re.search(r"Max\w*Submit\w*", str(self)))
+
+
 def executor(folder: Path, parameters: Mapping[str, Any]) -> Executor:
-    """An executor of these parameters of sbatch, in submitit's names.
+    """An executor of these parameters of sbatch, in submitit's names; `python` is its own.
 
     Raises:
-        UserError: a parameter that submitit does not know; its text lists those it does.
+        UserError: a parameter that submitit does not know; its text lists those it does. Or a
+            folder whose name sbatch would not take as it is.
     """
-    made = Executor(folder=folder, max_num_timeout=0)  # whether it is run again is ours to say
+    if bad := sorted(set(UNSAFE) & set(str(folder))):
+        raise UserError(
+            f"cannot have Slurm write to {folder.parent}: {' '.join(map(repr, bad))} has a meaning"
+            " to sbatch in the names of files; choose another folder with hydra.sweep.dir=..."
+        )
+    asked = {name: value for name, value in parameters.items() if name != "python"}
+    # whether it is run again is ours to say
+    made = Executor(folder=folder, max_num_timeout=0, python=parameters.get("python"))
     try:
-        made.update_parameters(**parameters)
+        made.update_parameters(**asked)
     except (ValueError, TypeError) as error:
         raise UserError(f"cluster.slurm: {error}") from None
     return made
@@ -53,24 +74,31 @@ def executor(folder: Path, parameters: Mapping[str, Any]) -> Executor:
 
 def sbatch_text(made: Executor) -> str:
     """The file that sbatch is given."""
-    return made._make_submission_file_text("python -m submitit.core._submit", "dry-run")
+    return made._make_submission_file_text(f"{made.python} -m submitit.core._submit", "dry-run")
 
 
 def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[str]:
     """Submit calls as one array; the Slurm id of each.
 
     Raises:
-        UserError: Slurm refuses, with its own words.
+        Refused: by Slurm.
     """
     try:
-        with made.batch():
+        with environment.replaced(clients.environment()), made.batch():
             jobs = [made.submit(call) for call in calls]
     except FailedJobError as error:
         words = re.findall(r"sbatch: error: (.*)", str(error))
-        raise UserError(
-            f"Slurm refuses the job: {'; '.join(words) or str(error).strip()}"
-        ) from None
+        raise Refused(f"Slurm refuses the job: {'; '.join(words) or str(error).strip()}") from None
     return [str(job.job_id) for job in jobs]
+
+
+def given(folder: Path, slurm_id: str) -> list[str]:
+    """The options that sbatch was given for a job; none where nobody can read them any more."""
+    try:
+        text = JobPaths(folder, slurm_id).submission_file.read_text()
+    except OSError:
+        return []
+    return re.findall(r"^#SBATCH (.*)$", text, re.MULTILINE)
 
 
 def submitted_call(folder: Path, slurm_id: str) -> Any:

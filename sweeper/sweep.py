@@ -18,9 +18,10 @@ from refit.job import UserError
 from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record import environment, record
+from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
-from sweeper import here, points, slurm, status, submitit_side, watch
+from sweeper import clients, here, points, slurm, status, submitit_side, watch
 from sweeper.agreement import Settings
 from sweeper.decisions import Outcome, holds, keeps, outcome
 from sweeper.points import Compose, Planned, SweepPlan
@@ -89,11 +90,12 @@ def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
     with controller_lock(root):
         distant = [p.point for p in plan.points if p.is_distant]
         queued: list[Point] = []
+        made: dict[str, Record] = {}
         if distant and plan.settings.here:
             here.run_steps(distant, plan.settings.pack, display.line)
         elif distant:
-            queued = _queue(distant, root, plan.settings, display)
-        made = _run_here([p for p in plan.points if not p.is_distant], display)
+            queued, made = _queue(distant, root, plan.settings, display)
+        made |= _run_here([p for p in plan.points if not p.is_distant], display)
         if queued and plan.settings.wait:
             watch.watch(queued, root, plan.settings, display)
     with_slurm = {point.name for point in queued}
@@ -111,17 +113,24 @@ def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
 
 def _queue(
     distant: Sequence[Point], root: Path, settings: Settings, display: Display
-) -> list[Point]:
-    """Submit what no job holds and no other controller has done meanwhile; what is then queued."""
-    slurm.check()
-    alive = slurm.queued()
+) -> tuple[list[Point], dict[str, Record]]:
+    """Submit what no job holds and no other controller has done meanwhile.
+
+    Returns:
+        What is then queued, and the records of what Slurm refuses, by the points' names.
+    """
+    clients.check()
+    alive = clients.queue()
     standings = [(p, status.get(p)) for p in distant]
     without_job = [p for p, standing in standings if not holds(standing, standing.slurm_id, alive)]
     done = {p.name for p in without_job if _is_done(p, settings.mode)}
     missing = [p for p in without_job if p.name not in done]
     display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
-    slurm.submit(missing, root, settings.pack)
-    return [p for p in distant if p.name not in done]
+    refused = slurm.submit(missing, root, settings.pack)
+    made = {p.name: _ended(p, "failed", refused[p.name]) for p in missing if p.name in refused}
+    for name, words in refused.items():
+        display.line(f"{name}: {words}")
+    return [p for p in distant if p.name not in done | refused.keys()], made
 
 
 def _is_done(point: Point, mode: str) -> bool:
@@ -129,7 +138,8 @@ def _is_done(point: Point, mode: str) -> bool:
     standing = status.get(point)
     if standing.state in ("submitted", "running"):
         watch.take_in_record(point, standing)  # killed before it could say so for the point
-    return keeps(mode, Record.find(point.timing))
+    stored = Record.find(point.timing)
+    return keeps(mode, stored) and not (stored and elsewhere(point.job, stored.environment))
 
 
 def _run_here(local: Sequence[Planned], display: Display) -> dict[str, Record]:
@@ -151,7 +161,7 @@ def _carry_out(planned: Planned, agent: Agent, count: str, display: Display) -> 
         return planned.kept
     if planned.skip:
         display.line(f"{count}{point.job.parallel.name}: skipped: {planned.skip}")
-        return _skipped(point, planned.skip)
+        return _ended(point, "skipped", planned.skip)
     display.begin(point.job, count)
     if point.job.mode == "plan":
         predicted = predict.predict_point(point)
@@ -191,20 +201,20 @@ def controller_lock(root: Path) -> Iterator[None]:
         yield
 
 
-def _skipped(point: Point, reason: str) -> Record:
+def _ended(point: Point, how: record.Status, reason: str) -> Record:
     """A record for a point that cannot run; an earlier one stays in its attempt's folder."""
     try:
         point.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write results to {point.directory}: {error.strerror}") from None
     begun = record.begin(point, _environment())
-    return record.keep(record.ended(begun, "skipped", reason), point.timing)
+    return record.keep(record.ended(begun, how, reason), point.timing)
 
 
 @cache
 def _environment() -> dict[str, Any]:
     """This machine and code, asked once per process and not once per point that is skipped."""
-    return environment.describe()
+    return environment.of_controller()
 
 
 def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> None:

@@ -14,10 +14,11 @@ from refit.ranks.processes import tail
 from refit.record import environment, record
 from refit.record.point import Point, write_atomic
 from refit.record.record import Record
-from sweeper import slurm, status, submitit_side
+from sweeper import clients, slurm, status, submitit_side
 from sweeper.agreement import Settings
 from sweeper.decisions import Decision, End, Resubmit, decide, is_requeued
 from sweeper.status import Standing
+from sweeper.waiting import waiting
 
 POLL_S = 1.0
 REFUSED_S = 5.0  # that a refusal adds to the time until the next poll
@@ -66,6 +67,7 @@ class _Watch:
         self, points: Sequence[Point], root: Path, settings: Settings, say: Callable[[str], None]
     ) -> None:
         self._points, self._root, self._settings, self._say = points, root, settings, say
+        self._reasons: set[str] = set()  # for which jobs wait, as said
         self._memories = {p.name: _Memory() for p in points}
 
     def follow(self, show: Callable[[Standings], None]) -> None:
@@ -89,14 +91,18 @@ class _Watch:
 
     def _turn(self, still_open: Sequence[Point], standings: dict[str, Standing]) -> None:
         """One poll: mark what was queued anew, end or submit again what is in no queue."""
-        queue = slurm.queued()
+        queue = clients.queue()
+        self._say_why(still_open, standings, queue)
         gone = [p for p in still_open if standings[p.name].slurm_id not in queue]
         # read once more: a job that is not queued any more has written its last
         standings |= {p.name: status.get(p) for p in gone}
         for point in still_open:
             standing = standings[point.name]
-            queue_state = queue.get(standing.slurm_id)
-            if is_requeued(standing, queue_state) and status.get(point) == standing:
+            queued = queue.get(standing.slurm_id)
+            if (
+                is_requeued(standing, queued.state if queued else None)
+                and status.get(point) == standing
+            ):
                 # Slurm will start its job anew; the next attempt has a name of its own
                 status.put(point, "submitted", standing.attempt, standing.slurm_id)
         began = {s.slurm_id for s in standings.values() if s.state != "submitted"}
@@ -113,9 +119,23 @@ class _Watch:
             elif isinstance(decision, End):
                 self._end(point, standing, decision)
         if again:
-            slurm.submit([p for p in gone if p.name in again], self._root, self._settings.pack)
-            for name, resubmitted in again.items():
-                self._memories[name].tries += resubmitted.cost
+            missing = [p for p in gone if p.name in again]
+            refused = slurm.submit(missing, self._root, self._settings.pack)
+            for name in again.keys() - refused.keys():
+                self._memories[name].tries += again[name].cost
+            for words in refused.values():  # those are tried again
+                raise UserError(words)
+
+    def _say_why(
+        self, points: Sequence[Point], standings: Standings, queue: Mapping[str, clients.Queued]
+    ) -> None:
+        """Name each reason for which jobs wait, once."""
+        ids = [standings[p.name].slurm_id for p in points]
+        pending = [(i, queue[i].reason) for i in ids if i in queue and queue[i].state == "PENDING"]
+        for held in waiting(dict(pending).items()):
+            if held.reason not in self._reasons:
+                self._reasons.add(held.reason)
+                self._say(str(held))
 
     def _decide(self, point: Point, standing: Standing, began: bool) -> Decision:
         memory = self._memories[point.name]
@@ -128,7 +148,7 @@ class _Watch:
         """Give a point that left no record one of the controller's, with the end of its log."""
         folder = point.directory.parent.resolve() / submitit_side.FOLDER
         log = tail(submitit_side.log(folder, standing.slurm_id)) or "; it wrote no log"
-        begun = record.begin(point, environment.describe())
+        begun = record.begin(point, environment.of_controller())
         final = record.ended(begun, decision.status, decision.reason + log)
         record.write(point.attempt(standing.attempt).timing, final)
         take_in_record(point, standing)

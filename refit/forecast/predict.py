@@ -176,7 +176,7 @@ def predict_point(point: Point) -> Record:
 @cache
 def _here() -> dict[str, Any]:
     """This machine and code, asked once per process and not once per point of a sweep."""
-    return environment.describe()
+    return environment.of_controller()
 
 
 def _record(begun: Record, prediction: Prediction) -> Record:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.util import get_temp_dir
+from typing import Any
 
 from refit.job import Job, UserError
 from refit.layout.layout import Placement
@@ -41,11 +42,12 @@ class Agent:
     context manager: on the way out, whatever the reason, no rank is left.
     """
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job], around: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             jobs: what will run: megatron-core and nixl are imported ahead only where one of them
                 uses them.
+            around: what else is known of this environment, for the records.
         """
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*ALWAYS_PRELOADED, *_preloads(jobs)])
@@ -53,7 +55,7 @@ class Agent:
         get_temp_dir()
         self._slab_source = SlabSource()
         pages = self._slab_source.huge_pages
-        self._environment = {**environment.describe(), "huge_pages": pages}
+        self._environment = {**environment.describe(), "huge_pages": pages, **(around or {})}
         self._slabs: dict[int, Slab] = {}
         self._meetings: dict[int, Slab] = {}  # by node, of which a single agent may pretend several
 

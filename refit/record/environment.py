@@ -7,17 +7,21 @@ import platform
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from refit import __version__
+from refit.record.allocation import node_names
 
 SLURM = (
     "SLURM_JOB_ID",
     "SLURM_ARRAY_JOB_ID",
     "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_PARTITION",
+    "SLURM_JOB_QOS",
     "SLURM_JOB_NODELIST",
+    "SLURM_STEP_NODELIST",
     "SLURM_CLUSTER_NAME",
 )
 
@@ -27,33 +31,52 @@ def variables(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-@contextmanager
-def added(values: Mapping[str, Any] | None) -> Iterator[None]:
+def added(values: Mapping[str, Any] | None) -> AbstractContextManager[None]:
     """Within it a process that is started has these too; this one is then as it was."""
-    if not values:
-        yield
-        return
+    texts = {name: str(value) for name, value in (values or {}).items()}
+    return replaced({**os.environ, **texts}) if texts else nullcontext()
+
+
+@contextmanager
+def replaced(values: Mapping[str, str]) -> Iterator[None]:
+    """Within it a process that is started has these alone; this one is then as it was."""
     before = dict(os.environ)
-    os.environ.update({name: str(value) for name, value in values.items()})
+    _become(values)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        _become(before)
+
+
+def _become(values: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(values)
 
 
 def describe() -> dict[str, Any]:
-    """Host, code and scheduler, for the record."""
+    """Host, nodes, code and scheduler, for the record of what runs here."""
+    host, slurm = socket.gethostname(), variables(SLURM)
+    # an allocation may have more nodes than the step
+    nodes = slurm.get("SLURM_STEP_NODELIST") or slurm.get("SLURM_JOB_NODELIST", "")
+    found = of_controller()
+    partition = slurm.get("SLURM_JOB_PARTITION")
+    return {**found, "nodes": node_names(nodes) or [host], "partition": partition, "slurm": slurm}
+
+
+def of_controller() -> dict[str, Any]:
+    """As `describe`, for the record of what did not run here, or nowhere: it has no nodes."""
     commit, dirty = _commit()
     return {
         "host": socket.gethostname(),
+        "nodes": [],
+        "partition": None,
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "refit_sweep": __version__,
         "commit": commit,
         "dirty": dirty,
-        "slurm": {name: os.environ[name] for name in SLURM if name in os.environ},
+        "slurm": {},
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refit.job import Job, UserError
+from refit.record import allocation
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its folder: model, pair, method and id."""
+        """Of its folder: model, pair, method, what nodes are asked for, and id."""
         return self.directory.name
 
     @property
@@ -52,6 +53,7 @@ class Point:
         tag = f"{job.model.name}-{job.parallel.name}-{job.refit.name}"
         if job.mode == "plan":
             tag += f"-plan-{job.cluster.name}"
+        tag += allocation.suffix(job)
         if job.sweep.repetition > 1:
             tag += f"-r{job.sweep.repetition}"
         return Point(job, root / f"{tag}-{identity(job)}", overrides)
@@ -157,7 +159,8 @@ def identity(job: Job) -> str:
     """Ten hex digits over what affects a result: not names, texts, deadlines or sweep settings.
 
     The first repetition of a point is the point itself, so that repeating it renames nothing. A
-    prediction depends on the cluster's rates, a measurement on what the machine really has.
+    prediction depends on the cluster's rates, a measurement on what the machine really has, and on
+    Slurm on what chooses the machine.
     """
     config = asdict(job)
     if job.mode == "measure":
@@ -191,6 +194,8 @@ def identity(job: Job) -> str:
     elif job.cluster.env is not None:
         of_cluster.append("env")
     config["cluster"] = {key: cluster[key] for key in of_cluster}
+    if asked := allocation.asked(job):
+        config["cluster"]["slurm"] = asked
     canonical = json.dumps(config, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from refit.record.allocation import ran_on
 from refit.record.record import Record
 
 
@@ -48,6 +49,9 @@ class Row:
     elements: int | None
     mismatches: int | None
     host: str | None
+    nodes: str | None  # that it ran on: node1,node2
+    partition: str | None
+    device: str | None
     commit: str | None
     dirty: bool | None
     started_at: str
@@ -60,6 +64,7 @@ class Row:
         config, placed, plan = record.config, record.layout, record.plan
         seconds, throughput = record.seconds, record.throughput
         memory, checked = record.memory, record.verification
+        nodes, partition = ran_on(record.environment)
         measured = {limit.kind: limit.gbps for limit in throughput.limits} if throughput else {}
         return Row(
             name=record.name,
@@ -98,6 +103,9 @@ class Row:
             elements=checked.elements if checked else None,
             mismatches=checked.mismatches + (checked.stamp_mismatches or 0) if checked else None,
             host=record.environment.get("host"),
+            nodes=",".join(nodes) or None,
+            partition=partition,
+            device=record.environment.get("device"),
             commit=record.environment.get("commit"),
             dirty=record.environment.get("dirty"),
             started_at=record.started_at,

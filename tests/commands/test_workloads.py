@@ -243,14 +243,16 @@ def test_a_sweep_names_the_twins(tmp_path: Path) -> None:
     done = fork_of(run.main, *sweep, twins, "sweep.dry_run=true")
     assert done.code == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith("the same point")]
-    assert said == [
+    assert [line.partition(" make one job, ")[0] for line in said] == [
         "the same point, runs once: workload=gpt_22b_1024_tp8pp8ep16 and"
         " workload=gpt_22b_1024_tp8pp8ep16_gbs8192",
         "the same point, runs once: workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048 and"
         " workload=gpt_7b_64_tp4pp2ep8_gbs2048_seq2048_again",
     ]
-    fates = [line for line in done.stdout.splitlines() if "-plan-a100-" in line]
+    fates = [line for line in done.stdout.splitlines() if line.endswith("  plan  run")]
     assert len(fates) == len(set(fates)) == 4  # of six options
+    jobs = {line.rpartition(" ")[2] for line in said}
+    assert len(jobs) == 2 and jobs < {line.split()[0] for line in fates}
     dense = fork_of(run.main, *sweep, "workload=glob([gpt_7b_64_*_dense,gpt_7b_128_*_dense])")
     assert dense.code == 0, dense.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]

@@ -43,8 +43,11 @@ class Sweep:
     def output(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
 
-    def start(self, *more: str) -> subprocess.Popen[bytes]:
-        """The controller as a process; its stdout and stderr go to `output`."""
+    def start(self, *more: str, **shell: str) -> subprocess.Popen[bytes]:
+        """The controller as a process; its stdout and stderr go to `output`.
+
+        `shell`: variables of the user's besides.
+        """
         kept = {k: v for k, v in os.environ.items() if not k.startswith(OUTER)}
         where = [f"hydra.sweep.dir={self.folder}", f"hydra.run.dir={self.folder}"]
         command = [sys.executable, "-m", "refit.run", "-m", "cluster=slurm", *TINY, *where]
@@ -52,7 +55,7 @@ class Sweep:
             return subprocess.Popen(
                 [*command, *self.arguments, *more],
                 cwd=ROOT,
-                env={**kept, **self.cluster.env, "REFIT_TEST_GO_ON": str(self.go_on)},
+                env={**kept, **self.cluster.env, "REFIT_TEST_GO_ON": str(self.go_on), **shell},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sweeper import status
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import PAIR, ROW_4, Sweep
 
@@ -188,8 +189,7 @@ def test_a_method_that_one_node_lacks_ends_its_point_at_once(
     [
         (("cluster.slurm.partition=nowhere",), "invalid partition specified"),
         (("cluster.slurm.account=nobody",), "Invalid account"),
-        # the second shape needs the node that is excluded; the first is taken back
-        ((f"{ROW_4},{PAIR.split('=')[1]}", "cluster.slurm.exclude=node2"), "not available"),
+        (("cluster.slurm.partition=nowhere,nosuch",), "invalid partition specified"),
     ],
 )
 def test_what_slurm_refuses_leaves_nothing_behind(
@@ -202,6 +202,28 @@ def test_what_slurm_refuses_leaves_nothing_behind(
     cluster.wait(lambda: not cluster.run("squeue", "-h"), 30, "no job left")
     assert not sweep.records()
     assert {at["state"] for at in sweep.states().values()} <= {"pending"}
+
+
+def test_why_a_job_waits_is_said(
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold = "cluster.slurm.additional_parameters={hold:true}"
+    sweep = Sweep(cluster, tmp_path / "results", (ROW_4, hold))
+    controller = sweep.start()
+    (held,) = sweep.wait_for("submitted")
+    words = f"WARNING: job {held['slurm_id']} cannot start as asked for: JobHeldUser"
+    cluster.wait(lambda: words in sweep.said(), 30, "it is said")
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    assert status.main([str(sweep.folder)]) == 0
+    line, _, warning = capsys.readouterr().out.splitlines()
+    assert line.endswith("  JobHeldUser") and warning.startswith(words)
+    cluster.run("scancel", held["slurm_id"])
+    code, said = sweep.end(controller)
+    assert code == 1 and said.count(words) == 1, said
 
 
 def test_an_unreachable_controller_is_said(cluster: Cluster, tmp_path: Path) -> None:

@@ -66,10 +66,19 @@ def test_points_run_on_the_nodes_of_an_allocation(cluster: Cluster, tmp_path: Pa
     one = in_allocation(cluster, ["--nodes=1", "--gpus-per-node=8"], command)
     assert one.returncode == 0, one.stdout + one.stderr
     assert "needs 2 nodes, this allocation has 1" in one.stdout
-    two = in_allocation(cluster, ["--nodes=2", "--gpus-per-node=8"], command)
+    # within a step, which has the GPUs of its node
+    step = ["srun", "--nodes=1", "--ntasks=1", *command]
+    two = in_allocation(cluster, ["--nodes=2", "--gpus-per-node=8"], step)
     assert two.returncode == 0, two.stdout + two.stderr
     records = [json.loads(p.read_text()) for p in tmp_path.glob("*/timing.json")]
     assert [r["status"] for r in records] == ["ok", "ok"]
     assert {r["layout"]["world"] for r in records} == {8, 16}
+    # as a job there would be: see `sweeper.here.of_allocation`
+    assert all("-partition_main-" in r["name"] for r in records)
+    assert sorted(len(r["environment"]["nodes"]) for r in records) == [1, 2]
+    asked = [*command, "cluster.slurm.partition=low"]
+    other = in_allocation(cluster, ["--nodes=1", "--gpus-per-node=8"], asked)
+    assert other.returncode == 2
+    assert "this allocation is in partition main, and cluster.slurm.partition=low" in other.stderr
     jobs = {r["environment"]["slurm"]["SLURM_JOB_ID"] for r in records}
     assert len(jobs) == 2  # the row ran in the first allocation and was kept in the second

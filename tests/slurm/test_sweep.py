@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper import collect
 from tests.slurm.cluster import Cluster
 from tests.slurm.sweeps import ROW_4, Sweep
 from tests.support.table import ROWS
@@ -64,6 +65,43 @@ def test_the_ten_rows_and_two_nodes_in_one_sweep(cluster: Cluster, tmp_path: Pat
     attempts = sweep.attempts()
     assert attempts.pop(pitfall, []) == []
     assert set(map(tuple, attempts.values())) == {("0",)}
+
+
+LEAKS = {
+    "SBATCH_PARTITION": "low", "SBATCH_TIMELIMIT": "7", "SBATCH_MEM_PER_NODE": "7000",
+    "SBATCH_EXPORT": "NONE", "SQUEUE_STATES": "RUNNING", "SQUEUE_PARTITION": "low",
+    "SLURM_MEM_PER_CPU": "10", "SLURM_MEM_PER_NODE": "4096", "SACCT_FORMAT": "User",
+}  # fmt: skip
+
+
+def test_two_partitions_are_two_points(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the user's shell says. A third is refused, and ends so."""
+    sweep = Sweep(cluster, tmp_path / "results", (ROW_4, "cluster.slurm.cpus_per_task=2"))
+    partitions = "cluster.slurm.partition=main,low,nosuch"
+    code, said = sweep.end(sweep.start(partitions, "cluster.slurm.time=0:30:00", **LEAKS))
+    assert code == 1 and "3 points: 2 ok, 1 failed" in said, said
+    records, standings = sweep.records(), sweep.states()
+    of = {r["config"]["cluster"]["slurm"]["partition"]: r for r in records.values()}
+    refused = of.pop("nosuch")
+    assert refused["status"] == "failed" and "invalid partition specified" in refused["reason"]
+    assert refused["environment"]["nodes"] == [] and refused["reason"] in said
+    assert of.keys() == {"main", "low"}
+    for partition, record in of.items():
+        assert f"-partition_{partition}-" in record["name"]
+        around = record["environment"]
+        line = sweep.accounting(standings[record["name"]]["slurm_id"])
+        assert around["partition"] == line["Partition"] == partition
+        assert around["nodes"] == [line["NodeList"]]
+        assert (around["device"], line["Timelimit"]) == ("cpu", "00:30:00")
+        asked = {f"--partition={partition}", "--time=0:30:00", "--cpus-per-task=2", "--nodes=1"}
+        assert asked <= set(around["sbatch"])
+    assert collect.main([str(sweep.folder), "--where", "partition=low"]) == 0
+    assert "1 records, 0 left out" in capsys.readouterr().out
+    # each is kept for itself alone, and nothing is submitted twice
+    code, said = sweep.run("cluster.slurm.partition=low", "cluster.slurm.time=0:20:00")
+    assert code == 0 and "kept from" in said and len(sweep.records()) == 3, said
 
 
 def test_a_controller_that_is_killed_is_taken_over_from(cluster: Cluster, tmp_path: Path) -> None:

@@ -75,7 +75,16 @@ def test_what_slurm_says_of_the_job_is_on_record(monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     found = describe()
     assert found["slurm"] == {} and found["refit_sweep"] == __version__
+    assert (found["nodes"], found["partition"]) == ([found["host"]], None)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     monkeypatch.setenv("SLURM_JWT", "secret")
     assert describe()["slurm"] == {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]"}
+    monkeypatch.setenv("SLURM_JOB_PARTITION", "low")
+    assert (describe()["nodes"], describe()["partition"]) == (["n1", "n2"], "low")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n2")
+    assert describe()["nodes"] == ["n2"]
+    # of what runs elsewhere the controller's job says nothing
+    there = environment.of_controller()
+    assert (there["nodes"], there["partition"], there["slurm"]) == ([], None, {})
+    assert there.keys() == describe().keys()

@@ -31,7 +31,10 @@ def with_part(what: Job, part: str, **changes: Any) -> Job:
         (job(), with_part(job(), "refit", peer_names="installed")),
         (job(), with_part(job(), "bench", deadline_s=1.0)),
         (job(), with_part(job(), "sweep", mode="force", pack=4, repeat=3, repetition=1)),
-        (job(), with_part(job(), "cluster", launcher="slurm", nodes=9, slurm={"a": 1})),
+        # what a GPU for each of four ranks asks for goes without saying, as does all here
+        (job(), with_part(job(), "cluster", launcher="slurm", nodes=9, slurm={"gpus_per_node": 4})),
+        (job(), with_part(job(), "cluster", slurm={"partition": "low", "constraint": "a"})),
+        (PLANNED, with_part(PLANNED, "cluster", launcher="slurm", slurm={"partition": "low"})),
         (job(), with_part(job(), "cluster", hardware=Hardware(nic_gbps=1.0))),
         (PLANNED, with_part(PLANNED, "sweep", mode="force")),
         (PLANNED, with_part(PLANNED, "cluster", env={"CUDA_DEVICE_MAX_CONNECTIONS": 1})),

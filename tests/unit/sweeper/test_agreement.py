@@ -11,6 +11,7 @@ import pytest
 
 from refit.job import Cluster, Job, Sweep, UserError
 from refit.record.point import Point, identity
+from refit.record.record import begin, ended, write
 from sweeper.agreement import Settings, check_one_job, differing
 from sweeper.points import plan_points
 from tests.support.jobs import job
@@ -74,7 +75,6 @@ OTHERS: dict[str, tuple[Job, str]] = {
         "cluster.slurm.additional_parameters.no-requeue (true and false)",
     ),
     "nodes": (with_cluster(slurm=SLURM, nodes=2), "cluster.nodes (1 and 2)"),
-    "launcher": (with_cluster(slurm=SLURM, launcher="slurm"), "cluster.launcher (local and slurm)"),
     "deadline": (
         replace(ONE, bench=replace(ONE.bench, deadline_s=10.0)),
         "bench.deadline_s (60.0 and 10.0)",
@@ -102,6 +102,56 @@ def test_one_identity_of_two_jobs_is_an_error(case: str, tmp_path: Path) -> None
     assert f"differ in {words}, which is no part of a point's identity" in text
     assert f"both would be {folder}, with one record" in text
     assert not list(tmp_path.iterdir())
+
+
+ON_SLURM = with_cluster(launcher="slurm", slurm=SLURM)
+FREE = {"account": "mine", "comment": "a", "mail_type": "END", "time": "2:00:00", "wckey": "w"}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_changes_no_result_on_slurm_is_not_swept(name: str, tmp_path: Path) -> None:
+    jobs = [ON_SLURM, with_cluster(launcher="slurm", slurm={**SLURM, name: FREE[name]})]
+    words = rf"two points of this sweep differ in cluster\.slurm\.{name} "
+    with pytest.raises(UserError, match=words):
+        plan_points([["0"], ["1"]], lambda o: jobs[int(o[0])], tmp_path, print)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"partition": "h100"},
+        {"constraint": "a"},
+        {"nodelist": "node1"},
+        {"qos": "high"},
+        {"gres": "gpu:h100:8"},
+        {"gpus_per_node": "h100:8"},
+        {"mem": "1T"},
+        {"setup": ["module load cuda/12"]},
+        {"additional_parameters": {"reservation": "mine"}},
+    ],
+)
+def test_what_chooses_nodes_is_swept(changes: dict[str, Any], tmp_path: Path) -> None:
+    jobs = [ON_SLURM, with_cluster(launcher="slurm", slurm={**SLURM, **changes})]
+    plan = plan_points([["0"], ["1"]], lambda o: jobs[int(o[0])], tmp_path, print)
+    assert len({p.point.id for p in plan.points}) == 2
+
+
+def test_a_record_of_other_nodes_does_not_stand_for_a_point(tmp_path: Path) -> None:
+    point = Point.of(ON_SLURM, tmp_path)
+    said: list[str] = []
+
+    def kept(partition: str) -> bool:
+        point.freeze()
+        write(point.timing, ended(begin(point, {"partition": partition}), "ok", ""))
+        plan = plan_points([["0"]], lambda _: ON_SLURM, tmp_path, said.append)
+        return plan.points[0].kept is not None
+
+    assert kept("a100") and not said
+    assert not kept("low")  # moved there, say
+    assert said == [
+        f"{point.name}: its record is not kept: it ran in partition low, and"
+        " cluster.slurm.partition=a100 is asked for"
+    ]
 
 
 def test_names_make_no_other_job(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from refit.job import UserError
 from refit.record.point import Point
 from refit.record.record import SCHEMA, Record, begin, ended, write
 from refit.record.row import Row
-from sweeper import collect
+from sweeper import collect, status
 from tests.support.jobs import job
 from tests.support.reports import write_measured
 
@@ -130,6 +130,38 @@ def test_what_cannot_be_read_is_named(
         path.write_text(text)
     with pytest.raises(UserError, match=r"no records in .* 3 left out"):
         collect.main([str(folder)])
+
+
+def test_some_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By what they ran on, or any other column; of a point without a record by what it asks for."""
+    for path in folder.glob("*/timing.json"):
+        record = json.loads(path.read_text())
+        where = {"partition": "low", "nodes": ["n1", "n2"]} if record["plan"] else {}
+        record["environment"] |= where
+        path.write_text(json.dumps(record))
+    asking = replace(job(seed=3), cluster=replace(job().cluster, launcher="slurm"))
+    slurm = {"partition": "low"}
+    Point.of(replace(asking, cluster=replace(asking.cluster, slurm=slurm)), folder).freeze()
+
+    def counted(*options: str) -> tuple[str, list[str]]:
+        where = [word for option in options for word in ("--where", option)]
+        assert collect.main([str(folder), *where]) == 0
+        printed = capsys.readouterr().out.splitlines()[-1].partition(",")[0]
+        assert status.main([str(folder), *where]) == 0
+        return printed, sorted(capsys.readouterr().out.splitlines()[-1].split(", "))
+
+    assert counted() == ("2 records", ["1 failed", "1 ok", "2 pending"])
+    assert counted("partition=low") == ("1 records", ["1 ok", "1 pending"])
+    assert counted("nodes=n2", "partition=l*", "device=cpu") == ("1 records", ["1 ok"])
+    assert counted("status=failed") == ("1 records", ["1 failed"])
+    words = "no point of 2 matches partition=main; there is partition: , low"
+    for option, says in (
+        ("partition=main", words),
+        ("node=n1", r"--where node=n1: needs NAME=PATTERN, .* did you mean nodes\?"),
+        ("partition", "--where partition: needs NAME=PATTERN"),
+    ):
+        with pytest.raises(UserError, match=says):
+            collect.main([str(folder), "--where", option])
 
 
 def test_a_folder_without_records(tmp_path: Path) -> None:

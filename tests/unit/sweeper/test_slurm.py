@@ -13,7 +13,7 @@ import pytest
 from refit.job import UserError
 from refit.record.point import Point
 from refit.record.record import begin, ended, write
-from sweeper import slurm, status, submitit_side
+from sweeper import clients, slurm, status, submitit_side
 from tests.support.jobs import job
 
 
@@ -48,7 +48,16 @@ def test_what_is_said_reaches_sbatch(tmp_path: Path) -> None:
         assert f"#SBATCH --{line}" in said
     assert "module load x" in said
     (srun,) = (line for line in said if line.startswith("srun "))
-    assert "--kill-on-bad-exit=1 --mpi=none" in srun
+    assert "--kill-on-bad-exit=1 --export=ALL --mpi=none" in srun and "--cpus-per" not in srun
+
+
+def test_a_step_has_what_its_job_has(tmp_path: Path) -> None:
+    for asked in ({"cpus_per_task": 6}, {"additional_parameters": {"cpus-per-task": 6}}):
+        said = flags(asking(tmp_path, {**asked, "python": "apptainer exec a.sif python"}))
+        assert "#SBATCH --cpus-per-task=6" in said
+        (srun,) = (line for line in said if line.startswith("srun "))
+        assert "--export=ALL --cpus-per-task=6 " in srun
+        assert " apptainer exec a.sif python -m submitit" in srun
 
 
 @pytest.mark.parametrize(
@@ -62,6 +71,7 @@ def test_what_is_said_reaches_sbatch(tmp_path: Path) -> None:
         ({"additional_parameters": "x"}, r"additional_parameters='x' is not a mapping"),
         ({"array_parallelism": 0}, r"array_parallelism=0: must be a whole number, 1 or more"),
         ({"array_parallelism": "4"}, r"array_parallelism='4': must be a whole number, 1 or more"),
+        ({"python": 3}, r"python=3 is not text; YAML may have made it so"),
         ({"nodes": 5}, r"cannot say nodes: a job has one task on each of the nodes"),
         ({"additional_parameters": {"ntasks-per-node": 2}}, "cannot say ntasks_per_node"),
     ],
@@ -78,6 +88,12 @@ def test_what_the_layouts_decide_cannot_be_asked_for(name: str, tmp_path: Path) 
     for asked in ({name: 1}, {"additional_parameters": {name.replace("_", "-"): 1}}):
         with pytest.raises(UserError, match=f"cannot say {name}: a job has one task on each"):
             slurm.executor(asking(tmp_path, asked), tmp_path)
+
+
+@pytest.mark.parametrize("letter", ["%", "\\", "\n"])
+def test_a_folder_whose_name_means_something_to_sbatch(letter: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"(?s)cannot have Slurm write to .* choose another folder"):
+        slurm.executor(asking(tmp_path, {}), tmp_path / f"a{letter}j")
 
 
 def test_points_that_ask_for_the_same_are_one_array(tmp_path: Path) -> None:
@@ -114,13 +130,13 @@ def test_what_is_missing_of_slurm_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path))
     for missing in ("scontrol", "sbatch", "srun", "squeue", "scancel"):
         with pytest.raises(UserError, match=f"and {missing} is not on PATH; run on a login node"):
-            slurm.check()
+            clients.check()
         (tmp_path / missing).write_text("#!/bin/sh\necho 'Slurmctld(primary) at here is DOWN'\n")
         (tmp_path / missing).chmod(0o755)
     with pytest.raises(UserError, match=r"no Slurm controller answers: Slurmctld\(primary\) at he"):
-        slurm.check()
+        clients.check()
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Slurmctld(primary) at here is UP'\n")
-    slurm.check()
+    clients.check()
 
 
 def test_a_status_is_of_the_point_and_of_its_attempt(tmp_path: Path) -> None:
