@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(strip $(CONSTRAINTS)),-c $(CONSTRAINTS))
 INPUTS := pyproject.toml constraints-cpu.txt
 
+# .venv first, then what goes into it
+.NOTPARALLEL:
 .PHONY: help asked setup table test test-versions lint bench clean
 
 help:
@@ -23,15 +25,11 @@ help:
 
 setup: asked .venv/.test-installed
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+# Each time: what a first try left half made, or of another Python, is made again.
+asked:
+	@sh venv.sh $(PYTHON) $(if $(filter file,$(origin PYTHON)),no,yes)
 
-# A Python that was asked for is the one in .venv, or nothing is done.
-asked: .venv/bin/python
-	@[ "$(origin PYTHON)" = file ] || [ "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" ] || \
-	{ echo ".venv has $$($(BIN)/python --version), not $(PYTHON); 'make clean' first" >&2; exit 1; }
-
-.venv/.test-installed: $(INPUTS) | .venv/bin/python
+.venv/.test-installed: $(INPUTS)
 	@if $(PIP) --dry-run --no-deps --report - torch | grep -Eq '"(nvidia|cuda)-'; then \
 	echo "torch for $$($(BIN)/python --version) is a CUDA build here: 3 GB to download, 5.4 GB on disk"; fi
 	$(PIP) -e '.[test]'

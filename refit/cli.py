@@ -17,17 +17,16 @@ from typing import Any, NoReturn
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException, HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from refit import command_line, naming
+from refit import command_line, naming, program
 from refit.importers import flags
 from refit.job import LIST_OF_SIDES, MISSING, Job, UserError, unknown_field
-from refit.program import COMMAND, EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
-
-EXIT_FAILED = 1
+from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
 
 COMMAND_LINE: list[str] = []
 """What `guarded` was called with, options before overrides; empty in other programs."""
@@ -98,6 +97,7 @@ def run_point(config: DictConfig) -> float | None:
     from refit.display import Display
     from refit.forecast import predict
     from refit.ranks.agent import Agent
+    from refit.ranks.processes import NO_IMPORT
     from refit.record.point import Point
     from refit.rules.impossible import impossible
 
@@ -136,7 +136,7 @@ def run_point(config: DictConfig) -> float | None:
     display.line(f"  record: {point.timing}")
     if record.status != "ok":
         if alone:
-            sys.exit(EXIT_FAILED)
+            sys.exit(EXIT_USER_ERROR if NO_IMPORT in record.reason else EXIT_FAILED)
         raise PointFailed(f"{point.name}: {record.status}: {record.reason}")
     return record.objective_s
 
@@ -177,6 +177,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
 
     With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback, as Hydra promises.
     """
+    program.standard_streams()
+    program.interruptible()
     if "--version" in sys.argv[1:]:  # Hydra's own option says Hydra's version
         print(VERSION)
         sys.exit(0)
@@ -208,17 +210,23 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         if not _of_hydra(error):
             raise
         _give_up(str(error))  # options that exclude each other, or a search without a result
+    except BrokenPipeError:
+        program.write_nowhere()
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            _give_up(f"{error.strerror}: {error.filename}")
+        if not program.is_of_stdout(error):
             raise
-        _give_up(f"{error.strerror}: {error.filename}")
-    except KeyboardInterrupt:
+        program.write_nowhere()
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except program.Interrupted as end:
         print(
-            "interrupted; no rank is left running here. Jobs in Slurm's queue go on: the same"
-            " command takes them up again",
+            f"interrupted by {end}; no rank is left running here. Jobs in Slurm's queue go on: the"
+            " same command takes them up again",
             file=sys.stderr,
         )
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(end.exit_code)
     sys.exit(0)
 
 
@@ -227,6 +235,8 @@ def in_words(error: HydraException) -> str:
 
     Hydra advises to append it with +, which is refused as well.
     """
+    if isinstance(error, OverrideParseException):
+        return f"{error}{_with_quotes(error.override)}"
     inner = error.__cause__ or error.__context__
     if not isinstance(inner, OmegaConfBaseException):
         return str(error)
@@ -244,6 +254,21 @@ def in_words(error: HydraException) -> str:
             return f"unknown name '{where}'; did you mean {close[0]}? {more}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     return "\n".join(str(e) for e in (error, cause) if e)
+
+
+def _with_quotes(override: str) -> str:
+    """How an override is typed whose value has characters of Hydra's grammar; empty without one."""
+    key, _, value = override.partition("=")
+    quoted = key + '="' + value.replace('"', '\\"') + '"'
+    try:
+        meant = OverridesParser.create().parse_override(quoted).value()
+    except HydraException:
+        return ""
+    if not value or meant != value:
+        return ""
+    return (
+        f"\nWith such characters a value is quoted, for Hydra and the shell: {shlex.quote(quoted)}"
+    )
 
 
 def _of_hydra(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from refit import program
 from refit.job import Job
 from refit.layout.place import place
 from refit.record.parts import Forecast, PlanNumbers
@@ -41,15 +42,33 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 GROUP_STATES = ("pending", "running", "done", "failed")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """By `| head`, say, which has what it wanted; rich would exit here, with points to run."""
+        program.write_nowhere()
+
+
 class Display:
     """Prints to stdout: live where that is a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        # FORCE_COLOR makes rich take a pipe for a terminal, of 80 columns
+        self._is_live = self._console.is_terminal and sys.stdout.isatty()
 
     def line(self, text: str) -> None:
-        """One line, as it is: brackets in it are no markup."""
-        self._console.print(text, markup=False)
+        """One line, as it is: brackets in it are no markup.
+
+        Where stdout takes no more, points are run and recorded all the same.
+        """
+        try:
+            self._console.print(text, markup=False)
+        except OSError as error:
+            if not program.is_of_stdout(error):
+                raise
+            program.write_nowhere()
+            lost = f"cannot write to stdout: {error.strerror}; records are written all the same"
+            print(lost, file=sys.stderr)
 
     def begin(self, job: Job, count: str = "") -> None:
         """The point's header: its pair of layouts, and which ranks belong to which side.
@@ -65,7 +84,7 @@ class Display:
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
         """A live line on a terminal; nothing in a pipe. What it yields says what is being done."""
-        if not self._console.is_terminal:
+        if not self._is_live:
             yield lambda what: None
             return
         with self._console.status("  starting") as line:
@@ -78,7 +97,7 @@ class Display:
         A live line per group on a terminal, with a guess of the time left; in a pipe a plain line
         for each group whose counts changed.
         """
-        if not self._console.is_terminal:
+        if not self._is_live:
             last: dict[str, Counter[str]] = {}
 
             def plain(groups: Mapping[str, Counter[str]]) -> None:
@@ -128,9 +147,10 @@ class Display:
         """
         states = states or [record.status for record in records]
         rows = [(*row[:-1], state) for row, state in zip(_told_apart(records), states, strict=True)]
-        if not self._console.is_terminal:
-            lines = [tuple(COLUMNS), *rows]
-            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        lines = [tuple(COLUMNS), *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        # with rich's three characters between columns; a terminal folds long lines, rich cuts cells
+        if not self._is_live or sum(widths) + 3 * len(widths) + 1 > self._console.width:
             for row in lines:
                 self.line("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
             return

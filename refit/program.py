@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from refit import __version__
@@ -13,8 +17,67 @@ from refit.job import UserError
 
 COMMAND = "refit-sweep"
 VERSION = f"{COMMAND} {__version__}"
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT)
+"""What writing to stdout or stderr may raise: the disk behind it is full, say."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another signal that means the same; its text is the signal's name."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number  # as a shell says it
+
+
+def interruptible() -> None:
+    """From now on SIGTERM and SIGHUP end this program as Ctrl-C does, and none does it twice.
+
+    PID 1 of a container would ignore them, and any other process leave its ranks and files to
+    themselves. What is ignored stays so: below nohup, or in the background of a script.
+    """
+    struck = False
+
+    def end(number: int, _: FrameType | None) -> None:
+        nonlocal struck
+        if not struck:  # the next ones would end the end
+            struck = True
+            raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+def standard_streams() -> None:
+    """Open what is closed of stdin, stdout and stderr, as /dev/null; let stdout take any character.
+
+    Else the next files that are opened have their numbers, and what is printed goes there. What the
+    locale's encoding lacks is escaped, as on stderr.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number, "the lowest number that is free"
+            os.set_inheritable(number, True)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write_nowhere() -> None:
+    """What is still buffered for stdout has nowhere to go; Python would complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_of_stdout(error: OSError) -> bool:
+    """Whether it is what writing to stdout raised, and of no file that has a name."""
+    return error.filename is None and error.errno in UNWRITABLE
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -40,6 +103,8 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     What a user got wrong is one message on stderr and exit code 2. A reader that goes away, as
     `| head` does, is no error.
     """
+    standard_streams()
+    interruptible()
     try:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
@@ -47,9 +112,14 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except BrokenPipeError:
-        # what is still buffered has nowhere to go; Python would complain about it at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_nowhere()
         code = 0
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+    except OSError as error:
+        if not is_of_stdout(error):
+            raise
+        write_nowhere()
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        code = EXIT_FAILED
+    except Interrupted as end:
+        code = end.exit_code
     sys.exit(code)

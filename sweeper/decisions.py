@@ -10,7 +10,7 @@ from refit.record.point import Point
 from refit.record.record import Record, Status
 from sweeper.status import FINAL, Standing
 
-DONE = ("ok",)  # what sweep.mode=retry keeps; cached and read-only keep whatever has ended
+DONE = ("ok",)  # what sweep.mode=retry keeps; cached and read-only keep what has ended by itself
 
 # Final states that a job which Slurm starts anew does not try again. A crash it does: what ended
 # the job may have ended some of its ranks first.
@@ -45,6 +45,8 @@ def keeps(mode: str, record: Record | None) -> bool:
     """Whether `sweep.mode` lets an earlier record stand for the point."""
     if mode == "force" or record is None:
         return False
+    if record.status == "interrupted":  # it has not ended by itself
+        return mode == "read-only"
     return mode in ("cached", "read-only") or record.status in DONE
 
 

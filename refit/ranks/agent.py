@@ -14,7 +14,7 @@ from typing import Any
 from refit.job import Job, UserError
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
-from refit.ranks import processes
+from refit.ranks import processes, server
 from refit.ranks.meeting import Meeting
 from refit.ranks.nodes import Nodes, Stopped
 from refit.ranks.task import Task
@@ -50,7 +50,9 @@ class Agent:
             around: what else is known of this environment, for the records.
         """
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*ALWAYS_PRELOADED, *_preloads(jobs)])
+        os.environ[server.AHEAD] = ",".join([*ALWAYS_PRELOADED, *_preloads(jobs)])
+        # named and not imported, as it imports torch at once
+        self._context.set_forkserver_preload(["refit.ranks.ahead"])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
         self._slab_source = SlabSource()
@@ -91,6 +93,7 @@ class Agent:
 
         Raises:
             UserError: the point's folder cannot be made.
+            KeyboardInterrupt: as it came; the attempt's record says so.
         """
         if attempt is None:
             point.freeze()
@@ -100,6 +103,10 @@ class Agent:
             final = self._measure(point, team, begun, progress)
         except Exception as error:
             final = self._broken(team, begun, error)
+        except KeyboardInterrupt as signal:
+            if node == 0:
+                _interrupted(point, team, begun, signal)
+            raise
         if final is not None:
             return record.keep(final, team.attempt.timing, point.timing)
         # Slurm may kill the whole job once this node's task exits: node 0 writes first.
@@ -216,6 +223,14 @@ class Agent:
         if rank not in self._slabs:
             self._slabs[rank] = self._slab_source.slab()
         return self._slabs[rank]
+
+
+def _interrupted(point: Point, team: Nodes, begun: Record, signal: KeyboardInterrupt) -> None:
+    """Leave a record; the point keeps an earlier one that is ok."""
+    final = record.ended(begun, "interrupted", f"interrupted by {signal or 'SIGINT'}")
+    earlier = Record.find(point.timing)
+    kept = earlier is not None and earlier.status == "ok"
+    record.keep(final, team.attempt.timing, *([] if kept else [point.timing]))
 
 
 def _preloads(jobs: Iterable[Job]) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from refit.job import UserError
 from refit.ranks.processes import follows
 from refit.record.point import Attempt, read_json, write_atomic
 from refit.record.record import Ended
@@ -22,6 +23,7 @@ from refit.record.report import RankReport
 from refit.rules.setup import Setup
 
 POLL_S = 0.2
+LOOPBACK_S = 1.0  # for a connection of this machine with itself, which takes no time
 # For the other nodes to say how they ended, once this node has. Slurm takes SlurmdTimeout, 300 s by
 # default, to notice a dead node; it then ends the job, and the point is tried again.
 LOST_S = 360.0
@@ -54,12 +56,14 @@ class Nodes:
         Raises:
             Stopped: another node failed, and may never have opened a store.
             TimeoutError: node 0 did not say within the limit.
+            UserError: this machine cannot reach itself.
         """
         if self.node > 0:
             place = self._wait_for(self._place, limit_s, self.another_failed)
             yield str(place["host"]), int(place["port"]), None
             return
         if self.count == 1:  # loopback, as nobody else needs to reach it
+            _reach_loopback()
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 yield "127.0.0.1", int(listener.getsockname()[1]), listener
             return
@@ -151,3 +155,19 @@ class Nodes:
                 raise TimeoutError(f"nothing in {path} after {limit_s:g} s")
             time.sleep(POLL_S)
         return values
+
+
+def _reach_loopback() -> None:
+    """Connect to a port of our own; ranks would try it until their deadline.
+
+    Raises:
+        UserError: it cannot be done.
+    """
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            socket.create_connection(listener.getsockname(), LOOPBACK_S).close()
+    except OSError as error:
+        raise UserError(
+            f"ranks of one machine meet at 127.0.0.1, which does not answer here: {error}; set its"
+            " loopback up (ip link set lo up), or run where there is one"
+        ) from None

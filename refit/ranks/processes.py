@@ -15,17 +15,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
+from refit.ranks import server
 from refit.ranks.task import Task
 from refit.record import environment
 from refit.record.point import Attempt
 from refit.record.record import Ended
 from refit.record.report import RankReport
-from refit.weights import memory
+from refit.weights.memory import Room, needed
 
 Context = ForkServerContext | SpawnContext
 
 GRACE_S = 1.0  # after a first failure, for the others to say what they saw
 STOP_POLL_S = 0.5
+LOST = 255  # the exit code that multiprocessing gives where nobody is left to say it
+NO_IMPORT = "ranks cannot import torch or what they need with it"
 LOG_LINES = 8  # of the first failing rank, shown with its failure
 
 
@@ -62,7 +65,7 @@ class _Rank:
         """It has still something to do; one that is done waits to be ended."""
         return self.report is None and self.process.exitcode is None
 
-    def failure(self, oom_kills: int) -> Ended | None:
+    def failure(self, room: Room) -> Ended | None:
         """What went wrong with it, or None."""
         if self.report is not None:
             return None
@@ -74,8 +77,9 @@ class _Rank:
         if code >= 0:
             return Ended("crashed", f"exited with code {code} while '{self.doing}'")
         name = signal.Signals(-code).name
-        if name == "SIGKILL" and memory.oom_kills() > oom_kills:
-            return Ended("oom", f"was killed by the kernel for memory while '{self.doing}'")
+        if name == "SIGKILL" and room.killed():
+            killed = f"was killed by the kernel for memory while '{self.doing}'"
+            return Ended("oom", f"{killed}; {room.numbers()}")
         if name == "SIGBUS":
             return Ended("oom", f"ended by SIGBUS while '{self.doing}': shared memory ran out")
         return Ended("crashed", f"ended by {name} while '{self.doing}'")
@@ -100,14 +104,18 @@ def run_ranks(
         How they ended, None where `stop` said so; and where all are "ok", what they measured.
     """
     ranks: list[_Rank] = []
-    oom_kills = memory.oom_kills()
+    room = Room.now(_weight_bytes(tasks))
     deadline = time.monotonic() + deadline_s
+    server.forget_words()
     try:
         for task in tasks:
-            ranks.append(_start(context, task, listener if task.rank == 0 else None))
-        if _stopped(ranks, deadline, oom_kills, progress, stop):
+            try:
+                ranks.append(_start(context, task, listener if task.rank == 0 else None))
+            except (OSError, EOFError) as error:
+                return server.refusal(error, room, task.rank, len(tasks)), []
+        if _stopped(ranks, deadline, room, progress, stop):
             return None, []
-        verdict = _verdict(ranks, oom_kills, deadline_s, tasks[0].attempt)
+        verdict = _verdict(ranks, room, deadline_s, tasks[0].attempt)
         return verdict, [rank.report for rank in ranks if rank.report is not None]
     finally:
         for rank in ranks:
@@ -116,12 +124,23 @@ def run_ranks(
             rank.pipe.close()
 
 
+def _weight_bytes(tasks: list[Task]) -> int:
+    """Of all these ranks, who are those of a node."""
+    setup, here = tasks[0].setup, range(tasks[0].rank, tasks[-1].rank + 1)
+    return sum(map(sum, needed(setup.catalogue, setup.placement, here)))
+
+
 def _start(context: Context, task: Task, listener: socket.socket | None) -> _Rank:
     ours, theirs = context.Pipe()
     process = context.Process(target=_enter, args=(task, theirs, listener), daemon=True)
-    with environment.added(task.setup.job.cluster.env), _without_main():
-        process.start()
-    theirs.close()
+    try:
+        with environment.added(task.setup.job.cluster.env), _without_main(), server.words_kept():
+            process.start()
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
     return _Rank(task.rank, process, ours)
 
 
@@ -143,7 +162,7 @@ def _without_main() -> Iterator[None]:
 def _stopped(
     ranks: list[_Rank],
     deadline: float,
-    oom_kills: int,
+    room: Room,
     progress: Callable[[str], None],
     stop: Callable[[], bool] | None,
 ) -> bool:
@@ -151,7 +170,7 @@ def _stopped(
 
     Args:
         deadline: on time.monotonic().
-        oom_kills: how many there were before the ranks started.
+        room: of before the ranks started.
 
     Returns:
         Whether `stop` ended the wait.
@@ -169,7 +188,7 @@ def _stopped(
         for rank in ranks:
             rank.hear(progress)
         # A failure of our own comes first: the others' may be what follows from it.
-        if until == deadline and any(r.failure(oom_kills) for r in ranks):
+        if until == deadline and any(r.failure(room) for r in ranks):
             until = min(deadline, time.monotonic() + GRACE_S)
         if stop and until == deadline and stop():
             return True
@@ -179,22 +198,30 @@ def _stopped(
 
 
 def _enter(task: Task, agent: Connection, listener: socket.socket | None) -> None:
-    from refit.ranks import worker  # only in the rank: it imports torch
-
+    try:
+        from refit.ranks import worker  # only in the rank: it imports torch
+    except Exception as error:  # whatever a library raises that is there and does not work
+        first = next(iter(str(error).splitlines()), "")
+        reason = f"{NO_IMPORT}: {type(error).__name__}: {first}; without it there is mode=plan"
+        agent.send(("end", "unsupported", reason, None))
+        return
     worker.main(task, agent, listener)
 
 
-def _verdict(ranks: list[_Rank], oom_kills: int, deadline_s: float, attempt: Attempt) -> Ended:
+def _verdict(ranks: list[_Rank], room: Room, deadline_s: float, attempt: Attempt) -> Ended:
     """How they ended, with the end of the log of the rank that explains it."""
-    failed = [(rank, failure) for rank in ranks if (failure := rank.failure(oom_kills))]
+    if any(rank.process.exitcode == LOST for rank in ranks) and (lost := server.lost(room)):
+        return lost
+    failed = [(rank, failure) for rank in ranks if (failure := rank.failure(room))]
     if failed:
         # A rank that died outright explains the others' lost connections; else the first to speak
         # does.
         rank, first = min(failed, key=lambda pair: (follows(pair[1]), pair[0].ended_at))
         if first.status == "unsupported":  # its text is written for the user, and of every rank
-            return first
+            return Ended(first.status, server.with_limits(first.reason, room))
         log = tail(attempt.rank_log(rank.number))
-        return Ended(first.status, f"rank {rank.number}: {first.reason}{log}")
+        reason = server.with_limits(first.reason, room, log)
+        return Ended(first.status, f"rank {rank.number}: {reason}{log}")
     late = [rank for rank in ranks if rank.running]
     if late:
         doing = ", ".join(f"rank {rank.number} in '{rank.doing}'" for rank in late[:4])

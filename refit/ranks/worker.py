@@ -40,12 +40,12 @@ def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     """
     _log_to(task.attempt.rank_log(task.rank))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
-    threading.Thread(target=_die_with, args=(agent,), daemon=True).start()
     if devices.device(task.setup.job) == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nor may megatron-core find a GPU to build on
-    torch.set_num_threads(task.threads)
     gc.freeze()  # what the fork server imported is never garbage; scanning it would copy its pages
     try:
+        threading.Thread(target=_die_with, args=(agent,), daemon=True).start()
+        torch.set_num_threads(task.threads)
         report = _join_and_measure(task, agent, listener)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from refit import __version__
+from refit.record import code
 from refit.record.allocation import node_names
 
 SLURM = (
@@ -65,7 +64,6 @@ def describe() -> dict[str, Any]:
 
 def of_controller() -> dict[str, Any]:
     """As `describe`, for the record of what did not run here, or nowhere: it has no nodes."""
-    commit, dirty = _commit()
     return {
         "host": socket.gethostname(),
         "nodes": [],
@@ -74,27 +72,6 @@ def of_controller() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "refit_sweep": __version__,
-        "commit": commit,
-        "dirty": dirty,
+        **code.describe(),
         "slurm": {},
     }
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    """The commit this package is imported from and whether files differ.
-
-    None where no repository tracks it: one around a virtual environment is somebody else's.
-    """
-
-    def git(*args: str) -> str:
-        folder = Path(__file__).parent
-        done = subprocess.run(
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None

@@ -17,6 +17,7 @@ from refit.model.convention import Build
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
 from refit.plan.plan import Bounds, Plan
+from refit.record import code
 from refit.record.parts import (
     Forecast,
     Memory,
@@ -42,6 +43,7 @@ Status = Literal[
     "crashed",  # a rank was ended by a signal
     "unsupported",  # the method cannot run here
     "skipped",  # a rule says the job is impossible
+    "interrupted",  # Ctrl-C, SIGTERM or SIGHUP came
 ]
 
 
@@ -122,10 +124,9 @@ class Record:
         if version not in (1, SCHEMA_VERSION):
             raise NotARecord(f"schema version {version}, and this reads 1 and {SCHEMA_VERSION}")
         try:
-            record: Record = typed(Record, _from_version_1(values) if version == 1 else values)
+            return typed(Record, _from_version_1(values) if version == 1 else values)
         except (TypeError, KeyError, AttributeError) as error:
             raise NotARecord(f"not a record: {error}") from None
-        return record
 
     @staticmethod
     def find(path: Path) -> Record | None:
@@ -195,7 +196,7 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
         config=point.job.to_dict(),
         placement=point.job.placement_mode,
         clock={} if planned else dict(CLOCK),
-        environment=environment,
+        environment=code.used_by(environment, point),
         started_at=now(),
         kind="predicted" if planned else "measured",
     )

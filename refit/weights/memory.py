@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,24 +25,72 @@ def shortage(
         ranks: the node's.
         slabs: memory that earlier points left, by rank; it is used again.
     """
-    source_bytes = [weight_bytes(catalogue, placement.source, rank) for rank in ranks]
-    destination_bytes = [
-        sum(weight_bytes(catalogue, side, rank) for side in placement.destinations)
-        for rank in ranks
-    ]
+    sides = needed(catalogue, placement, ranks)
     reused = sum(
         min(source + destination, slabs[rank].nbytes)
-        for rank, source, destination in zip(ranks, source_bytes, destination_bytes, strict=True)
+        for rank, source, destination in zip(ranks, *sides, strict=True)
         if slabs and rank in slabs
     )
-    source, destination, free = sum(source_bytes), sum(destination_bytes), available()
+    source, destination, free = sum(sides[0]), sum(sides[1]), available()
     if free is None or source + destination - reused <= free:
         return None
     return (
         f"needs {(source + destination) / 1e9:.2f} GB of memory (source {source / 1e9:.2f} +"
-        f" destination {destination / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available; use a"
-        " smaller model (model.num_layers=...) or a machine with more"
+        f" destination {destination / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available;"
+        f" {_WAY_OUT}"
     )
+
+
+_WAY_OUT = "use a smaller model (model.num_layers=...) or a machine with more"
+
+
+def needed(catalogue: Catalogue, placement: Placement, ranks: range) -> tuple[list[int], list[int]]:
+    """Bytes of the source's weights and of all destinations', by rank of one node."""
+    return (
+        [weight_bytes(catalogue, placement.source, rank) for rank in ranks],
+        [
+            sum(weight_bytes(catalogue, side, rank) for side in placement.destinations)
+            for rank in ranks
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What this node has before a point's ranks start: to say later what became of it.
+
+    Attributes:
+        weights: bytes that the ranks' weights take.
+        free: bytes of memory that were available; None where the system does not say.
+        kills: as `oom_kills` said.
+        refusals: as `refusals` said.
+    """
+
+    weights: int
+    free: int | None
+    kills: int = 0
+    refusals: int = 0
+
+    @staticmethod
+    def now(weights: int) -> Room:
+        """As it is."""
+        return Room(weights, available(), oom_kills(), refusals())
+
+    def killed(self) -> bool:
+        """Whether the kernel has killed a process for memory since."""
+        return oom_kills() > self.kills
+
+    def refused(self) -> bool:
+        """Whether a control group has refused a process or thread since."""
+        return refusals() > self.refusals
+
+    def numbers(self) -> str:
+        """What there was and what is needed, and the way out."""
+        was = "" if self.free is None else f"{self.free / 1e9:.2f} GB was available before, and "
+        return (
+            f"{was}the weights alone take {self.weights / 1e9:.2f} GB, besides what each rank takes"
+            f" to run; {_WAY_OUT}"
+        )
 
 
 def available(root: Path = Path("/")) -> int | None:
@@ -57,42 +106,63 @@ def available(root: Path = Path("/")) -> int | None:
     return min([*of_machine, *_available_in_groups(root)], default=None)
 
 
-# Of cgroup v2 and v1: where they are, the limit, what is used, what of it can be had back.
-_GROUPS = (
-    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    (
-        "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
+# Of cgroup v2 and v1: the limit, what is used, what of it can be had back.
+_NAMES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def _available_in_groups(root: Path) -> Iterator[int]:
     """Bytes available below each limit that this process's control groups have."""
+    for version, folder in _groups(root, "memory"):
+        *names, reclaimable = _NAMES[2 - version]
+        try:
+            limit, used = (int((folder / name).read_text()) for name in names)
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        yield max(0, limit - used + (_field(folder / "memory.stat", reclaimable) or 0))
+
+
+def of_groups(controller: str, name: str, root: Path = Path("/")) -> int | None:
+    """The lowest number that this process's control groups have under a name; None without.
+
+    Args:
+        controller: whose file it is, such as `pids`.
+        root: where /proc and /sys are.
+    """
+    found = []
+    for _, folder in _groups(root, controller):
+        with suppress(OSError, ValueError):
+            found.append(int((folder / name).read_text()))
+    return min(found, default=None)
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """The folders of this process's control groups, each with its version of them, 2 or 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         number, controllers, path = line.split(":", 2)
-        if number != "0" and "memory" not in controllers.split(","):
+        version = 2 if number == "0" else 1
+        if version == 1 and controller not in controllers.split(","):
             continue
-        top, *names = _GROUPS[0 if number == "0" else 1]
+        top = root / "sys/fs/cgroup" / ("" if version == 2 else controller)
         leaf = Path(path)
         for group in (leaf, *leaf.parents):  # in a container the last is the only one seen
-            folder = root / top / group.relative_to("/")
-            try:
-                limit, used = (int((folder / name).read_text()) for name in names[:2])
-            except (OSError, ValueError):  # not there, or "max"
-                continue
-            yield max(0, limit - used + (_field(folder / "memory.stat", names[2]) or 0))
+            yield version, top / group.relative_to("/")
 
 
 def oom_kills() -> int:
     """How many processes this kernel has killed for memory since boot; 0 where it does not say."""
     return _field(Path("/proc/vmstat"), "oom_kill") or 0
+
+
+def refusals() -> int:
+    """How many processes or threads this process's control groups have refused."""
+    return sum(_field(f / "pids.events", "max") or 0 for _, f in _groups(Path("/"), "pids"))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ BAD = {
     ),
     "no such method": (["refit.method=pigeon"], "there are auto, ipc, gloo"),
     "a file for a folder": ([f"hydra.run.dir={ROOT}/LICENSE/x"], "LICENSE/x"),
+    "a folder with characters of Hydra's": (
+        ["mode=plan", "hydra.run.dir=results/a='b"],
+        """quoted, for Hydra and the shell: 'hydra.run.dir="results/a='"'"'b"'""",
+    ),
     "a pattern without a point": (
         ["-m", "parallel=glob(coll*)", "sweep.exclude=[*nccl*]"],
         "sweep.exclude: no point matches *nccl*; there are moe_16e-collocated_1_tp4ep2",

@@ -24,7 +24,10 @@ import pytest
 import refit
 
 ROOT = Path(__file__).parents[2]
-TREE = ("refit", "sweeper", "hydra_plugins", "conf", "pyproject.toml", "README.md", "LICENSE")
+TREE = (
+    "refit", "sweeper", "hydra_plugins", "conf", "pyproject.toml", "setup.py", ".gitattributes",
+    "README.md", "LICENSE",
+)  # fmt: skip
 SMALL = (
     "build=shards", "model.num_layers=1", "model.hidden_size=64", "model.num_attention_heads=4",
     "model.num_query_groups=4", "model.ffn_hidden_size=64", "model.vocab_size=128",
@@ -254,9 +257,19 @@ def test_a_shell_completes_options(install: Install, tmp_path: Path) -> None:
     assert "collocated_1_tp4ep2_to_tp2ep4" in said and "collocated_4" in said
 
 
-def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
+def test_the_wheel_holds_every_file_and_its_commit(tmp_path: Path) -> None:
     tree = copy_of_the_tree(tmp_path / "tree")
+    git = ["git", "-C", str(tree), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
     wheel = built(tree, "build_wheel")
+    stamped = zipfile.ZipFile(wheel).read("refit/built_from.py").decode()
+    assert f'COMMIT: str = "{commit}"' in stamped and "DIRTY: bool | None = False" in stamped
+    # nothing was written into the checkout, and git writes it into an archive
+    assert "$Format" in (tree / "refit" / "built_from.py").read_text()
+    archive = [*git, "archive", "HEAD", "refit/built_from.py"]
+    assert f'COMMIT: str = "{commit}"'.encode() in subprocess.check_output(archive)
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     folders: Sequence[str] = ("refit", "sweeper", "hydra_plugins")
     code = {str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).rglob("*.py")}

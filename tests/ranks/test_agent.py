@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +15,14 @@ from typing import Any
 import pytest
 
 from refit.job import Cluster, Job
+from refit.program import Interrupted
 from refit.ranks import agent as agents
 from refit.ranks import processes
 from refit.ranks.agent import Agent
 from refit.ranks.nodes import Nodes
 from refit.record.measured import measured
 from refit.record.point import Point
-from refit.record.record import Ended
+from refit.record.record import Ended, Record
 from refit.rules import methods
 from refit.rules.setup import Setup
 from tests.support.jobs import job
@@ -33,31 +38,49 @@ def broken(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     monkeypatch.setattr(processes, "run_ranks", run_ranks)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [BlockingIOError(11, "Resource temporarily unavailable"), RuntimeError("a mistake of ours")],
-    ids=["no more processes", "a bug"],
-)
 def test_an_error_of_the_agent_is_a_failed_record(
-    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        broken(patch, error)
+        broken(patch, RuntimeError("a mistake of ours"))
         record = ran(agent, tmp_path, job())
     assert record["status"] == "failed"
-    assert record["reason"].startswith(f"agent of node 0: {type(error).__name__}: {error}")
+    assert record["reason"].startswith("agent of node 0: RuntimeError: a mistake of ours")
     log = Path(record["reason"].rsplit("log: ", 1)[1])
     assert log.name == "agent0.log" and log.read_text().startswith("Traceback (most recent call")
+
+
+def test_a_rank_that_cannot_be_started_is_a_failed_record(agent: Agent, tmp_path: Path) -> None:
+    ran(agent, tmp_path, job())  # the agent's own memory is open now
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    # a rank takes three of them to have, and more to start
+    most = [number for number in range(soft) if number not in used][12]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        record = ran(agent, tmp_path, job())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert record["status"] == "failed"
+    assert re.match(r"rank \d of 4 could not be started: OSError: ", record["reason"])
+    assert f"open files are limited (ulimit -n {most})" in record["reason"]
     assert ran(agent, tmp_path, job())["status"] == "ok"  # the next try, by the same agent
 
 
-def test_an_interrupt_is_no_record(
+def test_an_interrupt_is_a_record_that_replaces_none_that_is_ok(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken(monkeypatch, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        agent.measure_point(Point.of(job(), tmp_path))
-    assert not list(tmp_path.rglob("timing.json"))
+    point = Point.of(job(), tmp_path)
+    agent.measure_point(point)
+    other = Point.of(job(seed=1), tmp_path)
+    broken(monkeypatch, Interrupted(signal.SIGHUP))
+    for interrupted in (point, other):
+        with pytest.raises(KeyboardInterrupt):
+            agent.measure_point(interrupted)
+    newest = [Record.load(p.attempt(n).timing) for p, n in ((point, "1"), (other, "0"))]
+    assert [(r.status, r.reason) for r in newest] == [("interrupted", "interrupted by SIGHUP")] * 2
+    assert Record.load(point.timing).status == "ok"
+    assert Record.load(other.timing).status == "interrupted"
 
 
 def test_a_method_that_is_not_there_is_unsupported(agent: Agent, tmp_path: Path) -> None:

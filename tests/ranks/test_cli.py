@@ -17,6 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from refit import run
 from refit.ranks.agent import Agent
+from tests.support import shm
 from tests.support.forks import Ended, fork_in
 
 ROOT = Path(__file__).parents[2]
@@ -124,8 +125,9 @@ def test_overrides_reach_the_point(tmp_path: Path) -> None:
 
 
 def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
-    shared = sorted(os.listdir("/dev/shm"))
-    faults = [f"tests.support.faults:{name}" for name in ("Killed", "Hangs", "ipc_SwapsExperts")]
+    shared = shm.left()
+    names = ("KillsServer", "Killed", "Hangs", "ipc_SwapsExperts")
+    faults = [f"tests.support.faults:{name}" for name in names]
     methods = ",".join(["ipc", *faults, "gloo"])
     sweep = [
         "-m",
@@ -145,22 +147,24 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
     row = {method: s for (name, method), s in status.items() if name == ROW_4}
     assert row == {
         "ipc": "ok",
+        "tests.support.faults:KillsServer": "crashed",
         "tests.support.faults:Killed": "crashed",
         "tests.support.faults:Hangs": "timeout",
         "tests.support.faults:ipc_SwapsExperts": "invalid",
         "gloo": "ok",
     }
     skipped = [r for r in found if r["config"]["parallel"]["name"] != ROW_4]
-    assert [r["status"] for r in skipped] == ["skipped"] * 5
+    assert [r["status"] for r in skipped] == ["skipped"] * 6
     assert all("needs 12 GPUs (source 8 + destination 4)" in r["reason"] for r in skipped)
-    assert "10 points: 2 ok, 1 crashed, 1 timeout, 1 invalid, 5 skipped" in done.stdout
-    assert "ended by SIGKILL" in done.stdout and "log: " in done.stdout
+    assert "12 points: 2 ok, 2 crashed, 1 timeout, 1 invalid, 6 skipped" in done.stdout
+    assert "rank 2: ended by SIGKILL" in done.stdout and "log: " in done.stdout
+    assert "crashed: the process that ranks are forked from ended by SIGKILL" in done.stdout
     assert wait_until(lambda: not alive(str(tmp_path)))
-    assert sorted(os.listdir("/dev/shm")) == shared
+    assert shm.left() == shared
 
     again = refit(*sweep, "sweep.mode=cached", folder=tmp_path)
     assert again.code == 1
-    assert again.stdout.count("kept from") == 10
+    assert again.stdout.count("kept from") == 12
     assert {r["finished_at"] for r in records(tmp_path).values()} == {
         r["finished_at"] for r in found
     }
@@ -289,34 +293,53 @@ def test_help_does_not_import_torch() -> None:
         assert words in done.stdout
 
 
+AS_PID_1 = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]  # as in a container
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_rank_outlives_its_controller(end: signal.Signals, tmp_path: Path) -> None:
-    shared = sorted(os.listdir("/dev/shm"))
+    shared, temporary = shm.left(), tmp_path / "tmp"
+    temporary.mkdir()
     mark = f"{tmp_path}-{end.name}"
+    as_pid_1 = end is signal.SIGTERM and not subprocess.run([*AS_PID_1, "true"]).returncode
     controller = subprocess.Popen(
         [
+            *(AS_PID_1 if as_pid_1 else ()),
             sys.executable, "-m", "refit.run", *SMALL, "refit.method=tests.support.faults:Hangs",
-            f"hydra.run.dir={tmp_path}",
+            f"hydra.run.dir={tmp_path / 'results'}",
         ],
         cwd=ROOT,
-        env={**os.environ, "REFIT_TEST_MARK": mark},
+        env={**os.environ, "REFIT_TEST_MARK": mark, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )  # fmt: skip
-    log = "attempts/0/rank2.log"
-    assert wait_until(lambda: any("timed" in p.read_text() for p in tmp_path.glob(f"*/{log}")), 60)
+    log = "results/*/attempts/0/rank2.log"
+    assert wait_until(lambda: any("timed" in p.read_text() for p in tmp_path.glob(log)), 60)
     if end is signal.SIGINT:
-        os.killpg(controller.pid, end)  # as a terminal does: to every process of the group
+        for _ in range(30):
+            os.killpg(controller.pid, end)  # as a terminal does: to every process of the group
+    elif as_pid_1:
+        children = Path(f"/proc/{controller.pid}/task/{controller.pid}/children").read_text()
+        os.kill(int(children), end)
     else:
         controller.send_signal(end)
     _, stderr = controller.communicate(timeout=30)
-    assert controller.returncode == (130 if end is signal.SIGINT else -end)
-    if end is signal.SIGINT:
-        assert "interrupted" in stderr and "Traceback" not in stderr
     assert wait_until(lambda: not alive(mark)), alive(mark)
-    assert sorted(os.listdir("/dev/shm")) == shared
+    assert shm.left() == shared
+    found = [*tmp_path.glob("results/*/timing.json"), *tmp_path.glob("results/*/*/0/timing.json")]
+    if end is signal.SIGKILL:
+        assert controller.returncode == -end and not found
+        return
+    assert controller.returncode == 128 + end
+    assert f"interrupted by {end.name}; no rank" in stderr and len(stderr.splitlines()) == 1
+    assert not [*temporary.iterdir()]
+    for path in found:
+        record = json.loads(path.read_text())
+        assert (record["status"], record["seconds"]) == ("interrupted", None)
+        assert record["reason"] == f"interrupted by {end.name}"
+    assert len(found) == 2  # the attempt's, and the point's
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
@@ -347,7 +370,8 @@ def test_a_full_dev_shm_does_not_matter(tmp_path: Path) -> None:
     script = (
         "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full"
         f" && exec {sys.executable} -m refit.run {' '.join(SMALL)} refit=ipc"
-        f" hydra.run.dir={tmp_path}"
+        # nor does it that there is no stderr, whose number another file then has
+        f" hydra.run.dir={tmp_path} 2>&-"
     )
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("cannot make a mount namespace here; run as root to test a full /dev/shm")

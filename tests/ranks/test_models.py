@@ -26,6 +26,7 @@ from refit.ranks.agent import Agent
 from refit.weights.models import build
 from refit.weights.slab import Slab, SlabSource
 from refit.weights.weights import ALIGNMENT, Weights, offsets
+from tests.support import shm
 from tests.support.composed import composed
 
 pytestmark = pytest.mark.xdist_group("models")  # what all look at is built once
@@ -469,11 +470,11 @@ def test_arena_is_aligned_shared_and_untouched(slab: Slab) -> None:
     assert all(start % ALIGNMENT == 0 for start in starts) and total > 2**29
     ends = [*starts[1:], total]
     assert all(a + s.nbytes <= b for a, b, s in zip(starts, ends, shards, strict=True))
-    names, before = set(os.listdir("/dev/shm")), _resident_bytes()
+    names, before = shm.held(), _resident_bytes()
     weights = Weights.allocate(shards, slab)
     slab.close()  # the arena has a duplicate
     assert _resident_bytes() - before < total // 20
-    assert set(os.listdir("/dev/shm")) == names
+    assert shm.held() == names
     descriptor, size = weights.arena.untyped_storage()._share_fd_cpu_()
     mapped = torch.UntypedStorage._new_shared_fd_cpu(descriptor, size)  # type: ignore[attr-defined]
     peer = torch.empty(0, dtype=torch.uint8).set_(mapped)

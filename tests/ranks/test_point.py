@@ -22,6 +22,7 @@ from refit.record.report import WHOLE_CHECKS
 from refit.rules import devices, methods
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
+from tests.support import shm
 from tests.support.jobs import TINY, job, methods_on_cpu
 from tests.support.records import ran, verified
 
@@ -263,7 +264,7 @@ def test_a_rank_that_does_not_finish(
     agent: Agent, tmp_path: Path, fault: str, status: str, words: str
 ) -> None:
     ran(agent, tmp_path, job())  # the fork server and its helpers are there now
-    shared, processes = sorted(os.listdir("/dev/shm")), sorted(children())
+    shared, processes = shm.left(), sorted(children())
     limit = {"deadline_s": 8.0} if fault == "Hangs" else {}
     started = time.monotonic()
     record = ran(agent, tmp_path, job(method=f"tests.support.faults:{fault}", bench=limit))
@@ -274,7 +275,7 @@ def test_a_rank_that_does_not_finish(
     )  # the path of a log, and it is there
     assert Path(record["reason"].rsplit("log: ", 1)[1]).is_file()
     assert time.monotonic() - started < 30
-    assert sorted(os.listdir("/dev/shm")) == shared
+    assert shm.left() == shared
     assert sorted(children()) == processes
     assert ran(agent, tmp_path, job())["status"] == "ok"  # the agent is none the worse
 

@@ -58,6 +58,8 @@ DbdHost={host}
 DbdAddr=127.0.0.1
 DbdPort={ports[slurmdbd]}
 SlurmUser={user}
+# else a user with a capital letter would have no account
+Parameters=PreserveCaseUser
 PidFile={root}/slurmdbd.pid
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1

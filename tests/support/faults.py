@@ -206,6 +206,16 @@ class Killed(IpcTransport):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class KillsServer(Killed):
+    """The process that ranks are forked from dies, as the OOM killer may choose it."""
+
+    def _strike(self) -> None:
+        parent = os.getppid()
+        assert b"forkserver" in Path(f"/proc/{parent}/cmdline").read_bytes()
+        os.kill(parent, signal.SIGKILL)
+        time.sleep(3600)
+
+
 class KeepsMemory(IpcTransport):
     """Delivers all, and on a rank with a destination keeps 4 MiB of every refit."""
 

@@ -59,9 +59,14 @@ def test_groups_on_a_terminal_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[" in text  # written over itself
 
 
+@pytest.mark.parametrize("variable", ["NOTHING", "FORCE_COLOR"])  # which makes rich cut cells
 def test_rows_that_begin_alike_say_what_differs(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    variable: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(variable, "1")
     said = [("a=1", "seed=0"), ("a=1", "seed=1"), ("a=1", "refit=gloo", "seed=0")]
     methods = ("ipc", "ipc", "gloo")
     points = [
@@ -73,3 +78,20 @@ def test_rows_that_begin_alike_say_what_differs(
     first, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("row")
     assert [row.split("  ")[0] for row in rows] == ["pair seed=0", "pair seed=1", "pair"]
+
+
+@pytest.mark.parametrize(("columns", "is_table"), [(80, False), (200, True)])
+def test_a_table_that_a_terminal_is_too_narrow_for_is_lines(
+    columns: int, is_table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        Display().table([begin(Point.of(job(), tmp_path), {})])
+        monkeypatch.undo()
+    said = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "non-collocated" in said and "verified" in said  # none of it is cut
+    assert ("\u2503" in said) is is_table  # between rich's headings

@@ -42,7 +42,7 @@ def record(status: Status) -> Record:
     ("mode", "kept"),
     [
         ("retry", {"ok"}),
-        ("cached", FINAL),
+        ("cached", FINAL - {"interrupted"}),
         ("read-only", FINAL),
         ("force", set()),
     ],
@@ -50,6 +50,7 @@ def record(status: Status) -> Record:
 def test_what_a_mode_keeps(mode: str, kept: set[str]) -> None:
     statuses: list[Status] = [
         "ok", "invalid", "failed", "timeout", "oom", "crashed", "unsupported", "skipped",
+        "interrupted",
     ]  # fmt: skip
     assert {s for s in statuses if keeps(mode, record(s))} == kept
     assert not keeps(mode, None)
