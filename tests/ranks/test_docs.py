@@ -30,7 +30,10 @@ RUN = {
     "refit.calibrate", "refit.megatron_args", "sweeper.status", "sweeper.collect",
 }  # fmt: skip
 
-SMALL = {"model": "moe_8e", "model.vocab_size": "1000", "bench.iterations": "1", "build": "shards"}
+SMALL = {
+    "model": "moe_8e", "model.vocab_size": "1000", "model.published_parameters": "null",
+    "bench.iterations": "1", "build": "shards",
+}  # fmt: skip
 NEEDS_MODELS = ("megatron", "verify=logits")  # build=shards has none to give
 DRY = ("cluster=slurm", "glob(")  # many points, or Slurm: composed, not run
 FEWER = {"experiment=moe_workloads": "workload=glob(gpt_7b_64_*)"}
