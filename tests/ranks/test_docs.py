@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from refit import import_model
+from tests.support.public import config
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -27,7 +30,8 @@ NOT_RUN = {
 }
 RUN = {
     "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
-    "refit.calibrate", "refit.megatron_args", "sweeper.status", "sweeper.collect",
+    "refit.calibrate", "refit.megatron_args", "refit.model", "refit.import_model",
+    "sweeper.status", "sweeper.collect",
 }  # fmt: skip
 
 SMALL = {
@@ -111,9 +115,12 @@ RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN and w
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to stand in: with results, and a place for options of one's own."""
+    """A folder to stand in: with results, a config.json, and places for options of one's own."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "conf" / "cluster").mkdir(parents=True)
+    config_json = folder / "config.json"
+    config_json.write_text(json.dumps(config("Qwen/Qwen3-0.6B")))
+    import_model.main([str(config_json), "--output", str(folder / "my_conf"), "--name", "mine"])
     assert failure(SWEEP, folder, folder / "results") is None
     return folder
 

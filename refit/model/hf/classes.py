@@ -33,10 +33,11 @@ class ModelClass:
 
 UNTIED: Mapping[str, Any] = {"tie_word_embeddings": False}
 SILU = {"hidden_act": "silu"}
-PLAIN = {**UNTIED, **SILU, "num_key_value_heads": None, "head_dim": None}
+PLAIN = {**UNTIED, **SILU, "head_dim": None}  # null: derived of the heads
+ALONE = {**PLAIN, "num_key_value_heads": None}  # null: each head has its own
 UNBIASED = {"attention_bias": False}
 DEEPSEEK = {
-    **UNTIED, **SILU, **UNBIASED, "q_lora_rank": 1536, "moe_layer_freq": 1,
+    **UNTIED, **SILU, **UNBIASED, "moe_layer_freq": 1,
     "scoring_func": "sigmoid", "topk_method": "noaux_tc",
 }  # fmt: skip
 STEPS = {"decoder_sparse_step": 1, "mlp_only_layers": []}
@@ -49,9 +50,9 @@ ERNIE = {
 }  # fmt: skip
 
 CLASSES: Mapping[str, ModelClass] = {
-    "llama": ModelClass(dense.llama, {**PLAIN, **UNBIASED, "mlp_bias": False}),
+    "llama": ModelClass(dense.llama, {**ALONE, **UNBIASED, "mlp_bias": False}),
     "mistral": ModelClass(dense.plain, PLAIN),
-    "phi3": ModelClass(dense.plain, PLAIN),
+    "phi3": ModelClass(dense.plain, ALONE),
     "qwen2": ModelClass(dense.qwen2, PLAIN),
     "qwen3": ModelClass(dense.qwen3, {**PLAIN, **UNBIASED, "head_dim": 128}),
     "gemma2": ModelClass(
@@ -64,10 +65,10 @@ CLASSES: Mapping[str, ModelClass] = {
         {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh", **UNBIASED},
         frozenset({"hidden_act"}),
     ),
-    "glm4": ModelClass(dense.glm4, {**UNTIED, **SILU, **UNBIASED, "head_dim": 128}),
+    "glm4": ModelClass(dense.glm4, {**UNTIED, **SILU, "attention_bias": True, "head_dim": 128}),
     "nemotron": ModelClass(
         dense.nemotron,
-        {**PLAIN, **UNBIASED, "mlp_bias": False, "hidden_act": "relu2"},
+        {**ALONE, **UNBIASED, "mlp_bias": False, "hidden_act": "relu2"},
     ),
     "qwen2_moe": ModelClass(experts.qwen2_moe, {**PLAIN, **STEPS, "qkv_bias": True}),
     "qwen3_moe": ModelClass(experts.qwen3_moe, {**PLAIN, **STEPS, **UNBIASED}),
@@ -76,8 +77,8 @@ CLASSES: Mapping[str, ModelClass] = {
         {**UNTIED, **SILU, **STEPS, **UNBIASED, "head_dim": 256, "full_attention_interval": 4},
     ),
     "mixtral": ModelClass(experts.mixtral, PLAIN),
-    "granitemoe": ModelClass(experts.granitemoe, {**PLAIN, **UNBIASED}),
-    "olmoe": ModelClass(experts.olmoe, {**PLAIN, **UNBIASED}),
+    "granitemoe": ModelClass(experts.granitemoe, {**ALONE, **UNBIASED}),
+    "olmoe": ModelClass(experts.olmoe, {**ALONE, **UNBIASED}),
     "phimoe": ModelClass(experts.phimoe, {**PLAIN, **UNBIASED, "lm_head_bias": False}),
     "gpt_oss": ModelClass(
         experts.gpt_oss,
@@ -124,12 +125,12 @@ CLASSES: Mapping[str, ModelClass] = {
     ),
     "glm4_moe_lite": ModelClass(
         experts.deepseek_v3,
-        {**DEEPSEEK, "q_lora_rank": 768},
+        DEEPSEEK,
         frozenset({"head_dim"}),
     ),
     "llama4_text": ModelClass(
         experts.llama4_text,
-        {**PLAIN, **UNBIASED, "interleave_moe_layer_step": 1},
+        {**PLAIN, **UNBIASED, "interleave_moe_layer_step": 1, "head_dim": 128},
         frozenset(
             {
                 "use_qk_norm",
@@ -153,7 +154,7 @@ CLASSES: Mapping[str, ModelClass] = {
     "hunyuan_v1_moe": ModelClass(
         others.hunyuan_v1_moe,
         {
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": False,
             **SILU,
             **UNBIASED,
             "num_key_value_heads": None,

@@ -1,8 +1,4 @@
-"""Public models from their config.json: the exact count, or refused by name; none is silent.
-
-`tests/data/public_models.json` has the files as published, long lists cut, with counts by
-transformers 5.24 on its meta device, or where that has no such class in closed form.
-"""
+"""Public models from their config.json: the exact count, or refused by name; none is silent."""
 
 from __future__ import annotations
 
@@ -21,33 +17,10 @@ from refit.model.architecture import catalogue
 from refit.model.hf.classes import CLASSES, KNOWN_TO_DIFFER
 from refit.model.hf.read import Imported, imported
 from refit.model.parameters import count
+from refit.rules.families import SHARDS_ALONE
+from tests.support.public import EXACT, PUBLIC, REFUSED, config, language, tables
 
-PUBLIC: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parents[2] / "data" / "public_models.json").read_text()
-)
-REFUSED = {
-    "XiaomiMiMo/MiMo-V2-Flash": "has heads by kind of layer",
-    "ai21labs/Jamba-v0.1": "has Mamba layers",
-    "deepseek-ai/DeepSeek-V4-Flash": "has compressed attention",
-    "google/gemma-4-26B-A4B": "has head sizes by kind of layer",
-    "moonshotai/Kimi-Linear-48B-A3B": "has KDA layers",
-    "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "has blocks that differ",
-    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "has Mamba-2 layers",
-    "nvidia/Nemotron-H-56B-Base-8K": "has Mamba-2 layers",
-}
 WITHOUT_WEIGHTS = ("clip_qkv", "rope_theta")  # inside DBRX's attn_config
-EXACT = sorted(PUBLIC.keys() - REFUSED.keys())
-
-
-def config(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = PUBLIC[name]["config"]
-    return found
-
-
-def language(values: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config with the language model's keys."""
-    inside: dict[str, Any] = values.get("text_config", values)
-    return inside
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -66,6 +39,16 @@ def test_every_class_is_met_by_a_public_model() -> None:
     met = {language(config(name))["model_type"] for name in EXACT}
     assert met == CLASSES.keys()
     assert not CLASSES.keys() & KNOWN_TO_DIFFER.keys()
+
+
+def test_the_page_lists_every_class_and_kind() -> None:
+    """`python -m tests.support.public` prints the rows that it must have."""
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+    kinds, classes = page.split("## Classes that are read")
+    assert [row for row in classes.splitlines() if row.startswith("| `")] == tables()
+    for field in [*SHARDS_ALONE, "add_norm_bias"]:
+        rows = [row for row in kinds.splitlines() if f"`{field}" in row and row[0] == "|"]
+        assert rows and all(row.endswith("| shards |") for row in rows), field
 
 
 SHIPPED = {
