@@ -16,6 +16,7 @@ from rich.text import Text
 from refit import program
 from refit.job import Job
 from refit.layout.place import place
+from refit.model.parameters import count
 from refit.record.parts import Forecast, PlanNumbers
 from refit.record.record import Record
 from refit.record.remarks import remarks
@@ -70,14 +71,15 @@ class Display:
             lost = f"cannot write to stdout: {error.strerror}; records are written all the same"
             print(lost, file=sys.stderr)
 
-    def begin(self, job: Job, count: str = "") -> None:
-        """The point's header: its pair of layouts, and which ranks belong to which side.
+    def begin(self, job: Job, number: str = "") -> None:
+        """The point's header: its pair of layouts, its model, and which ranks are of which side.
 
         Args:
-            count: what comes before, `[3/10] ` say.
+            number: what comes before, `[3/10] ` say.
         """
         use_case = f": {job.parallel.use_case}" if job.parallel.use_case else ""
-        self.line(f"{count}{job.parallel.name}{use_case}")
+        self.line(f"{number}{job.parallel.name}{use_case}")
+        self.line(f"  Model: {job.model.name}, {count(job.model)}")
         for line in place(job).header():
             self.line(f"  {line}")
 

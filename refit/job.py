@@ -27,6 +27,8 @@ class Model:
     """
 
     name: str = MISSING
+    # how many parameters the model's makers count; another count is refused; null: nobody said
+    published_parameters: Optional[int] = None
     # shape
     num_layers: int = MISSING
     hidden_size: int = MISSING
@@ -34,7 +36,8 @@ class Model:
     ffn_hidden_size: Optional[int] = None
     num_query_groups: Optional[int] = None
     kv_channels: Optional[int] = None
-    activation_func: str = "gelu"  # gelu | silu | quick_gelu: the name of Megatron's callable
+    # gelu | silu | quick_gelu | squared_relu: the name of Megatron's callable
+    activation_func: str = "gelu"
     gated_linear_unit: bool = False
     glu_linear_offset: float = 0.0
     activation_func_clamp_value: Optional[float] = None
@@ -48,6 +51,24 @@ class Model:
     window_attn_skip_freq: Any = None  # N: every Nth layer sees all; a list says 1 for windowed
     normalization: str = "LayerNorm"
     layernorm_epsilon: float = 1e-5
+    # what public models have and Megatron has no field for
+    add_norm_bias: bool = True  # of LayerNorm; false: its weights alone
+    add_proj_bias: bool = False  # a bias of linear_proj where add_bias_linear gives none
+    add_output_bias: bool = False  # a bias of the output layer
+    post_layernorm: bool = False  # norms of what attention and the MLP give, before it is added
+    qk_layernorm_over_heads: bool = False  # q/k norms of all heads together, not of each
+    # gated_delta_net | dsa: Megatron's, with the fields below
+    experimental_attention_variant: Optional[str] = None
+    attention_output_gate: bool = False  # linear_qkv has a gate for each query
+    linear_attention_freq: Any = None  # N: every Nth layer has full attention; a list: 1 is linear
+    linear_conv_kernel_dim: int = 4
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    dsa_indexer_n_heads: Optional[int] = None
+    dsa_indexer_head_dim: Optional[int] = None
+    dsa_indexer_topk: Optional[int] = None
     # latent attention (MLA)
     multi_latent_attention: bool = False
     q_lora_rank: Optional[int] = None
@@ -116,17 +137,6 @@ class Model:
 NOT_MODELLED = {
     "mtp_num_layers": "the weights of multi-token prediction",
     "mtp_hybrid_override_pattern": "the weights of multi-token prediction",
-    "attention_output_gate": "the gate's half of linear_qkv",
-    "experimental_attention_variant": "the weights of that attention",
-    "linear_attention_freq": "the weights of linear attention",
-    "linear_conv_kernel_dim": "the weights of linear attention",
-    "linear_key_head_dim": "the weights of linear attention",
-    "linear_value_head_dim": "the weights of linear attention",
-    "linear_num_key_heads": "the weights of linear attention",
-    "linear_num_value_heads": "the weights of linear attention",
-    "dsa_indexer_n_heads": "the weights of sparse attention's indexer",
-    "dsa_indexer_head_dim": "the weights of sparse attention's indexer",
-    "dsa_indexer_topk": "the weights of sparse attention's indexer",
     "moe_latent_size": "the projections into and out of the experts' latent space",
     "is_hybrid_model": "the weights of Mamba's layers",
     "hybrid_layer_pattern": "the weights of Mamba's layers",

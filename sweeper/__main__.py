@@ -22,6 +22,8 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "run": ("refit.run", "measure one point, or with -m a sweep of them"),
     "plan": ("refit.run", "predict it: run with mode=plan"),
     "advise": ("refit.advise", "rank the layouts to serve from"),
+    "model": ("refit.model_table", "a model's tensors, their shapes, cuts and parameters"),
+    "import-model": ("refit.import_model", "a Hugging Face config.json as a model of ours"),
     "workloads": ("refit.workloads", "the MoE workloads that can be the source of a refit"),
     "published": ("refit.published", "published refits beside our floor and estimate"),
     "calibrate": ("refit.calibrate", "fit the estimate to measured records"),

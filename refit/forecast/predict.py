@@ -181,7 +181,9 @@ def _here() -> dict[str, Any]:
 
 def _record(begun: Record, prediction: Prediction) -> Record:
     setup, plan = prediction.setup, prediction.plan
-    placed = record.placed(begun, setup.placement, plan, setup.method, setup.why, setup.build)
+    placed = record.placed(
+        begun, setup.job.model, setup.placement, plan, setup.method, setup.why, setup.build
+    )
     if prediction.rows is not plan:
         numbers = record.numbers(prediction.rows, [prediction.rows], plan.bounds)
         placed = replace(placed, plan=numbers)

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 from refit.job import Model
 from refit.layout.layout import Layout
-from refit.model.architecture import expert_ffn_size
 from refit.model.moe_layers import moe_layers
+from refit.model.sizes import expert_ffn_size
 
 ACTIVATION_BYTES = WEIGHT_BYTES = 2
 GRADIENT_BYTES = 4

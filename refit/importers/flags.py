@@ -76,6 +76,12 @@ MODEL: Mapping[str, Field] = {
     **_same("str", "moe-router-score-function moe-router-dtype"),
     **_same("on", "moe-router-pre-softmax moe-router-enable-expert-bias"),
     **_same("on", "moe-router-force-load-balancing"),
+    **_same("str", "experimental-attention-variant"),
+    **_same("on", "attention-output-gate"),
+    **_same("layers", "linear-attention-freq"),
+    **_same("int", "linear-conv-kernel-dim linear-key-head-dim linear-value-head-dim"),
+    **_same("int", "linear-num-key-heads linear-num-value-heads"),
+    **_same("int", "dsa-indexer-n-heads dsa-indexer-head-dim dsa-indexer-topk"),
 }
 """Flags that are one field of `Model`. `moe-token-dropping` is of Megatron before 0.17."""
 

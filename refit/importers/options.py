@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from refit.importers import flags
 from refit.importers.read import Reading
 from refit.job import Degrees, Job, Model, Parallel, UserError
-from refit.model.architecture import expert_ffn_size, ffn_size
 from refit.model.moe_layers import moe_layers
+from refit.model.sizes import expert_ffn_size, ffn_size
 from refit.schema import CONF
 
 OWN_MODEL = "moe_16e"
@@ -69,13 +69,15 @@ def _model(reading: Reading) -> tuple[str, list[str]]:
         experts = f"_{model.num_moe_experts}e" if model.is_moe else ""
         called = f"megatron_{model.num_layers}l_{model.hidden_size}h{experts}"
         said.insert(0, f"model.name={called}")
+    if differs and models()[closest].published_parameters is not None:
+        said.append("model.published_parameters=null")
     return closest, [f"model={closest}", *said]
 
 
 def comparable(model: Model) -> dict[str, Any]:
-    """A model's fields but its name, with what Megatron derives, and without what says nothing."""
+    """A model's fields with what Megatron derives, and without what says nothing of its weights."""
     values = asdict(model)
-    del values["name"]
+    del values["name"], values["published_parameters"]
     values["ffn_hidden_size"] = ffn_size(model)
     values["num_query_groups"] = model.num_query_groups or model.num_attention_heads
     head = model.hidden_size // model.num_attention_heads

@@ -9,6 +9,15 @@ from typing import Any
 from refit.importers import flags
 from refit.job import Model
 
+OURS = (
+    "add_norm_bias",
+    "add_proj_bias",
+    "add_output_bias",
+    "post_layernorm",
+    "qk_layernorm_over_heads",
+)
+"""Fields that Megatron has not at all."""
+
 
 def words(model: Model) -> list[str]:
     """Flags of every field that is not what Megatron's parser has by default."""
@@ -56,9 +65,9 @@ def unsaid(model: Model) -> Iterator[str]:
             f"model.activation_func={activation[0]} with gated_linear_unit="
             f"{str(activation[1]).lower()}: --swiglu, --quick-geglu or neither"
         )
-    for key in ("lora", "moe_token_dropping"):
-        if value := getattr(model, key):
-            yield f"model.{key}={value}"
+    for key in ("lora", "moe_token_dropping", *OURS):
+        if (value := getattr(model, key)) != getattr(Model, key):
+            yield f"model.{key}={str(value).lower() if isinstance(value, bool) else value}"
     if model.multi_latent_attention:
         for key in ("original_max_position_embeddings", "beta_fast", "beta_slow"):
             if (value := getattr(model, key)) != getattr(Model(), key):

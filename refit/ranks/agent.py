@@ -142,7 +142,9 @@ class Agent:
         if team.node == 0:
             plan, build = setup.plan(), setup.build
             elements = plan.elements_to.tolist()
-            begun = record.placed(begun, setup.placement, plan, setup.method, setup.why, build)
+            begun = record.placed(
+                begun, setup.job.model, setup.placement, plan, setup.method, setup.why, build
+            )
             if methods.plans_itself(setup.method) and begun.plan is not None:
                 begun = replace(begun, plan=moved.unknown(begun.plan))
         try:

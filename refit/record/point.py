@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from refit.job import Job, UserError
+from refit.job import Job, Model, UserError
 from refit.record import allocation
 
 
@@ -154,6 +154,27 @@ _LATER_OF_A_SIDE = (
 )
 """Fields of `Degrees` that came when points had identities; null says what was so before."""
 
+_LATER_OF_A_MODEL = (
+    "lora",
+    "add_norm_bias",
+    "add_proj_bias",
+    "add_output_bias",
+    "post_layernorm",
+    "qk_layernorm_over_heads",
+    "experimental_attention_variant",
+    "attention_output_gate",
+    "linear_attention_freq",
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "dsa_indexer_n_heads",
+    "dsa_indexer_head_dim",
+    "dsa_indexer_topk",
+)
+"""Fields of `Model` that came later; its default says what was so before."""
+
 
 def identity(job: Job) -> str:
     """Ten hex digits over what affects a result: not names, texts, deadlines or sweep settings.
@@ -167,9 +188,13 @@ def identity(job: Job) -> str:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
-    for group, later in (("refit", "include"), ("refit", "exclude"), ("model", "lora")):
-        if config[group][later] is None:  # as before there was such a field
-            del config[group][later]
+    del config["model"]["published_parameters"]  # which only refuses
+    for later in ("include", "exclude"):
+        if config["refit"][later] is None:  # as before there was such a field
+            del config["refit"][later]
+    for later in _LATER_OF_A_MODEL:
+        if config["model"][later] == getattr(Model, later):
+            del config["model"][later]
     pair = config["parallel"]
     listed = pair["destinations"]
     if listed is None:

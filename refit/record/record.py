@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from refit.job import Model
 from refit.layout.layout import Layout, Placement
 from refit.layout.order import DEFAULT
 from refit.model.convention import Build
+from refit.model.parameters import Parameters, count
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
 from refit.plan.plan import Bounds, Plan
@@ -81,6 +83,7 @@ class Record:
         placement: collocated or non-collocated.
         method, method_reason, model_build, layout, plan: null where the job was not planned.
         seconds, throughput: null unless every element was right, and for a prediction.
+        parameters: of the whole model, however it is cut; null as above, and in older records.
         memory, transport, verification: null unless all ranks ended, and for a prediction.
         prediction: null for a measurement.
     """
@@ -108,6 +111,7 @@ class Record:
     started_at: str = ""
     finished_at: str = ""
     kind: Literal["measured", "predicted"] = "measured"
+    parameters: Parameters | None = None
     schema_version: int = SCHEMA_VERSION
 
     @staticmethod
@@ -203,7 +207,13 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
 
 
 def placed(
-    record: Record, placement: Placement, plan: Plan, method: str, why: str, build: Build
+    record: Record,
+    model: Model,
+    placement: Placement,
+    plan: Plan,
+    method: str,
+    why: str,
+    build: Build,
 ) -> Record:
     """With what is known once the job is placed and planned."""
     received = [_side(side, plan.catalogue.num_layers) for side in placement.destinations]
@@ -221,6 +231,7 @@ def placed(
             idle=placement.idle,
         ),
         plan=numbers(plan, plan.hops, plan.bounds),
+        parameters=count(model),
     )
 
 

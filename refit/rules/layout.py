@@ -8,15 +8,10 @@ from refit.job import Job, UserError
 from refit.layout import order as rank_order
 from refit.layout.layout import Placement
 from refit.layout.ranks import span
-from refit.model.architecture import (
-    expert_ffn_size,
-    ffn_size,
-    head_size,
-    query_groups,
-    tensors_of,
-)
+from refit.model.architecture import tensors_of
 from refit.model.convention import build_of
 from refit.model.moe_layers import moe_layers
+from refit.model.sizes import expert_ffn_size, ffn_size, head_size, query_groups
 from refit.plan.selection import meets, names_of, selected
 from refit.rules.values import JobRule
 
@@ -188,11 +183,15 @@ def query_groups_divide(job: Job, placement: Placement) -> str | None:
                 f"model.num_query_groups={groups} is neither a multiple nor a divisor of"
                 f" parallel.{name}.tp={side.tp}; choose a tp that is"
             )
-        rows = (m.num_attention_heads + 2 * groups) * size
+        queries = m.num_attention_heads * (2 if m.attention_output_gate else 1)
+        rows = (queries + 2 * groups) * size
         if side.kind == "megatron" and not m.multi_latent_attention and rows % side.tp:
-            what = (
-                f"linear_qkv's rows, ({m.num_attention_heads} heads + 2 * {groups} groups) * {size}"
+            of_heads = (
+                f"{m.num_attention_heads} heads"
+                if queries == m.num_attention_heads
+                else (f"{queries} of heads and their gates")
             )
+            what = f"linear_qkv's rows, ({of_heads} + 2 * {groups} groups) * {size}"
             return _indivisible(what, rows, f"parallel.{name}.tp", side.tp)
     return None
 

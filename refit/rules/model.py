@@ -12,6 +12,7 @@ from refit.job import Job
 from refit.model import megatron_versions
 from refit.model.convention import has_transformer_engine
 from refit.model.moe_layers import moe_layers
+from refit.rules.families import FAMILIES
 from refit.rules.values import AUX_LOSSES, JobRule
 
 
@@ -138,12 +139,18 @@ def topk_one_needs_pre_softmax(job: Job) -> str | None:
 
 
 def expert_bias_needs_sigmoid(job: Job) -> str | None:
-    """Megatron: expert bias (routing without an auxiliary loss) only supports sigmoid scores."""
+    """Megatron: expert bias (routing without an auxiliary loss) only supports sigmoid scores.
+
+    A public model has it with softmax; its weights can be planned, and moved as plain shards.
+    """
     m = job.model
     if m.moe_router_enable_expert_bias and m.moe_router_score_function != "sigmoid":
+        if job.mode == "plan" or job.build == "shards":
+            return None
         return (
             "model.moe_router_enable_expert_bias=true needs model.moe_router_score_function="
-            f"sigmoid, which is {m.moe_router_score_function}"
+            f"sigmoid, which is {m.moe_router_score_function}; where it must be that, use"
+            " build=shards: no tokens are routed"
         )
     return None
 
@@ -275,4 +282,5 @@ MODEL: tuple[JobRule, ...] = (
     routing_groups_valid,
     sinkhorn_without_loss,
     fused_permute_installed,
+    *FAMILIES,
 )

@@ -21,7 +21,7 @@ from refit.weights.weights import TORCH_DTYPE
 
 with quiet(), uncompiled():
     from megatron.core import parallel_state
-    from megatron.core.activations import quick_gelu
+    from megatron.core.activations import quick_gelu, squared_relu
     from megatron.core.extensions.transformer_engine import HAVE_TE
     from megatron.core.fusions import fused_softmax
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
@@ -37,7 +37,12 @@ with quiet(), uncompiled():
     from megatron.core.utils import GlobalMemoryBuffer
 
 
-ACTIVATIONS = {"gelu": gelu, "silu": silu, "quick_gelu": quick_gelu}
+ACTIVATIONS = {
+    "gelu": gelu,
+    "silu": silu,
+    "quick_gelu": quick_gelu,
+    "squared_relu": squared_relu,
+}
 
 
 class LatentDotProductAttention(DotProductAttention):

@@ -118,6 +118,7 @@ def test_a_public_model(copy: Copy) -> None:
         "# 3.1 8B deeper and wider. Source: its config.json. Run it with\n"
         f"#   python -m refit.run model={model}\n"
         f"defaults:\n  - llama31_8b\n  - _self_\nname: {model}\nnum_layers: 126\n"
+        "published_parameters: 405853388800\n"
         "hidden_size: 16384\nffn_hidden_size: 53248\nnum_attention_heads: 128\n",
     )
     copy.write(

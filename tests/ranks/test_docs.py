@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from refit import import_model
 from refit.ranks.agent import Agent
 from sweeper import __main__ as face
 from tests.support.forks import Ended, fork_in
+from tests.support.public import config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,10 +30,14 @@ NOT_RUN = {
 }
 RUN = {
     "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
-    "refit.calibrate", "refit.megatron_args", "sweeper.status", "sweeper.collect",
+    "refit.calibrate", "refit.megatron_args", "refit.model", "refit.import_model",
+    "sweeper.status", "sweeper.collect",
 }  # fmt: skip
 
-SMALL = {"model": "moe_8e", "model.vocab_size": "1000", "bench.iterations": "1", "build": "shards"}
+SMALL = {
+    "model": "moe_8e", "model.vocab_size": "1000", "model.published_parameters": "null",
+    "bench.iterations": "1", "build": "shards",
+}  # fmt: skip
 NEEDS_MODELS = ("megatron", "verify=logits")  # build=shards has none to give
 DRY = ("cluster=slurm", "glob(")  # many points, or Slurm: composed, not run
 FEWER = {"experiment=moe_workloads": "workload=glob(gpt_7b_64_*)"}
@@ -108,12 +114,15 @@ RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN and w
 
 @pytest.fixture(scope="module")
 def where(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to stand in: with results, and a place for options of one's own.
+    """A folder to stand in: with results, a config.json, and places for options of one's own.
 
     The commands' ranks come from the agent's server, where megatron-core is imported once.
     """
     folder = tmp_path_factory.mktemp("user")
     (folder / "conf" / "cluster").mkdir(parents=True)
+    config_json = folder / "config.json"
+    config_json.write_text(json.dumps(config("Qwen/Qwen3-0.6B")))
+    import_model.main([str(config_json), "--output", str(folder / "my_conf"), "--name", "mine"])
     assert failure(SWEEP, folder, folder / "results") is None
     return folder
 

@@ -26,7 +26,22 @@ PUBLISHED = {
     "llama31_70b": (70_553_706_496, 70_553_706_496, 69_503_033_344, 0, 0),
 }
 PUBLIC = tuple(PUBLISHED)
-"""The models whose parameter counts are published."""
+"""The models whose parameter counts are published, and which bring pairs of layouts."""
+
+# layers, hidden, feed-forward, heads, groups, head size, vocabulary, tied, total, as published
+SMALL_DENSE = {
+    "qwen25_05b": (24, 896, 4864, 14, 2, 64, 151936, True, 494_032_768),
+    "qwen25_15b": (28, 1536, 8960, 12, 2, 128, 151936, True, 1_543_714_304),
+    "qwen25_3b": (36, 2048, 11008, 16, 2, 128, 151936, True, 3_085_938_688),
+    "qwen25_7b": (28, 3584, 18944, 28, 4, 128, 152064, False, 7_615_616_512),
+    "qwen3_06b": (28, 1024, 3072, 16, 8, 128, 151936, True, 596_049_920),
+    "qwen3_17b": (28, 2048, 6144, 16, 8, 128, 151936, True, 1_720_574_976),
+    "qwen3_4b": (36, 2560, 9728, 32, 8, 128, 151936, True, 4_022_468_096),
+    "qwen3_8b": (36, 4096, 12288, 32, 8, 128, 151936, False, 8_190_735_360),
+    "llama32_1b": (16, 2048, 8192, 32, 8, 64, 128256, True, 1_235_814_400),
+    "llama32_3b": (28, 3072, 8192, 24, 8, 128, 128256, True, 3_212_749_824),
+}
+"""Small models that people try first, without pairs of their own."""
 
 
 @cache
@@ -47,6 +62,7 @@ def miniature(name: str) -> Model:
     layers = [0, 1, 1] if model.moe_layer_freq != 1 and model.is_moe else 1
     return replace(
         model,
+        published_parameters=None,
         num_layers=3,
         moe_layer_freq=layers,
         hidden_size=8,

@@ -23,7 +23,9 @@ class Spec:
     """One whole tensor: how it is cut, and who holds it."""
 
     shape: tuple[int, ...]
-    cut: str  # whole | rows | columns | halves (gate and up, each cut on its own)
+    cut: (
+        str  # whole | rows | columns | halves (gate and up) | 8+4+4: rows of parts, each on its own
+    )
     stage: str = "layer"  # layer | first | last | ends (tied embeddings: first and last)
     layer: int = -1
     expert: int = -1
@@ -59,10 +61,10 @@ def specs(
     while padded and vocab % (model.make_vocab_size_divisible_by * source_tp):
         vocab += 1
 
-    def norm(name: str, n: int, stage: str = "layer", layer: int = -1) -> None:
-        found[name + ".weight"] = Spec((n,), "whole", stage, layer, dtype=norm_dtype)
-        if model.normalization == "LayerNorm":
-            found[name + ".bias"] = Spec((n,), "whole", stage, layer, dtype=norm_dtype)
+    def norm(name: str, n: int, stage: str = "layer", layer: int = -1, cut: str = "whole") -> None:
+        found[name + ".weight"] = Spec((n,), cut, stage, layer, dtype=norm_dtype)
+        if model.normalization == "LayerNorm" and model.add_norm_bias:
+            found[name + ".bias"] = Spec((n,), cut, stage, layer, dtype=norm_dtype)
 
     def mlp(prefix: str, width: int, layer: int, with_bias: bool, expert: int = -1) -> None:
         tail = "" if expert < 0 else str(expert)
@@ -80,6 +82,8 @@ def specs(
     )
     if not tied:
         found["output_layer.weight"] = Spec((vocab, h), "rows", "last")
+    if model.add_output_bias:
+        found["output_layer.bias"] = Spec((vocab,), "rows", "last")
     if model.position_embedding_type == "learned_absolute":
         shape = (model.max_position_embeddings, h)
         found["embedding.position_embeddings.weight"] = Spec(shape, "whole", "first")
@@ -89,7 +93,12 @@ def specs(
         attention = layer + "self_attention."
         norm(layer + "input_layernorm", h, layer=n)
         norm(layer + "pre_mlp_layernorm", h, layer=n)
-        if model.multi_latent_attention:
+        if model.post_layernorm:
+            norm(layer + "post_self_attn_layernorm", h, layer=n)
+            norm(layer + "post_mlp_layernorm", h, layer=n)
+        if is_delta(model, n):
+            found |= delta(model, attention, n, norm_dtype)
+        elif model.multi_latent_attention:
             nope, rope, v = model.qk_head_dim, model.qk_pos_emb_head_dim, model.v_head_dim
             down = "rows" if local_spec else "whole"
             query = heads * (nope + rope)
@@ -109,19 +118,25 @@ def specs(
             if model.qk_layernorm:
                 norm(attention + "kv_layernorm", rank, layer=n)
             inner = heads * v
+            if model.experimental_attention_variant == "dsa":
+                found |= indexer(model, attention + "core_attention.indexer.", n, norm_dtype)
         else:
-            rows = heads * size + 2 * groups * size
+            rows = heads * size * (2 if model.attention_output_gate else 1) + 2 * groups * size
             found[attention + "linear_qkv.weight"] = Spec((rows, h), "rows", layer=n)
             if bias or model.add_qkv_bias:
                 found[attention + "linear_qkv.bias"] = Spec((rows,), "rows", layer=n)
-            if model.qk_layernorm:
+            if model.qk_layernorm_over_heads:
+                norm(attention + "q_layernorm", heads * size, layer=n, cut="rows")
+                norm(attention + "k_layernorm", groups * size, layer=n, cut="rows")
+            elif model.qk_layernorm:
                 norm(attention + "q_layernorm", size, layer=n)
                 norm(attention + "k_layernorm", size, layer=n)
             inner = heads * size
         if model.softmax_type == "learnable":
             found[attention + "core_attention.softmax_offset"] = Spec((heads,), "rows", layer=n)
-        found[attention + "linear_proj.weight"] = Spec((h, inner), "columns", layer=n)
-        if bias:
+        if not is_delta(model, n):
+            found[attention + "linear_proj.weight"] = Spec((h, inner), "columns", layer=n)
+        if (bias or model.add_proj_bias) and not is_delta(model, n):
             found[attention + "linear_proj.bias"] = Spec((h,), "whole", layer=n)
         if not is_moe:
             mlp(layer + "mlp", ffn, n, bias)
@@ -139,6 +154,45 @@ def specs(
             mlp(layer + "mlp.shared_experts", model.moe_shared_expert_intermediate_size, n, False)
             if model.moe_shared_expert_gate:
                 found[layer + "mlp.shared_experts.gate_weight"] = Spec((1, h), "whole", layer=n)
+    return found
+
+
+def is_delta(model: Model, layer: int) -> bool:
+    """Whether a layer is a gated delta net: all are, but for every Nth."""
+    freq = model.linear_attention_freq
+    return model.experimental_attention_variant == "gated_delta_net" and (layer + 1) % freq != 0
+
+
+def delta(model: Model, prefix: str, n: int, norm_dtype: str) -> dict[str, Spec]:
+    """As Megatron's GatedDeltaNet splits what its projection and its convolution give."""
+    qk = model.linear_key_head_dim * model.linear_num_key_heads
+    heads, kernel = model.linear_num_value_heads, model.linear_conv_kernel_dim
+    v, h = model.linear_value_head_dim * heads, model.hidden_size
+    return {
+        prefix + "in_proj.weight": Spec(
+            (qk * 2 + v * 2 + heads * 2, h), f"{qk}+{qk}+{v}+{v}+{heads}+{heads}", layer=n
+        ),
+        prefix + "conv1d.weight": Spec((qk * 2 + v, 1, kernel), f"{qk}+{qk}+{v}", layer=n),
+        prefix + "dt_bias": Spec((heads,), "rows", layer=n),
+        prefix + "A_log": Spec((heads,), "rows", layer=n),
+        prefix + "out_norm.weight": Spec(
+            (model.linear_value_head_dim,), "whole", layer=n, dtype=norm_dtype
+        ),
+        prefix + "out_proj.weight": Spec((h, v), "columns", layer=n),
+    }
+
+
+def indexer(model: Model, prefix: str, n: int, norm_dtype: str) -> dict[str, Spec]:
+    """As Megatron's DSAIndexer: all of it on every rank."""
+    heads, size = model.dsa_indexer_n_heads or 0, model.dsa_indexer_head_dim or 0
+    shapes = {
+        "linear_wq_b.weight": (heads * size, model.q_lora_rank or model.hidden_size),
+        "linear_wk.weight": (size, model.hidden_size),
+        "linear_weights_proj.weight": (heads, model.hidden_size),
+    }
+    found = {prefix + name: Spec(shape, "whole", layer=n) for name, shape in shapes.items()}
+    for leaf in ("weight", "bias"):
+        found[f"{prefix}k_norm.{leaf}"] = Spec((size,), "whole", layer=n, dtype=norm_dtype)
     return found
 
 
@@ -211,6 +265,10 @@ def cut(whole: Array, how: str, parts: int, part: int) -> Array:
     if how == "halves":
         gate, up = np.split(whole, 2)
         return np.concatenate([np.split(gate, parts)[part], np.split(up, parts)[part]])
+    if "+" in how:
+        edges = np.cumsum([int(size) for size in how.split("+")])[:-1]
+        pieces = [np.split(each, parts)[part] for each in np.split(whole, edges)]
+        return np.concatenate(pieces)
     return np.split(whole, parts, axis=1 if how == "columns" else 0)[part]
 
 

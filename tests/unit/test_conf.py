@@ -23,7 +23,7 @@ from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue, tensors_
 from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
 from refit.rules.methods import choose
-from tests.support.composed import PUBLIC, composed
+from tests.support.composed import PUBLIC, SMALL_DENSE, composed
 from tests.support.table import ROWS, mode
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -278,7 +278,7 @@ def bytes_of(model: str, pair: str) -> list[int]:
 def test_every_model_has_its_parameters_counted() -> None:
     """Of ours by hand, as above; of a public one as published."""
     ours = {"moe_16e", "moe_8e", "moe_16e_swiglu", "moe_8e_swiglu", "dense", "kimi_k2_mini"}
-    assert {path.stem for path in CONF.glob("model/*.yaml")} == ours | {*PUBLIC}
+    assert {path.stem for path in CONF.glob("model/*.yaml")} == ours | {*PUBLIC, *SMALL_DENSE}
 
 
 def parameters(model: str) -> int:

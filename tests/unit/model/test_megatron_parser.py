@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from refit.importers import write_model
 from refit.job import Model
-from refit.model.architecture import expert_ffn_size, head_size, query_groups
+from refit.model.sizes import expert_ffn_size, head_size, query_groups
 from tests.support import megatron_parser
 from tests.support.composed import composed
 from tests.support.megatron_parser import checked, parse, refusal
@@ -134,7 +135,7 @@ def test_mixtral() -> None:
 
 
 # fields of Model that no argument or config of a GPTModel with ordinary attention has
-OF_OURS = {"name", "vocab_size", "lora"}
+OF_OURS = {"name", "vocab_size", "lora", "published_parameters", *write_model.OURS}
 OF_LATENT_ATTENTION = {
     "q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim", "rope_type",
     "rotary_scaling_factor", "original_max_position_embeddings", "beta_fast", "beta_slow",

@@ -34,7 +34,9 @@ def record_of(
     setup = Setup.of(what)
     begun = begin(Point.of(what, Path("nowhere")), {"host": "here"})
     plan = setup.plan()
-    begun = placed(begun, setup.placement, plan, setup.method, setup.why, setup.build)
+    begun = placed(
+        begun, setup.job.model, setup.placement, plan, setup.method, setup.why, setup.build
+    )
     return measured(begun, found, hardware or Hardware(), plan.elements_to.tolist())
 
 

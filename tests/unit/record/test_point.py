@@ -26,6 +26,7 @@ def with_part(what: Job, part: str, **changes: Any) -> Job:
     ("one", "other"),
     [
         (job(), with_part(job(), "model", name="x")),
+        (job(), with_part(job(), "model", published_parameters=7)),
         (job(), with_part(job(), "parallel", name="x", use_case="y", model="z", nodes=1)),
         (job(), with_part(job(), "refit", name="x")),
         (job(), with_part(job(), "refit", peer_names="installed")),
@@ -52,6 +53,9 @@ def test_what_changes_no_result_is_no_part_of_the_identity(one: Job, other: Job)
         (job(), job(build="megatron")),
         (job(), PLANNED),
         (job(), with_part(job(), "model", num_layers=3)),
+        (job(), with_part(job(), "model", post_layernorm=True)),
+        (job(), with_part(job(), "model", add_norm_bias=False)),
+        (job(), with_part(job(), "model", linear_num_key_heads=8)),
         (job(), with_part(job(), "parallel", mode="collocated")),
         (job(), with_part(job(), "parallel", source=job().parallel.destination)),
         (job(), with_part(job(), "refit", method="gloo")),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from refit.job import Degrees, Hardware
+from refit.model.parameters import count
 from refit.plan.plan import Bounds
 from refit.record import limits
 from refit.record.parts import (
@@ -142,6 +143,7 @@ def test_where_both_sides_are_is_on_record() -> None:
     setup = Setup.of(what)
     record = placed(
         begin(Point.of(what, Path("results")), {}),
+        what.model,
         setup.placement,
         setup.plan(),
         "gloo",
@@ -158,13 +160,16 @@ def test_where_both_sides_are_is_on_record() -> None:
         idle=[12, 13, 14, 15],
     )
     assert record.layout.used == 12
+    assert record.parameters == count(what.model)
 
 
 def test_several_destinations_are_on_record_and_none_stands_for_all() -> None:
     pools = [Degrees(tp=2, etp=1), Degrees(ep=2, etp=1, dtype="float32")]
     what = job(Degrees(etp=1, gpus=3), destinations=pools, ranks_per_node=8)
     setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
-    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    layout = placed(
+        begun, setup.job.model, setup.placement, setup.plan(), "gloo", "", setup.build
+    ).layout
     assert layout is not None and layout.destination is None and layout.destinations is not None
     assert [side.ranks for side in layout.destinations] == [[3, 4], [5, 6]]
     assert [side.dtype for side in layout.destinations] == [None, "float32"]
@@ -172,7 +177,9 @@ def test_several_destinations_are_on_record_and_none_stands_for_all() -> None:
     # a list of one is one
     what = job(Degrees(etp=1, gpus=3), destinations=pools[:1], ranks_per_node=8)
     setup = Setup.of(what)
-    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    layout = placed(
+        begun, setup.job.model, setup.placement, setup.plan(), "gloo", "", setup.build
+    ).layout
     assert layout is not None and layout.destinations is None and layout.destination is not None
     assert layout.receiving == [layout.destination] and layout.destination.ranks == [3, 4]
 
@@ -185,7 +192,9 @@ def test_what_a_side_has_of_its_own_is_on_record() -> None:
         ranks_per_node=6,
     )
     setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
-    layout = placed(begun, setup.placement, setup.plan(), "gloo", "", setup.build).layout
+    layout = placed(
+        begun, setup.job.model, setup.placement, setup.plan(), "gloo", "", setup.build
+    ).layout
     assert layout is not None
     source, destination = layout.source, layout.destination
     assert destination is not None
@@ -199,7 +208,9 @@ def test_what_a_side_has_of_its_own_is_on_record() -> None:
 def test_what_moves_nothing_is_on_record() -> None:
     what = job(Degrees(tp=2, etp=1), Degrees(tp=2, etp=1), "collocated")
     setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
-    found = placed(begun, setup.placement, setup.plan(), "ipc", "", setup.build).plan
+    found = placed(
+        begun, setup.job.model, setup.placement, setup.plan(), "ipc", "", setup.build
+    ).plan
     assert found is not None
     assert found.bytes == found.local_bytes and found.lower_bounds == Bounds(0, 0, 0, 0)
     assert (found.max_send_bytes, found.max_recv_bytes, found.max_forward_bytes) == (0, 0, 0)
@@ -212,7 +223,7 @@ def test_what_is_passed_on_is_on_record() -> None:
     what = replace(what, cluster=replace(what.cluster, nodes=2))
     setup = Setup.of(what)
     plan, begun = setup.plan(), begin(Point.of(what, Path("results")), {})
-    numbers_ = placed(begun, setup.placement, plan, "gloo", "", setup.build).plan
+    numbers_ = placed(begun, setup.job.model, setup.placement, plan, "gloo", "", setup.build).plan
     assert numbers_ is not None
     first, second = plan.hops
     assert numbers_.max_send_bytes == first.send_bytes.max() > 0

@@ -6,6 +6,12 @@ from typing import Any
 
 from refit.layout.place import place
 from refit.model import megatron_versions as versions
+from refit.rules.families import (
+    kinds_agree,
+    megatron_builds_it,
+    published_parameters_match,
+    variant_is_whole,
+)
 from refit.rules.layout import (
     cut_axes_divide,
     ep_needs_experts,
@@ -68,6 +74,17 @@ NO_SHARED = {"model__moe_shared_expert_intermediate_size": None}
 BIASED = {**NO_SHARED, "model__add_bias_linear": True}
 DENSE = {**NO_SHARED, "model__num_moe_experts": None, "parallel__source__ep": 1}
 LATENT = {"model__multi_latent_attention": True}
+PLANNED = {"mode": "plan"}
+DELTA = {
+    "model__experimental_attention_variant": "gated_delta_net",
+    "model__linear_attention_freq": 4,
+}
+DSA = {
+    "model__experimental_attention_variant": "dsa",
+    "model__dsa_indexer_n_heads": 4,
+    "model__dsa_indexer_head_dim": 8,
+    "model__dsa_indexer_topk": 2,
+}
 
 Case = tuple[dict[str, Any], str]
 
@@ -290,6 +307,36 @@ BAD: dict[Any, list[Case]] = {
             {"model__moe_router_enable_expert_bias": True},
             "moe_router_score_function=sigmoid, which is",
         ),
+    ],
+    variant_is_whole: [
+        (
+            {"model__linear_attention_freq": 4},
+            "is of model.experimental_attention_variant=gated_delta_net, which is null",
+        ),
+        ({**PLANNED, "model__experimental_attention_variant": "gated_delta_net"}, "_freq; set it"),
+        ({**PLANNED, **DELTA, "model__linear_num_value_heads": 40}, "=40 is no multiple of"),
+        ({**PLANNED, **DELTA, "model__linear_attention_freq": [1, 0]}, "a list of 4 times 0 or 1"),
+        ({**PLANNED, **LATENT, **DSA, "model__dsa_indexer_n_heads": None}, "needs model.dsa_inde"),
+    ],
+    kinds_agree: [
+        (
+            {**PLANNED, **LATENT, "model__attention_output_gate": True},
+            "attention_output_gate=true needs model.multi_latent_attention=false",
+        ),
+        ({**PLANNED, "model__qk_layernorm_over_heads": True}, "needs model.qk_layernorm=true"),
+        ({**PLANNED, "model__add_norm_bias": False}, "is RMSNorm, which has no bias"),
+        ({**PLANNED, **DSA}, "dsa needs model.multi_latent_attention=true"),
+    ],
+    megatron_builds_it: [
+        ({"model__post_layernorm": True}, "has no norms behind attention and the MLP; use build="),
+        (DELTA, "=gated_delta_net: megatron-core builds it by Transformer Engine on GPUs alone"),
+        (
+            {"model__normalization": "LayerNorm", "model__add_norm_bias": False},
+            "LayerNorm has a bias; use build=shards",
+        ),
+    ],
+    published_parameters_match: [
+        ({"model__published_parameters": 7}, "is published with 7: "),
     ],
     shared_expert_without_bias: [
         ({"model__add_bias_linear": True}, "a shared expert"),
@@ -680,6 +727,11 @@ GOOD: list[dict[str, Any]] = [
     {"model__num_moe_experts": 7, "model__moe_layer_freq": [0, 0, 0, 0]},
     {"verify": "logits"},
     {"build": "shards"},
+    {"build": "shards", **DELTA, "model__attention_output_gate": True},
+    {**PLANNED, **LATENT, **DSA},
+    # a public model's, of which no tokens are routed here
+    {"build": "shards", "model__moe_router_enable_expert_bias": True},
+    {"model__published_parameters": 654_552_064},
     {"model__moe_grouped_gemm": True},
     {"model__moe_token_dropping": True},  # Megatron 0.16.1 accepts and ignores it
     {"model__moe_router_topk": 1, "model__moe_router_pre_softmax": True},
