@@ -18,12 +18,14 @@ import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from refit import command_line, naming, program
+from refit import command_line, naming, program, settings
 from refit.importers import flags
 from refit.job import LIST_OF_SIDES, MISSING, Job, UserError, unknown_field
 from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
@@ -82,7 +84,24 @@ def _escaped(text: Any) -> Any:
 
 
 class PointFailed(Exception):
-    """A point of a launcher that is not ours ended otherwise than verified."""
+    """A point ended otherwise than verified; Hydra and its callbacks call that a failed job."""
+
+
+class Ending(Callback):
+    """Of every single run (conf/config.yaml): what went wrong is said in our words alone."""
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Have the job's exception raised without Hydra's own line about it."""
+        if isinstance(kwargs["job_return"]._return_value, UserError | PointFailed):
+            kwargs["job_return"].__class__ = _Told
+
+
+class _Told(JobReturn):
+    """One that Hydra says nothing of; `guarded` does."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        raise self._return_value
 
 
 def run_point(config: DictConfig) -> float | None:
@@ -91,54 +110,58 @@ def run_point(config: DictConfig) -> float | None:
     Returns:
         Seconds of the median refit, or of the estimate for mode=plan; None where there is none.
 
-    A single run exits 1 where the point is not verified, 2 where it is impossible; a job of one of
-    Hydra's other launchers raises.
+    Raises:
+        UserError: what is asked for is impossible, or of a sweep.
+        PointFailed: the point is not verified.
     """
     from refit.display import Display
     from refit.forecast import predict
     from refit.ranks.agent import Agent
     from refit.ranks.processes import NO_IMPORT
     from refit.record.point import Point
-    from refit.rules.impossible import impossible
 
     hydra = HydraConfig.get()
     alone = hydra.mode is not RunMode.MULTIRUN
+    if reason := settings.refused(hydra, is_sweep=not alone):
+        raise UserError(reason)
     display = Display()
-    try:
-        overrides = tuple(hydra.overrides.task)
-        job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
-        if reason := impossible(job):
-            raise UserError(reason)
-        measured = job.mode == "measure"
-        if reason := of_a_sweep(job):
-            words = ["cluster=slurm"] if measured and job.sweep.here and is_local(job) else []
-            more = f"type {retyped('-m', *words)}" if alone else "use hydra/launcher=refit"
-            raise UserError(f"{reason}; {more}")
-        if not is_local(job) and measured:
-            more = f"type {retyped('-m')}" if alone else "use hydra/launcher=refit"
-            raise UserError(
-                f"cluster={job.cluster.name} starts jobs in a sweep, of one point too; {more}, or"
-                " cluster=local"
-            )
-        point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
-        display.begin(job)
-        if job.mode == "plan":
-            record = predict.predict_point(point)
-            display.predicted(record)
-        else:
-            with Agent([job]) as agent, display.progress() as progress:
-                record = agent.measure_point(point, progress)
-            display.result(record)
-    except UserError as error:
-        if not alone:
-            raise
-        _give_up(str(error))  # here, before Hydra adds that a job failed
+    overrides = tuple(settings.said(hydra, "task"))
+    job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
+    _check(job, alone)
+    point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
+    display.begin(job)
+    if job.mode == "plan":
+        record = predict.predict_point(point)
+        display.predicted(record)
+    else:
+        with Agent([job]) as agent, display.progress() as progress:
+            record = agent.measure_point(point, progress)
+        display.result(record)
     display.line(f"  record: {point.timing}")
     if record.status != "ok":
-        if alone:
-            sys.exit(EXIT_USER_ERROR if NO_IMPORT in record.reason else EXIT_FAILED)
+        if alone and NO_IMPORT in record.reason:
+            raise UserError(record.reason)
         raise PointFailed(f"{point.name}: {record.status}: {record.reason}")
     return record.objective_s
+
+
+def _check(job: Job, alone: bool) -> None:
+    """Check that a point is possible, and is one that runs by itself."""
+    from refit.rules.impossible import impossible
+
+    if reason := impossible(job):
+        raise UserError(reason)
+    measured = job.mode == "measure"
+    if reason := of_a_sweep(job):
+        words = ["cluster=slurm"] if measured and job.sweep.here and is_local(job) else []
+        more = f"type {retyped('-m', *words)}" if alone else "use hydra/launcher=refit"
+        raise UserError(f"{reason}; {more}")
+    if not is_local(job) and measured:
+        more = f"type {retyped('-m')}" if alone else "use hydra/launcher=refit"
+        raise UserError(
+            f"cluster={job.cluster.name} starts jobs in a sweep, of one point too; {more}, or"
+            " cluster=local"
+        )
 
 
 def of_a_sweep(job: Job) -> str | None:
@@ -187,6 +210,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
     if reason := command_line.deletes(COMMAND_LINE):
         _give_up(reason)
+    sys.argv[1:] = command_line.for_each_point(COMMAND_LINE)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         sys.exit(0)
@@ -195,7 +219,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except CompactHydraException as error:
+    except HydraException as error:
         _give_up(in_words(error))
     except OmegaConfBaseException as error:
         _give_up(str(error))
@@ -203,9 +227,13 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         _give_up(f"malformed YAML: {error}")
     except UserError as error:
         _give_up(str(error))
-    except PointFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+    except PointFailed as error:  # all of it stands above
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+    except KeyError as error:
+        if _modules(error)[-2:] != ["hydra._internal.config_loader_impl", "os"]:
+            raise
+        _give_up(f"hydra.job.env_copy: {error} is not in this environment")
     except ValueError as error:
         if not _of_hydra(error):
             raise
@@ -236,6 +264,11 @@ def in_words(error: HydraException) -> str:
     Hydra advises to append it with +, which is refused as well.
     """
     if isinstance(error, OverrideParseException):
+        if re.search(r"glob\(.*\)\s*,|,\s*glob\(", error.override):
+            return (
+                f"{error.override}: glob(...) stands alone; write all patterns and names as one"
+                " list: glob([a*,b])"
+            )
         return f"{error}{_with_quotes(error.override)}"
     inner = error.__cause__ or error.__context__
     if not isinstance(inner, OmegaConfBaseException):
@@ -276,13 +309,17 @@ def _of_hydra(error: Exception) -> bool:
 
     Optuna's, say, where every trial has failed.
     """
-    modules = [
-        str(frame.f_globals["__name__"]) for frame, _ in traceback.walk_tb(error.__traceback__)
-    ]
+    modules = _modules(error)
     plugins = {name for name in modules if name.startswith("hydra_plugins.")}
     others = any(not name.startswith("hydra_plugins.refit_sweeper") for name in plugins)
     ours = any(name.partition(".")[0] == "sweeper" for name in modules)
     return modules[-1].startswith("hydra.") or (others and not ours)
+
+
+def _modules(error: Exception) -> list[str]:
+    """Of the frames that it came through, the last being where it was raised."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [str(frame.f_globals["__name__"]) for frame, _ in frames]
 
 
 def _give_up(message: str) -> NoReturn:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
 from refit.hydra_side import get_args_parser
 from refit.job import Job
 
@@ -39,3 +43,46 @@ def deletes(words: Sequence[str]) -> str | None:
                 f" another: {key}=..."
             )
     return None
+
+
+def for_each_point(words: Sequence[str]) -> list[str]:
+    """The same command line, what is set below a swept group being each point's to set.
+
+    `cluster=h100,h200 cluster.slurm.partition=gpu` would fail before there is any point: Hydra
+    first composes a config with the cluster that is shipped, which has no partition. It leaves a
+    sweep out there, and so a sweep over one value.
+    """
+    if "--multirun" not in words and not any(word.startswith(_MAY_SWEEP) for word in words):
+        return list(words)
+    groups = [
+        o.package or o.key_or_group.replace("/", ".")
+        for o in map(_read, (word for word in words if "." not in word.partition("=")[0]))
+        if o and o.is_sweep_override()
+    ]
+    return [_for_each_point(word) if _is_below(word, groups) else word for word in words]
+
+
+def _is_below(word: str, groups: Sequence[str]) -> bool:
+    return any(word.lstrip("+").startswith(f"{group}.") for group in groups)
+
+
+def _for_each_point(word: str) -> str:
+    override = _read(word)
+    if override is None or override.is_sweep_override():
+        return word
+    key, value = override.get_key_element(), override.get_value_element_as_str()
+    if override.value() is None:  # no choice of Hydra's, but a mapping may hold it
+        key, _, name = key.rpartition(".")
+        value = f"{{{name}:null}}"
+    return f"{key}=choice({value})"
+
+
+_MAY_SWEEP = ("experiment=", "+experiment=", "hydra.mode=")
+
+
+def _read(word: str) -> Override | None:
+    """An override; None where it is an option, or Hydra is to say what is wrong with it."""
+    try:
+        return None if word.startswith("-") else OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None

@@ -2,20 +2,22 @@
 
 * its parser of options, as no public one says which words are options and which overrides;
 * its registry of config sources, by which ours read another one behind them;
-* its basic sweeper, whose way of splitting arguments ours keeps.
+* its basic sweeper, which ours is one of;
+* its callbacks of a config, which a job of Slurm's makes anew.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import get_args_parser
 
 if TYPE_CHECKING:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-__all__ = ["BasicSweeper", "SourcesRegistry", "get_args_parser"]
+__all__ = ["BasicSweeper", "Callbacks", "SourcesRegistry", "get_args_parser"]
 
 
 def __getattr__(name: str) -> Any:

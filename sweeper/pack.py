@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refit.ranks.agent import Agent
 from refit.record.point import Point
+from refit.record.record import Record
 from sweeper import status, submitit_side
 from sweeper.decisions import SETTLED
 from sweeper.submitit_side import SIGNALS
@@ -60,13 +62,20 @@ def _run_point(agent: Agent, point: Point, attempt: str, node: int, nodes: int) 
     try:
         if node == 0:
             status.put(point, "running", attempt, slurm_id())
-        record = agent.measure_point(point, print, attempt, node, nodes)
+        measure = partial(agent.measure_point, point, print, attempt, node, nodes)
+        record = measure() if point.hydra is None else _as_job(point, measure, node)
         if node == 0:
             status.put(point, record.status, attempt, slurm_id())
     except Exception:  # a full disk, say
         traceback.print_exc()
         return "failed"
     return record.status
+
+
+def _as_job(point: Point, measure: Callable[[], Record], node: int) -> Record:
+    from sweeper import hydra_job  # it imports Hydra, which a job has no use for otherwise
+
+    return hydra_job.in_job(node)(point, measure)
 
 
 @contextmanager

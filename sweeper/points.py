@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from refit.cli import is_local, retyped
 from refit.job import Job, UserError
@@ -19,6 +20,8 @@ from sweeper.agreement import Settings, check_one_job
 from sweeper.decisions import keeps
 
 Compose = Callable[[Sequence[str]], Job]
+HydraOf = Callable[[int], dict[str, Any] | None]
+"""The number of a point that has been composed -> its `Point.hydra`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,11 @@ class SweepPlan:
 
 
 def plan_points(
-    batch: Sequence[Sequence[str]], compose: Compose, root: Path, say: Callable[[str], None]
+    batch: Sequence[Sequence[str]],
+    compose: Compose,
+    root: Path,
+    say: Callable[[str], None],
+    hydra_of: HydraOf = lambda _: None,
 ) -> SweepPlan:
     """Compose each point once and decide what becomes of it; a job that comes twice is one point.
 
@@ -60,6 +67,7 @@ def plan_points(
         compose: overrides -> job.
         root: the sweep's folder.
         say: told which overrides make a point that others make, and how many are excluded.
+        hydra_of: asked once all points are composed.
 
     Raises:
         UserError: from `compose`; a word is misspelt; sweep.here without Slurm; a setting below
@@ -68,14 +76,15 @@ def plan_points(
             point without a record.
     """
     composed = [(overrides, compose(overrides)) for overrides in batch]
-    for _, job in composed:
+    jobs = [job for _, job in composed]
+    for job in jobs:
         if reason := mistake(job):
             raise UserError(reason)
-    settings = Settings.of([job for _, job in composed])
+    settings = Settings.of(jobs)
     if settings.here:
-        _check_allocation(job for _, job in composed)
+        _check_allocation(jobs)
         composed = [(overrides, here.of_allocation(job)) for overrides, job in composed]
-    points = _distinct(composed, root, say)
+    points = _distinct(composed, root, say, hydra_of)
     planned = tuple(
         Planned(point, _earlier(point, settings.mode, say), points[point.id][1])
         for point in _not_excluded([point for point, _ in points.values()], say)
@@ -102,15 +111,18 @@ def _check_allocation(jobs: Iterable[Job]) -> None:
 
 
 def _distinct(
-    composed: Sequence[tuple[Sequence[str], Job]], root: Path, say: Callable[[str], None]
+    composed: Sequence[tuple[Sequence[str], Job]],
+    root: Path,
+    say: Callable[[str], None],
+    hydra_of: HydraOf,
 ) -> dict[str, tuple[Point, str | None]]:
     """By id, each point once, and why it cannot run."""
     points: dict[str, tuple[Point, str | None]] = {}
     asked: dict[str, Sequence[str]] = {}  # overrides as typed; twice is what comes again
     twice: dict[str, None] = {}
-    for overrides, job in composed:
+    for number, (overrides, job) in enumerate(composed):
         reason = impossible(job)
-        for point in _repeated(job, root, overrides):
+        for point in _repeated(job, root, overrides, hydra_of(number)):
             first, skip = points.setdefault(point.id, (point, reason))
             if first is not point:
                 check_one_job(first, point)
@@ -132,15 +144,17 @@ def _twice(point: Point, one: Sequence[str], other: Sequence[str]) -> str:
     return f"the same point, runs once: {differ} make one job, {point.name}"
 
 
-def _repeated(job: Job, root: Path, overrides: Sequence[str]) -> Iterator[Point]:
+def _repeated(
+    job: Job, root: Path, overrides: Sequence[str], hydra: dict[str, Any] | None
+) -> Iterator[Point]:
     """The points of a job, sweep.repeat of them; the overrides of each make that one alone."""
     if job.sweep.repeat == 1:
-        yield Point.of(job, root, tuple(overrides))
+        yield Point.of(job, root, tuple(overrides), hydra)
         return
     for number in range(1, job.sweep.repeat + 1):
         repetition = replace(job, sweep=replace(job.sweep, repetition=number))
         alone = ("sweep.repeat=1", f"sweep.repetition={number}")
-        yield Point.of(repetition, root, (*overrides, *alone))
+        yield Point.of(repetition, root, (*overrides, *alone), hydra)
 
 
 def _not_excluded(points: Sequence[Point], say: Callable[[str], None]) -> list[Point]:

@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,17 @@ from refit.record.record import Record
 from sweeper import clients, here, points, slurm, status, submitit_side, watch
 from sweeper.agreement import Settings
 from sweeper.decisions import Outcome, holds, keeps, outcome
-from sweeper.points import Compose, Planned, SweepPlan
+from sweeper.hydra_job import AsJob
+from sweeper.points import Compose, HydraOf, Planned, SweepPlan
 
 
 def run_sweep(
-    batch: Sequence[Sequence[str]], compose: Compose, root: Path, display: Display
+    batch: Sequence[Sequence[str]],
+    compose: Compose,
+    root: Path,
+    display: Display,
+    hydra_of: HydraOf = lambda _: None,
+    as_job: AsJob = lambda point, run: run(),
 ) -> list[Outcome]:
     """Plan a sweep, do it and print how it ended; of sweep.dry_run print only what would be done.
 
@@ -36,6 +42,8 @@ def run_sweep(
         batch: the overrides of each point.
         compose: overrides -> job.
         root: the sweep's folder.
+        hydra_of: see `sweeper.points.plan_points`.
+        as_job: runs a point that runs here.
 
     Returns:
         How each point ended; empty for a dry run.
@@ -44,11 +52,11 @@ def run_sweep(
         UserError: what is asked for is wrong (`sweeper.points.plan_points`), another controller
             holds the folder, or Slurm refuses a job.
     """
-    plan = points.plan_points(batch, compose, root, display.line)
+    plan = points.plan_points(batch, compose, root, display.line, hydra_of)
     if plan.settings.dry_run:
         print_plan(plan, root, display)
         return []
-    outcomes = run_points(plan, root, display)
+    outcomes = run_points(plan, root, display, as_job)
     print_summary(outcomes, root, display)
     return outcomes
 
@@ -78,11 +86,17 @@ def _fate(planned: Planned) -> str:
     return f"{planned.point.name}  {shape}  {where}  {fate}"
 
 
-def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
+def run_points(
+    plan: SweepPlan,
+    root: Path,
+    display: Display,
+    as_job: AsJob = lambda point, run: run(),
+) -> list[Outcome]:
     """Submit what goes to Slurm, run the rest here one after another, wait; how each point ended.
 
     Args:
         root: the sweep's folder; one controller at a time works on it.
+        as_job: runs a point that runs here.
 
     Raises:
         UserError: another controller holds the folder, or Slurm refuses a job.
@@ -95,7 +109,7 @@ def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
             here.run_steps(distant, plan.settings.pack, display.line)
         elif distant:
             queued, made = _queue(distant, root, plan.settings, display)
-        made |= _run_here([p for p in plan.points if not p.is_distant], display)
+        made |= _run_here([p for p in plan.points if not p.is_distant], display, as_job)
         if queued and plan.settings.wait:
             watch.watch(queued, root, plan.settings, display)
     with_slurm = {point.name for point in queued}
@@ -142,27 +156,36 @@ def _is_done(point: Point, mode: str) -> bool:
     return keeps(mode, stored) and not (stored and elsewhere(point.job, stored.environment))
 
 
-def _run_here(local: Sequence[Planned], display: Display) -> dict[str, Record]:
+def _run_here(local: Sequence[Planned], display: Display, as_job: AsJob) -> dict[str, Record]:
     """Run, predict, keep or skip each point that needs no Slurm; the records by point's name."""
     made: dict[str, Record] = {}
     with Agent(p.point.job for p in local) as agent:
         for number, planned in enumerate(local, 1):
             count = f"[{number}/{len(local)}] "
-            made[planned.point.name] = _carry_out(planned, agent, count, display)
+            point = planned.point
+            if planned.kept or planned.skip:
+                made[point.name] = _left_out(planned, count, display)
+                continue
+            display.begin(point.job, count)
+            run = partial(_run_one, point, agent, display)
+            made[point.name] = as_job(point, run)
     return made
 
 
-def _carry_out(planned: Planned, agent: Agent, count: str, display: Display) -> Record:
-    """Keep, skip, predict or measure a point, and print how it ended; its record."""
+def _left_out(planned: Planned, count: str, display: Display) -> Record:
+    """Keep or skip a point, and print why; its record."""
     point = planned.point
     if planned.kept:
         when = planned.kept.finished_at
         display.line(f"{count}{point.job.parallel.name}: kept from {when}")
         return planned.kept
-    if planned.skip:
-        display.line(f"{count}{point.job.parallel.name}: skipped: {planned.skip}")
-        return _ended(point, "skipped", planned.skip)
-    display.begin(point.job, count)
+    assert planned.skip
+    display.line(f"{count}{point.job.parallel.name}: skipped: {planned.skip}")
+    return _ended(point, "skipped", planned.skip)
+
+
+def _run_one(point: Point, agent: Agent, display: Display) -> Record:
+    """Predict or measure a point, and print how it ended; its record."""
     if point.job.mode == "plan":
         predicted = predict.predict_point(point)
         display.predicted(predicted)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.refit_sweeper import public
+from hydra_plugins.refit_sweeper import expand
 from hydra_plugins.refit_sweeper.public import PublicPairs, PublicPairsSearchPath
 from hydra_plugins.refit_sweeper.user_files import UserFilesFirst, UserOptions
 from hydra_plugins.refit_sweeper.workloads import WorkloadSearchPath, WorkloadSource
@@ -64,37 +59,31 @@ class RefitSweeper(BasicSweeper):
         Raises:
             UserError: there is no point; or from `sweeper.sweep.run_sweep`.
         """
+        from refit import settings
         from refit.job import UserError
+        from refit.program import EXIT_FAILED, EXIT_USER_ERROR
 
-        assert self.hydra_context is not None and self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        requested = [*self._parse_config(), *arguments]
-        overrides = [self._expanded(override) for override in parser.parse_overrides(requested)]
-        batch = [
-            point for part in self.split_arguments(overrides, self.max_batch_size) for point in part
-        ]
-        if not batch:
-            raise UserError(f"the sweep has no point: nothing matches {' '.join(requested)}")
-        results = self.launcher.launch(batch, initial_job_idx=0)
-        if any(r.status is JobStatus.FAILED for r in results):
-            sys.exit(1)
-        return results
-
-    def _expanded(self, override: Override) -> Override:
-        """A glob as the choice of what it meets; hydra.searchpath counts, as it does in Hydra."""
-        glob = override.value()
-        if not isinstance(glob, Glob):
-            return override
         assert self.hydra_context is not None and self.config is not None
-        hydra, loader = self.config.hydra, self.hydra_context.config_loader
-        hydra_overrides = list(hydra.overrides.hydra)
-
-        def listed(group: str, kind: ObjectType) -> list[str]:
-            return loader.get_group_options(group, kind, hydra.job.config_name, hydra_overrides)
-
-        names: Any = public.met(glob, override.key_or_group, listed)
-        chosen = ChoiceSweep(list=names)
-        return replace(override, value_type=ValueType.CHOICE_SWEEP, _value=chosen)
+        assert self.launcher is not None
+        if reason := settings.refused(self.config.hydra, is_sweep=True):
+            raise UserError(reason)
+        loader = self.hydra_context.config_loader
+        batch = expand.batch(loader, self.config.hydra, self.params, arguments)
+        if not batch:
+            requested = " ".join([*expand.words(self.params), *arguments])
+            raise UserError(f"the sweep has no point: nothing matches {requested}")
+        results = self.launcher.launch(batch, initial_job_idx=0)
+        failed = [r for r in results if r.status is JobStatus.FAILED]
+        mistakes = [r for r in failed if isinstance(r._return_value, UserError)]
+        for ended in mistakes:  # of a launcher that is not ours
+            print(
+                f"error: {' '.join(ended.overrides or ())}: {ended._return_value}", file=sys.stderr
+            )
+        if failed:  # Hydra would call it, were this not where the process ends
+            name = self.config.hydra.job.config_name
+            self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)
+            sys.exit(EXIT_USER_ERROR if len(mistakes) == len(results) else EXIT_FAILED)
+        return results
 
 
 class RefitLauncher(Launcher):
@@ -103,8 +92,9 @@ class RefitLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives; not the task function, as `sweeper` runs the points."""
+        """Keep what Hydra gives; the task function for callbacks, as `sweeper` runs the points."""
         self.config = config
+        self.task_function = task_function
         self.hydra_context = hydra_context
 
     def launch(
@@ -115,30 +105,30 @@ class RefitLauncher(Launcher):
         Raises:
             UserError: a dry run of a sweeper that goes by results; or from `run_sweep`.
         """
-        from refit import naming
-        from refit.cli import job_of
+        from hydra_plugins.refit_sweeper.composer import Composer, hydra_config
+        from refit import settings
         from refit.display import Display
-        from refit.job import Job, UserError
-        from sweeper import sweep
+        from refit.job import UserError
+        from sweeper import hydra_job, sweep
 
-        loader = self.hydra_context.config_loader
-
-        @cache
-        def compose(overrides: tuple[str, ...]) -> Job:
-            return job_of(loader.load_sweep_config(self.config, list(overrides)))
-
+        if reason := settings.refused(self.config.hydra, is_sweep=True):
+            raise UserError(reason)
         needs_numbers = self.config.hydra.sweeper._target_ not in OBJECTIVE_FREE
         if needs_numbers and self.config.sweep.dry_run:
             raise UserError(
                 "sweep.dry_run=true runs nothing, and this hydra/sweeper goes by results; leave"
                 " either out"
             )
-        outcomes = sweep.run_sweep(
-            job_overrides,
-            lambda overrides: naming.composed(compose, overrides),
-            Path(self.config.hydra.sweep.dir),
-            Display(),
-        )
+        compose = Composer(self.hydra_context.config_loader, self.config, initial_job_idx)
+        with hydra_config(self.config):
+            outcomes = sweep.run_sweep(
+                job_overrides,
+                compose,
+                Path(self.config.hydra.sweep.dir),
+                Display(),
+                lambda number: compose.hydra[number],
+                hydra_job.here(self.hydra_context.callbacks, self.task_function),
+            )
         return [
             JobReturn(
                 overrides=list(outcome.point.overrides),

@@ -149,7 +149,9 @@ class Agent:
                 begun = replace(begun, plan=moved.unknown(begun.plan))
         try:
             setup = team.agree(setup, point.job.bench.deadline_s)
-            ended, reports = self._run_node(setup, team, progress)
+            # what the fork server imported was imported without them
+            anew = bool(point.variables or point.job.cluster.env)
+            ended, reports = self._run_node(setup, team, progress, anew)
         except Stopped:
             ended, reports = None, []
         except TimeoutError as error:
@@ -164,9 +166,12 @@ class Agent:
         return record.ended(begun, verdict.status, verdict.reason)
 
     def _run_node(
-        self, setup: Setup, team: Nodes, progress: Progress
+        self, setup: Setup, team: Nodes, progress: Progress, anew: bool
     ) -> tuple[Ended | None, list[RankReport]]:
         """How this node's ranks ended, or why they were not started; and what they measured.
+
+        Args:
+            anew: whether ranks are processes of their own, with this process's environment.
 
         Raises:
             Stopped: another node failed.
@@ -203,7 +208,7 @@ class Agent:
             ]
             stop = team.another_failed if team.count > 1 else None
             context: processes.Context = self._context
-            if job.cluster.env:  # what the server imported was imported without it
+            if anew:
                 context = multiprocessing.get_context("spawn")
             return processes.run_ranks(context, tasks, listener, deadline_s, progress, stop)
 

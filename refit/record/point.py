@@ -18,14 +18,19 @@ class Point:
     """A job in a directory.
 
     Files, all named here:
-        point.json: the overrides and the resolved config, frozen when it was last submitted.
+        point.json: the overrides and the resolved config, frozen when it was last submitted;
+            with them `hydra`, where that is not None.
         timing.json: the record of the newest attempt that ended.
         attempts/<n>/: one attempt: its timing.json, rank<k>.log, and the agents' own files.
+
+    Attributes:
+        hydra: Hydra's settings where the point's process needs any: env_set, callbacks, logging.
     """
 
     job: Job
     directory: Path
     overrides: tuple[str, ...] = ()
+    hydra: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -47,8 +52,18 @@ class Point:
         """The record that stands for the point; there may be none yet."""
         return self.directory / "timing.json"
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables that it runs with: hydra.job.env_set."""
+        return self.hydra["job"]["env_set"] if self.hydra else {}
+
     @staticmethod
-    def of(job: Job, root: Path, overrides: tuple[str, ...] = ()) -> Point:
+    def of(
+        job: Job,
+        root: Path,
+        overrides: tuple[str, ...] = (),
+        hydra: dict[str, Any] | None = None,
+    ) -> Point:
         """The point of a job below a results folder."""
         tag = f"{job.model.name}-{job.parallel.name}-{job.refit.name}"
         if job.mode == "plan":
@@ -56,7 +71,7 @@ class Point:
         tag += allocation.suffix(job)
         if job.sweep.repetition > 1:
             tag += f"-r{job.sweep.repetition}"
-        return Point(job, root / f"{tag}-{identity(job)}", overrides)
+        return Point(job, root / f"{tag}-{identity(job)}", overrides, hydra)
 
     @staticmethod
     def load(directory: Path) -> Point:
@@ -68,7 +83,8 @@ class Point:
         values = read_json(directory / "point.json")
         if values is None:
             raise UserError(f"{directory} holds no point: no whole point.json in it")
-        return Point(Job.from_dict(values["config"]), directory, tuple(values["overrides"]))
+        job, overrides = Job.from_dict(values["config"]), tuple(values["overrides"])
+        return Point(job, directory, overrides, values.get("hydra"))
 
     def freeze(self) -> None:
         """Write what the ranks will read: editing YAML afterwards changes nothing.
@@ -76,7 +92,9 @@ class Point:
         Raises:
             UserError: the folder cannot be written.
         """
-        values = {"overrides": self.overrides, "config": self.job.to_dict()}
+        values: dict[str, Any] = {"overrides": self.overrides, "config": self.job.to_dict()}
+        if self.hydra is not None:
+            values["hydra"] = self.hydra
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomic(self.frozen, json.dumps(values, indent=2))
