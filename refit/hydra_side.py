@@ -17,7 +17,10 @@ from hydra._internal.utils import get_args_parser
 if TYPE_CHECKING:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-__all__ = ["BasicSweeper", "Callbacks", "SourcesRegistry", "get_args_parser"]
+__all__ = ["BASIC_LAUNCHER", "BasicSweeper", "Callbacks", "SourcesRegistry", "get_args_parser"]
+
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+"""What hydra.launcher._target_ is of Hydra's own."""
 
 
 def __getattr__(name: str) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from refit.hydra_side import BASIC_LAUNCHER
 from refit.rules.values import OF_RANKS
 
 LAUNCHERS = (
     "hydra_plugins.refit_sweeper.RefitLauncher",
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    BASIC_LAUNCHER,
 )
 """What can run points, by hydra.launcher._target_."""
 
