@@ -231,16 +231,20 @@ def identity(job: Job) -> str:
     del config["bench"]["deadline_s"], config["sweep"]
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
-    cluster, of_cluster = config["cluster"], ["name", "ranks_per_node", "device"]
-    if job.mode == "plan":
-        of_cluster.append("hardware")
-    elif job.cluster.env is not None:
-        of_cluster.append("env")
-    config["cluster"] = {key: cluster[key] for key in of_cluster}
-    if asked := allocation.asked(job):
-        config["cluster"]["slurm"] = asked
+    config["cluster"] = _of_cluster(job, config["cluster"])
     canonical = json.dumps(config, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _of_cluster(job: Job, cluster: dict[str, Any]) -> dict[str, Any]:
+    """What of a cluster affects a result."""
+    names = ["name", "ranks_per_node", "device"]
+    if job.mode == "plan":
+        names.append("hardware")
+    elif job.cluster.env is not None:
+        names.append("env")
+    asked = allocation.asked(job)
+    return {**{name: cluster[name] for name in names}, **({"slurm": asked} if asked else {})}
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -97,6 +97,7 @@ def test_two_partitions_are_two_points(
         assert (around["device"], line["Timelimit"]) == ("cpu", "00:30:00")
         asked = {f"--partition={partition}", "--time=0:30:00", "--cpus-per-task=2", "--nodes=1"}
         assert asked <= set(around["sbatch"])
+    assert set(map(tuple, sweep.attempts().values())) == {("0",)}  # none was submitted twice
     assert collect.main([str(sweep.folder), "--where", "partition=low"]) == 0
     assert "1 records, 0 left out" in capsys.readouterr().out
     # each is kept for itself alone, and nothing is submitted twice
