@@ -21,7 +21,8 @@ from refit.record import environment, record
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
-from sweeper import clients, here, points, slurm, status, submitit_side, watch
+from refit.weights import memory
+from sweeper import clients, here, points, room, slurm, status, submitit_side, watch
 from sweeper.agreement import Settings
 from sweeper.decisions import Outcome, holds, keeps, outcome
 from sweeper.hydra_job import AsJob
@@ -159,6 +160,9 @@ def _is_done(point: Point, mode: str) -> bool:
 def _run_here(local: Sequence[Planned], display: Display, as_job: AsJob) -> dict[str, Record]:
     """Run, predict, keep or skip each point that needs no Slurm; the records by point's name."""
     made: dict[str, Record] = {}
+    runs = [p.point.job for p in local if not p.kept and not p.skip]
+    if said := room.shortage([job for job in runs if job.mode == "measure"]):
+        display.line(said)
     with Agent(p.point.job for p in local) as agent:
         for number, planned in enumerate(local, 1):
             count = f"[{number}/{len(local)}] "
@@ -246,10 +250,13 @@ def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> 
     # one without a record has a row all the same: what it is, and where it stands
     rows = [o.record or record.begin(o.point, {}) for o in outcomes]
     display.table(rows, [o.state for o in outcomes])
+    largest = max((o.reason for o in outcomes if not o.is_good), default="", key=memory.needed_gb)
     bad: dict[tuple[str, str], list[Point]] = {}
     for ended in outcomes:
         if not ended.is_good:
-            bad.setdefault((ended.state, ended.reason), []).append(ended.point)
+            # of all that do not fit this machine's memory the largest says it
+            reason = largest if memory.needed_gb(ended.reason) else ended.reason
+            bad.setdefault((ended.state, reason), []).append(ended.point)
     for (state, reason), alike in bad.items():  # a reason that many points share is said once
         who = alike[0].name if len(alike) == 1 else f"{len(alike)} points"
         paths = "".join(f"\n  record: {point.timing}" for point in alike)

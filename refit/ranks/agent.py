@@ -26,7 +26,7 @@ from refit.record.report import RankReport
 from refit.rules import devices, methods
 from refit.rules.setup import Setup
 from refit.weights import memory
-from refit.weights.slab import Slab, SlabSource, anonymous
+from refit.weights.slab import Kept, Slab, anonymous
 
 Progress = Callable[[str], None]
 
@@ -55,10 +55,9 @@ class Agent:
         self._context.set_forkserver_preload(["refit.ranks.ahead"])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
-        self._slab_source = SlabSource()
-        pages = self._slab_source.huge_pages
+        self._slabs = Kept()
+        pages = self._slabs.huge_pages
         self._environment = {**environment.describe(), "huge_pages": pages, **(around or {})}
-        self._slabs: dict[int, Slab] = {}
         self._meetings: dict[int, Slab] = {}  # by node, of which a single agent may pretend several
 
     def __enter__(self) -> Agent:
@@ -68,9 +67,9 @@ class Agent:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        for slab in (*self._slabs.values(), *self._meetings.values()):
+        for slab in self._meetings.values():
             slab.close()
-        self._slab_source.close()
+        self._slabs.close()
 
     def measure_point(
         self,
@@ -200,7 +199,7 @@ class Agent:
                     host,
                     port,
                     threads=max(1, threads // placement.ranks_per_node),
-                    slab=self._slab(rank),
+                    slab=self._slabs.of(rank),
                     meeting=meetings[placement.node_of(rank)],
                     neighbours=placement.neighbours(rank),
                 )
@@ -214,10 +213,11 @@ class Agent:
 
     def _shortage(self, catalogue: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""
-        reason = memory.shortage(catalogue, placement, here, self._slabs)
+        sides = memory.needed(catalogue, placement, here)
+        self._slabs.fit({rank: sum(both) for rank, *both in zip(here, *sides, strict=True)})
+        reason = memory.shortage(catalogue, placement, here, self._slabs.by_rank)
         if reason:
-            for slab in self._slabs.values():
-                slab.clear()
+            self._slabs.clear()
             reason = memory.shortage(catalogue, placement, here)
         return reason
 
@@ -225,11 +225,6 @@ class Agent:
         if node not in self._meetings:
             self._meetings[node] = anonymous()
         return Meeting.room(self._meetings[node], ranks)
-
-    def _slab(self, rank: int) -> Slab:
-        if rank not in self._slabs:
-            self._slabs[rank] = self._slab_source.slab()
-        return self._slabs[rank]
 
 
 def _interrupted(point: Point, team: Nodes, begun: Record, signal: KeyboardInterrupt) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ def shortage(
         f" destination {destination / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available;"
         f" {_WAY_OUT}"
     )
+
+
+def needed_gb(reason: str) -> float:
+    """What `shortage` says in its text is needed; 0 of any other text."""
+    found = re.match(r"needs ([\d.]+) GB of memory ", reason)
+    return float(found[1]) if found else 0.0
 
 
 _WAY_OUT = "use a smaller model (model.num_layers=...) or a machine with more"

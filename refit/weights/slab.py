@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.reduction import DupFd
 from typing import Any
@@ -41,9 +42,10 @@ class Slab:
             os.ftruncate(self.descriptor, self._taken)
         return start
 
-    def clear(self) -> None:
-        """Give its memory back."""
-        os.ftruncate(self.descriptor, 0)
+    def clear(self, keep: int = 0) -> None:
+        """Give its memory back, but for the first bytes of it."""
+        if self.nbytes > keep:
+            os.ftruncate(self.descriptor, keep)
 
     def close(self) -> None:
         """Let go of it; the memory goes with the last process that has it."""
@@ -90,6 +92,55 @@ class SlabSource:
         """Let the mount go; slabs that were made stay."""
         if self._folder is not None:
             os.close(self._folder)
+
+
+class Kept:
+    """The slabs of a node's ranks, kept from point to point: no more than the largest point took.
+
+    A rank's slab is as large as that rank ever needed; of points in which now these and now those
+    ranks have most, all of them together would be larger than any point.
+    """
+
+    def __init__(self) -> None:
+        self._source = SlabSource()
+        self.by_rank: dict[int, Slab] = {}
+        self._largest = 0
+
+    @property
+    def huge_pages(self) -> bool:
+        """As of `SlabSource`."""
+        return self._source.huge_pages
+
+    def of(self, rank: int) -> Slab:
+        """The slab of a rank, empty at first."""
+        if rank not in self.by_rank:
+            self.by_rank[rank] = self._source.slab()
+        return self.by_rank[rank]
+
+    def fit(self, needed: Mapping[int, int]) -> None:
+        """Give back what a point does not need and earlier ones left too much of.
+
+        Args:
+            needed: bytes of the point that comes, by rank.
+        """
+        self._largest = max(self._largest, sum(needed.values()))
+        left = {rank: slab.nbytes for rank, slab in self.by_rank.items()}
+        then = sum(max(needed.get(rank, 0), left.get(rank, 0)) for rank in {*needed, *left})
+        # each side of a rank begins at a huge page
+        if then > self._largest + 2 * ALIGNMENT * len(left):
+            for rank, slab in self.by_rank.items():
+                slab.clear(keep=-(-needed.get(rank, 0) // ALIGNMENT) * ALIGNMENT)
+
+    def clear(self) -> None:
+        """Give all memory back."""
+        for slab in self.by_rank.values():
+            slab.clear()
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        for slab in self.by_rank.values():
+            slab.close()
+        self._source.close()
 
 
 def _huge_folder() -> int | None:

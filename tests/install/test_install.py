@@ -1,7 +1,9 @@
 """The program runs from anywhere: from its wheel, an editable install and a checkout.
 
 Each has a virtual environment of its own, which finds the libraries of this one and nothing of this
-checkout, and a copy of the tree; the commands run in an empty folder.
+checkout, and a copy of the tree, whose path has a space; the commands run in an empty folder. The
+wheel is made of an archive of the sources, a checkout that an editable install leads to is on a
+read-only mount, and what is installed needs no folder of the caller's in Python's path.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -35,6 +38,13 @@ SMALL = (
 )  # fmt: skip
 
 
+READ_ONLY = (
+    *("unshare", "--mount", "sh", "-c"),
+    'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"',
+)
+"""Runs a command below which the folder that follows cannot be written, where root may say so."""
+
+
 @dataclass(frozen=True)
 class Install:
     """One way to have the program.
@@ -44,19 +54,27 @@ class Install:
         code: the folder that the package must come from.
         program: what is typed for `refit.run`.
         home: where a user of it stands; None: in a folder of their own.
+        below: a command that every other is an argument of.
     """
 
     python: Path
     code: Path
     program: tuple[str, ...]
     home: Path | None = None
+    below: tuple[str, ...] = ()
 
     def run(self, where: Path, *words: str, code: int = 0) -> str:
         """What a command prints; `python` stands for this environment's own."""
         command = [str(self.python) if word == "python" else word for word in words]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        if self.home is None:
+            environment["PYTHONSAFEPATH"] = "1"
         done = subprocess.run(
-            command, cwd=self.home or where, env=environment, capture_output=True, text=True
+            [*self.below, *command],
+            cwd=self.home or where,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -76,7 +94,7 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def built(tree: Path, how: str) -> Path:
-    """A wheel of the tree by its own build backend: `build_wheel` or `build_editable`."""
+    """What its own build backend makes of the tree: `build_wheel`, `build_editable`, ..."""
     code = f"from setuptools import build_meta; print(build_meta.{how}('dist'))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=True
@@ -103,17 +121,25 @@ def environment(folder: Path, *wheels: Path) -> Path:
 @pytest.fixture(scope="module", params=["wheel", "editable", "checkout"])
 def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
     root = tmp_path_factory.mktemp(request.param)
-    tree = copy_of_the_tree(root / "tree")
+    tree = copy_of_the_tree(root / "a tree")
     # somebody else's repository around all of it, whose commit is not that of this code
     git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
     if request.param == "checkout":
         return Install(environment(root / "env"), tree, ("python", "-m", "refit.run"), tree)
-    how = {"wheel": "build_wheel", "editable": "build_editable"}[request.param]
-    python = environment(root / "env", built(tree, how))
+    editable = request.param == "editable"
+    if not editable:
+        with tarfile.open(built(tree, "build_sdist")) as archive:
+            archive.extractall(root, filter="data")
+        (tree,) = root.glob("refit_sweep-*")
+    python = environment(root / "env", built(tree, "build_editable" if editable else "build_wheel"))
     console = str(python.with_name("refit-sweep"))
-    return Install(python, tree if request.param == "editable" else root / "env", (console,))
+    if not editable:
+        return Install(python, root / "env", (console,))
+    below = (*READ_ONLY, str(tree))
+    possible = subprocess.run([*below, "true"], capture_output=True).returncode == 0
+    return Install(python, tree, (console,), below=below if possible else ())
 
 
 def test_the_code_is_the_one_installed(install: Install, tmp_path: Path) -> None:
@@ -278,3 +304,19 @@ def test_the_wheel_holds_every_file_and_its_commit(tmp_path: Path) -> None:
     conf = {f"refit/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     typed = {f"{package}/py.typed" for package in ("refit", "sweeper")}
     assert held == code | data | conf | typed
+
+
+def test_uv_installs_the_wheel(tmp_path: Path) -> None:
+    if not shutil.which("uv"):
+        pytest.skip("no uv here: pip install uv")
+    wheel = built(copy_of_the_tree(tmp_path / "a tree"), "build_wheel")
+    environment = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache")}
+    into = ["--offline", "--no-deps", "--python", "env"]
+    for words in (["venv", "--python", sys.executable, "env"], ["pip", "install", *into, wheel]):
+        command = ["uv", *words]
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    (own,) = tmp_path.glob("env/lib/python*/site-packages")
+    (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    program = [tmp_path / "env" / "bin" / "refit-sweep", "--cfg", "job"]
+    said = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
+    assert said.returncode == 0 and "moe_16e" in said.stdout, said.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,27 @@ def test_without_a_mount_slabs_are_ordinary_memory(
     source.close()
 
 
+def test_a_sweep_keeps_no_more_memory_than_its_largest_point_took() -> None:
+    kept, huge = slab.Kept(), slab.ALIGNMENT
+
+    def point(needed: dict[int, int]) -> int:
+        """What is kept once a point has run whose ranks need so many huge pages."""
+        kept.fit({rank: pages * huge for rank, pages in needed.items()})
+        for rank, pages in needed.items():
+            os.ftruncate(kept.of(rank).descriptor, max(kept.of(rank).nbytes, pages * huge))
+        return sum(held.nbytes for held in kept.by_rank.values()) // huge
+
+    assert point({0: 50, 1: 10}) == 60
+    assert point({0: 50, 1: 12}) == 62
+    assert point({0: 40, 1: 14}) == 64  # nothing is given back for a little
+    assert point({0: 10, 1: 30}) == 40  # of rank 0 there would be 50 as well
+    assert point({0: 10, 1: 70}) == 80
+    assert point({1: 5, 2: 70}) == 75  # of rank 0 nothing is left
+    kept.clear()
+    assert point({0: 1}) == 1
+    kept.close()
+
+
 def shortage_of(monkeypatch: pytest.MonkeyPatch, free: int | None, slabs: dict[int, int]) -> str:
     """What is said of TP 2 -> TP 1 of 728 parameters, which take 752, 752 and 1456 bytes."""
     setup = Setup.of(job(model=SMALL))
@@ -104,3 +126,4 @@ def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "needs 2.15 GB of memory (source 1.07 + destination 1.07), 1.23 GB is available" in said
     # of ranks 2 and 3 alone it is the destination's
     assert memory.shortage(setup.catalogue, setup.placement, range(2, 4)) is None
+    assert (memory.needed_gb(said), memory.needed_gb("needs rest")) == (2.15, 0.0)
