@@ -313,10 +313,10 @@ def test_uv_installs_the_wheel(tmp_path: Path) -> None:
     environment = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache")}
     into = ["--offline", "--no-deps", "--python", "env"]
     for words in (["venv", "--python", sys.executable, "env"], ["pip", "install", *into, wheel]):
-        command = ["uv", *words]
+        command = ["uv", *map(str, words)]
         subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     (own,) = tmp_path.glob("env/lib/python*/site-packages")
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    program = [tmp_path / "env" / "bin" / "refit-sweep", "--cfg", "job"]
+    program = [str(tmp_path / "env" / "bin" / "refit-sweep"), "--cfg", "job"]
     said = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
     assert said.returncode == 0 and "moe_16e" in said.stdout, said.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 SHM = Path("/dev/shm")
@@ -32,10 +33,11 @@ def held() -> set[str]:
 
 
 def _open(process: Path) -> set[str]:
-    try:
-        files = {os.readlink(link) for link in (process / "fd").iterdir()}
-        lines = (process / "maps").read_text(errors="replace").splitlines()
-    except OSError:  # it is gone, or another user's
-        return set()
-    files |= {line[line.index(f"{SHM}/") :] for line in lines if f"{SHM}/" in line}
-    return {name for name in files if name.startswith(f"{SHM}/")}
+    found = set()
+    with suppress(OSError):  # it is gone, or another user's
+        for link in (process / "fd").iterdir():
+            with suppress(FileNotFoundError):  # what lists the folder is in it
+                found.add(os.readlink(link))
+        for line in (process / "maps").read_text(errors="replace").splitlines():
+            found.add(line[line.find("/") :])
+    return {name for name in found if name.startswith(f"{SHM}/")}
