@@ -57,6 +57,7 @@ class Model:
     add_output_bias: bool = False  # a bias of the output layer
     post_layernorm: bool = False  # norms of what attention and the MLP give, before it is added
     qk_layernorm_over_heads: bool = False  # q/k norms of all heads together, not of each
+    mtp_num_layers: Optional[int] = None  # of multi-token prediction; null: none
     # gated_delta_net | dsa: Megatron's, with the fields below
     experimental_attention_variant: Optional[str] = None
     attention_output_gate: bool = False  # linear_qkv has a gate for each query
@@ -135,7 +136,6 @@ class Model:
 
 
 NOT_MODELLED = {
-    "mtp_num_layers": "the weights of multi-token prediction",
     "mtp_hybrid_override_pattern": "the weights of multi-token prediction",
     "moe_latent_size": "the projections into and out of the experts' latent space",
     "is_hybrid_model": "the weights of Mamba's layers",

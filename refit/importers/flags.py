@@ -76,6 +76,7 @@ MODEL: Mapping[str, Field] = {
     **_same("str", "moe-router-score-function moe-router-dtype"),
     **_same("on", "moe-router-pre-softmax moe-router-enable-expert-bias"),
     **_same("on", "moe-router-force-load-balancing"),
+    **_same("int", "mtp-num-layers"),
     **_same("str", "experimental-attention-variant"),
     **_same("on", "attention-output-gate"),
     **_same("layers", "linear-attention-freq"),

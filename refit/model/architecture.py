@@ -12,6 +12,7 @@ from refit.model.attention import attention, latent_attention
 from refit.model.linear_attention import gated_delta_net, linear_layers
 from refit.model.lora import adapters
 from refit.model.moe_layers import moe_layers
+from refit.model.multi_token import multi_token
 from refit.model.parts import linear, norm
 from refit.model.sizes import expert_ffn_size, ffn_size
 
@@ -58,6 +59,7 @@ def catalogue(
         *_embeddings(model, vocab),
         *_layers(model, convention),
         *norm(model, convention, "decoder.final_layernorm", model.hidden_size, (), "last"),
+        *multi_token(model, convention, _layers),
         *_output_layer(model, vocab),
     ]
     if model.lora is not None:
@@ -78,8 +80,11 @@ def tensors_of(job: Job, placement: Placement, convention: Convention) -> Catalo
 def _with_output_layer(families: tuple[Family, ...]) -> list[Family]:
     """Those of a model that ties its embeddings, for a side that does not: another copy."""
     of_words = "embedding.word_embeddings.weight"
+    predicts_more = any(family.name.startswith("mtp.") for family in families)
     found = [
-        replace(family, untied_stage="first") if family.name == of_words else family
+        replace(family, untied_stage="both" if predicts_more else "first")
+        if family.name == of_words
+        else family
         for family in families
     ]
     copies = [
@@ -100,8 +105,12 @@ def _numbered(families: list[Family]) -> tuple[Family, ...]:
 
 
 def _embeddings(model: Model, vocab: int) -> list[Family]:
-    """Of words, [vocab, hidden]; and of positions where the model learns them."""
-    stage = "both" if model.share_embeddings_and_output_weights else "first"
+    """Of words, [vocab, hidden]; and of positions where the model learns them.
+
+    The last stage has those of words too where they are the output layer, or predict more tokens.
+    """
+    twice = model.share_embeddings_and_output_weights or model.mtp_num_layers
+    stage = "both" if twice else "first"
     shape = (vocab, model.hidden_size)
     name = "embedding.word_embeddings.weight"
     families = [Family(name, shape, axis=0, stage=stage, is_vocabulary=True)]

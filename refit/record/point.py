@@ -159,6 +159,7 @@ _LATER_OF_A_MODEL = (
     "add_output_bias",
     "post_layernorm",
     "qk_layernorm_over_heads",
+    "mtp_num_layers",
     "experimental_attention_variant",
     "attention_output_gate",
     "linear_attention_freq",

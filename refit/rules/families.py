@@ -89,6 +89,18 @@ def megatron_builds_it(job: Job) -> str | None:
     return None
 
 
+def more_tokens_are_looked_at(job: Job) -> str | None:
+    """Layers of multi-token prediction are proven bit by bit, by our own plans."""
+    if not job.model.mtp_num_layers:
+        return None
+    said = f"model.mtp_num_layers={job.model.mtp_num_layers}"
+    if job.verify == "logits":
+        return f"{said}: verify=logits compares no predictions of more tokens; use verify=bits"
+    if job.refit.method == "megatron":
+        return f"{said}: refit=megatron was never tried with such layers; use another method"
+    return None
+
+
 def published_parameters_match(job: Job) -> str | None:
     """A model has as many parameters as its makers count, or it is another model."""
     return mismatch(job.model)
@@ -98,5 +110,6 @@ FAMILIES: tuple[JobRule, ...] = (
     variant_is_whole,
     kinds_agree,
     megatron_builds_it,
+    more_tokens_are_looked_at,
     published_parameters_match,
 )

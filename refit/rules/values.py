@@ -77,6 +77,7 @@ MINIMA: dict[str, int] = {
     "model.moe_router_num_groups": 1,
     "model.moe_router_group_topk": 1,
     "model.published_parameters": 1,
+    "model.mtp_num_layers": 1,
     "model.linear_conv_kernel_dim": 1,
     "model.linear_key_head_dim": 1,
     "model.linear_value_head_dim": 1,

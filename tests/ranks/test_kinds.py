@@ -19,6 +19,18 @@ PAIRS = {
 }
 
 
+MORE = (Degrees(tp=2, pp=2, ep=2, etp=1, gpus=4), Degrees(tp=4, ep=4, etp=1, gpus=4))
+
+
+def test_megatrons_own_layers_of_multi_token_prediction_arrive(
+    agent: Agent, tmp_path: Path
+) -> None:
+    what = job(*MORE, "non-collocated", "ipc", small("deepseek_v3"), 8, build="megatron",
+               bench={"iterations": 1})  # fmt: skip
+    record = verified(agent, tmp_path, what)
+    assert record["model_build"]["megatron_core"] and record["layout"]["world"] == 8
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_kind_arrives(kind: str, agent: Agent, tmp_path: Path) -> None:
     source, destination = PAIRS[kind]

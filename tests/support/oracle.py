@@ -6,7 +6,7 @@ walks the model tensor by tensor, and cuts whole numpy arrays with np.split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,10 @@ def specs(
 
     tied = model.share_embeddings_and_output_weights
     found["embedding.word_embeddings.weight"] = Spec(
-        (vocab, h), "rows", "ends" if tied else "first"
+        (vocab, h), "rows", "ends" if tied or model.mtp_num_layers else "first"
     )
+    for number in range(model.mtp_num_layers or 0):
+        found |= mtp(model, f"mtp.layers.{number}.", local_spec)
     if not tied:
         found["output_layer.weight"] = Spec((vocab, h), "rows", "last")
     if model.add_output_bias:
@@ -154,6 +156,21 @@ def specs(
             mlp(layer + "mlp.shared_experts", model.moe_shared_expert_intermediate_size, n, False)
             if model.moe_shared_expert_gate:
                 found[layer + "mlp.shared_experts.gate_weight"] = Spec((1, h), "whole", layer=n)
+    return found
+
+
+def mtp(model: Model, prefix: str, local_spec: bool) -> dict[str, Spec]:
+    """Two norms, a projection of both to one, a layer as the last one is, and a norm."""
+    h, last = model.hidden_size, [moe_pattern(model)[-1]]
+    inner = replace(model, num_layers=1, moe_layer_freq=last, mtp_num_layers=None)
+    found = {prefix + "eh_proj.weight": Spec((h, 2 * h), "rows", "last")}
+    for name, spec in specs(inner, 1, local_spec).items():
+        if name.startswith("decoder.layers.0."):
+            name = name.replace("decoder.layers.0", prefix + "transformer_layer")
+            found[name] = replace(spec, stage="last", layer=-1)
+        elif name.startswith("decoder.final_layernorm"):
+            for norm in ("enorm", "hnorm", "final_layernorm"):
+                found[name.replace("decoder.final_layernorm", prefix + norm)] = spec
     return found
 
 

@@ -9,6 +9,7 @@ from refit.model import megatron_versions as versions
 from refit.rules.families import (
     kinds_agree,
     megatron_builds_it,
+    more_tokens_are_looked_at,
     published_parameters_match,
     variant_is_whole,
 )
@@ -334,6 +335,10 @@ BAD: dict[Any, list[Case]] = {
             {"model__normalization": "LayerNorm", "model__add_norm_bias": False},
             "LayerNorm has a bias; use build=shards",
         ),
+    ],
+    more_tokens_are_looked_at: [
+        ({"model__mtp_num_layers": 1, "verify": "logits"}, "=1: verify=logits compares no pred"),
+        ({"model__mtp_num_layers": 1, "refit__method": "megatron"}, "use another method"),
     ],
     published_parameters_match: [
         ({"model__published_parameters": 7}, "is published with 7: "),
@@ -729,6 +734,7 @@ GOOD: list[dict[str, Any]] = [
     {"build": "shards"},
     {"build": "shards", **DELTA, "model__attention_output_gate": True},
     {**PLANNED, **LATENT, **DSA},
+    {"model__mtp_num_layers": 1},
     # a public model's, of which no tokens are routed here
     {"build": "shards", "model__moe_router_enable_expert_bias": True},
     {"model__published_parameters": 654_552_064},
