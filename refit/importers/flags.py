@@ -77,6 +77,8 @@ MODEL: Mapping[str, Field] = {
     **_same("on", "moe-router-pre-softmax moe-router-enable-expert-bias"),
     **_same("on", "moe-router-force-load-balancing"),
     **_same("int", "mtp-num-layers"),
+    **_same("str", "hybrid-override-pattern"),
+    **_same("int", "mamba-state-dim mamba-head-dim mamba-num-groups mamba-num-heads"),
     **_same("str", "experimental-attention-variant"),
     **_same("on", "attention-output-gate"),
     **_same("layers", "linear-attention-freq"),

@@ -15,6 +15,7 @@ from tests.support.records import verified
 PAIRS = {
     "gemma3": (Degrees(tp=2, pp=2), Degrees(tp=4)),
     "qwen3_next": (Degrees(tp=4, ep=2, etp=1, gpus=8), Degrees(tp=2, pp=2, ep=2, etp=1, gpus=8)),
+    "nemotron_h": (Degrees(tp=2, pp=2, ep=2, etp=1, gpus=8), Degrees(tp=4, ep=4, etp=1, gpus=8)),
     "deepseek_v32": (Degrees(tp=2, pp=2, ep=4, etp=1, gpus=8), Degrees(tp=4, ep=8, etp=1, gpus=8)),
 }
 
