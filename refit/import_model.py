@@ -7,9 +7,9 @@
 Every key of the file is read, known to carry no weights, or refused by name; so is a model_type
 that is not known, or whose weights are not modelled. What the class has where the file says nothing
 is written into the YAML's header, with the source, its sha256, the count and what of the model is
-left out (layers of multi-token prediction, other towers). The count stays in the YAML as
-model.published_parameters: a field that is changed later and changes it is refused. Nothing is
-downloaded and nothing but the file is read; neither torch nor transformers is needed.
+left out (layers of multi-token prediction, but for --with-mtp; other towers). The count stays in
+the YAML as model.published_parameters: a field that is changed later and changes it is refused.
+Nothing is downloaded and nothing but the file is read; neither torch nor transformers is needed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def model_of(found: Imported, name: str) -> Model:
     return model
 
 
-def read(path: Path, ignore: Sequence[str]) -> tuple[Imported, str]:
+def read(path: Path, ignore: Sequence[str], more_tokens: bool) -> tuple[Imported, str]:
     """A file's config, and the sha256 of its bytes.
 
     Raises:
@@ -60,7 +60,8 @@ def read(path: Path, ignore: Sequence[str]) -> tuple[Imported, str]:
     if not isinstance(values, dict):
         raise UserError(f"{path} is no JSON object, as a config.json is")
     try:
-        return imported(values, frozenset(ignore)), hashlib.sha256(content).hexdigest()
+        found = imported(values, frozenset(ignore), more_tokens)
+        return found, hashlib.sha256(content).hexdigest()
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -121,11 +122,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--published", metavar="N", help="the parameters that it must have")
     parser.add_argument("--ignore", metavar="KEY", action="append", default=[],
                         help="that you know to carry no weights; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--with-mtp", action="store_true", help="with the layers of multi-token prediction"
+    )
     asked = parser.parse_args(arguments)
     name = asked.name or name_for(asked.file)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise UserError(f"--name {name}: letters, digits, _ . and - alone")
-    found, sha256 = read(asked.file, asked.ignore)
+    found, sha256 = read(asked.file, asked.ignore, asked.with_mtp)
     model = model_of(found, name)
     total = count(model).total
     if asked.published is not None and re.sub("[_,]", "", asked.published) != str(total):

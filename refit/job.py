@@ -57,6 +57,7 @@ class Model:
     add_output_bias: bool = False  # a bias of the output layer
     post_layernorm: bool = False  # norms of what attention and the MLP give, before it is added
     qk_layernorm_over_heads: bool = False  # q/k norms of all heads together, not of each
+    mtp_num_layers: Optional[int] = None  # of multi-token prediction; null: none
     # gated_delta_net | dsa: Megatron's, with the fields below
     experimental_attention_variant: Optional[str] = None
     attention_output_gate: bool = False  # linear_qkv has a gate for each query
@@ -69,6 +70,13 @@ class Model:
     dsa_indexer_n_heads: Optional[int] = None
     dsa_indexer_head_dim: Optional[int] = None
     dsa_indexer_topk: Optional[int] = None
+    # a letter for each layer: M Mamba-2, * attention, - MLP, E experts; null: attention and one of
+    # the others in each
+    hybrid_override_pattern: Optional[str] = None
+    mamba_state_dim: int = 128
+    mamba_head_dim: int = 64
+    mamba_num_groups: int = 8
+    mamba_num_heads: Optional[int] = None
     # latent attention (MLA)
     multi_latent_attention: bool = False
     q_lora_rank: Optional[int] = None
@@ -135,18 +143,12 @@ class Model:
 
 
 NOT_MODELLED = {
-    "mtp_num_layers": "the weights of multi-token prediction",
     "mtp_hybrid_override_pattern": "the weights of multi-token prediction",
     "moe_latent_size": "the projections into and out of the experts' latent space",
     "is_hybrid_model": "the weights of Mamba's layers",
     "hybrid_layer_pattern": "the weights of Mamba's layers",
-    "hybrid_override_pattern": "the weights of Mamba's layers",
     "hybrid_attention_ratio": "the weights of Mamba's layers",
     "hybrid_mlp_ratio": "the weights of Mamba's layers",
-    "mamba_state_dim": "the weights of Mamba's layers",
-    "mamba_head_dim": "the weights of Mamba's layers",
-    "mamba_num_groups": "the weights of Mamba's layers",
-    "mamba_num_heads": "the weights of Mamba's layers",
     "heterogeneous_block_specs": "what each layer has of its own",
     "heterogeneous_layers_config_path": "what each layer has of its own",
     "heterogeneous_layers_config_encoded_json": "what each layer has of its own",

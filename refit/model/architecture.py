@@ -11,7 +11,9 @@ from refit.layout.tensors import Catalogue, Family
 from refit.model.attention import attention, latent_attention
 from refit.model.linear_attention import gated_delta_net, linear_layers
 from refit.model.lora import adapters
+from refit.model.mamba import layers_of, mamba
 from refit.model.moe_layers import moe_layers
+from refit.model.multi_token import multi_token
 from refit.model.parts import linear, norm
 from refit.model.sizes import expert_ffn_size, ffn_size
 
@@ -54,10 +56,12 @@ def catalogue(
         UserError: from `moe_layers`.
     """
     vocab = padded_vocab(model, source_tp) if vocab_rows is None else vocab_rows
+    final = "final_layernorm" if model.hybrid_override_pattern is None else "final_norm"
     families = [
         *_embeddings(model, vocab),
         *_layers(model, convention),
-        *norm(model, convention, "decoder.final_layernorm", model.hidden_size, (), "last"),
+        *norm(model, convention, f"decoder.{final}", model.hidden_size, (), "last"),
+        *multi_token(model, convention, _layers),
         *_output_layer(model, vocab),
     ]
     if model.lora is not None:
@@ -78,8 +82,11 @@ def tensors_of(job: Job, placement: Placement, convention: Convention) -> Catalo
 def _with_output_layer(families: tuple[Family, ...]) -> list[Family]:
     """Those of a model that ties its embeddings, for a side that does not: another copy."""
     of_words = "embedding.word_embeddings.weight"
+    predicts_more = any(family.name.startswith("mtp.") for family in families)
     found = [
-        replace(family, untied_stage="first") if family.name == of_words else family
+        replace(family, untied_stage="both" if predicts_more else "first")
+        if family.name == of_words
+        else family
         for family in families
     ]
     copies = [
@@ -100,8 +107,12 @@ def _numbered(families: list[Family]) -> tuple[Family, ...]:
 
 
 def _embeddings(model: Model, vocab: int) -> list[Family]:
-    """Of words, [vocab, hidden]; and of positions where the model learns them."""
-    stage = "both" if model.share_embeddings_and_output_weights else "first"
+    """Of words, [vocab, hidden]; and of positions where the model learns them.
+
+    The last stage has those of words too where they are the output layer, or predict more tokens.
+    """
+    twice = model.share_embeddings_and_output_weights or model.mtp_num_layers
+    stage = "both" if twice else "first"
     shape = (vocab, model.hidden_size)
     name = "embedding.word_embeddings.weight"
     families = [Family(name, shape, axis=0, stage=stage, is_vocabulary=True)]
@@ -126,6 +137,8 @@ def _output_layer(model: Model, vocab: int) -> list[Family]:
 
 def _layers(model: Model, convention: Convention) -> list[Family]:
     """All that a model has once per layer, in the order of a forward pass."""
+    if model.hybrid_override_pattern is not None:
+        return _hybrid_layers(model, convention)
     has_experts, is_linear, h = moe_layers(model), linear_layers(model), model.hidden_size
     layers = tuple(range(model.num_layers))
     full = tuple(layer for layer in layers if not is_linear[layer])
@@ -140,6 +153,21 @@ def _layers(model: Model, convention: Convention) -> list[Family]:
         *_dense_mlp(model, tuple(layer for layer in layers if not has_experts[layer])),
         *_moe(model, tuple(layer for layer in layers if has_experts[layer])),
         *(norm(model, convention, "post_mlp_layernorm", h, after) if after else ()),
+    ]
+
+
+def _hybrid_layers(model: Model, convention: Convention) -> list[Family]:
+    """Each layer is one thing alone, with a norm before it."""
+    h = model.hidden_size
+    attends, dense, routed = (layers_of(model, letter) for letter in ("*", "-", "E"))
+    mlps = tuple(sorted(dense + routed))
+    return [
+        *mamba(model, convention, layers_of(model, "M")),
+        *(norm(model, convention, "input_layernorm", h, attends) if attends else ()),
+        *(attention(model, convention, attends) if attends else ()),
+        *(norm(model, convention, "pre_mlp_layernorm", h, mlps) if mlps else ()),
+        *_dense_mlp(model, dense),
+        *_moe(model, routed),
     ]
 
 

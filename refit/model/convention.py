@@ -119,10 +119,12 @@ def logical_name(name: str, first_layer: int = 0, first_expert: int = 0, tied: b
     """
     if tied and name == "output_layer.weight":
         return "embedding.word_embeddings.weight"
-    in_layer = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
+    in_layer = re.fullmatch(
+        r"(decoder\.layers|mtp\.layers)\.(\d+)\.(transformer_layer\.|mtp_model_layer\.)?(.+)", name
+    )
     if not in_layer:
         return name
-    rest = in_layer[2]
+    where, number, inner, rest = in_layer.groups()
     if expert := re.fullmatch(
         r"mlp\.experts\.local_experts\.(\d+)\.(linear_fc[12]\.(?:weight|bias))", rest
     ):
@@ -131,4 +133,6 @@ def logical_name(name: str, first_layer: int = 0, first_expert: int = 0, tied: b
         rest = f"{expert[1]}{first_expert + int(expert[2])}"  # TEGroupedMLP
     elif (norm := re.fullmatch(r"(.+)\.layer_norm_(weight|bias)", rest)) and norm[1] in _FUSED_NORM:
         rest = f"{_FUSED_NORM[norm[1]]}.{norm[2]}"
-    return f"decoder.layers.{first_layer + int(in_layer[1])}.{rest}"
+    if where == "decoder.layers":
+        return f"{where}.{first_layer + int(number)}.{rest}"
+    return f"{where}.{number}.{'transformer_layer.' if inner else ''}{rest}"

@@ -6,6 +6,7 @@ import ast
 from itertools import groupby
 
 from refit.job import Model, UserError
+from refit.model.mamba import layers_of
 
 
 def moe_layers(model: Model) -> list[bool]:
@@ -14,12 +15,17 @@ def moe_layers(model: Model) -> list[bool]:
     `moe_layer_freq` is Megatron's: N means every Nth layer from the first; a list says it per
     layer; a string is such a list written as "([0]*1+[1]*60)".
 
+    A hybrid model's pattern says it in its place.
+
     Raises:
         UserError: the value is none of these, or the list is not num_layers long.
     """
     freq = model.moe_layer_freq
     if not model.is_moe:
         return [False] * model.num_layers
+    if model.hybrid_override_pattern is not None:
+        with_experts = layers_of(model, "E")
+        return [layer in with_experts for layer in range(model.num_layers)]
     if isinstance(freq, str):
         freq = _list_expression(freq)
     if isinstance(freq, int) and not isinstance(freq, bool) and freq > 0:

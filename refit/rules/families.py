@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from refit.job import Job, Model
 from refit.model.linear_attention import linear_layers
+from refit.model.mamba import layers_of
 from refit.model.parameters import mismatch
 from refit.rules.values import JobRule
 
@@ -13,6 +14,7 @@ SHARDS_ALONE = {
     "post_layernorm": "has no norms behind attention and the MLP",
     "qk_layernorm_over_heads": "norms the queries and keys of each head",
     "experimental_attention_variant": "builds it by Transformer Engine on GPUs alone",
+    "hybrid_override_pattern": "builds Mamba's layers by Transformer Engine on GPUs alone",
     "attention_output_gate": "has it in a model that is built by Transformer Engine on GPUs alone",
 }
 """Fields whose weights `build=megatron` does not make, and what megatron-core does instead."""
@@ -59,6 +61,8 @@ def kinds_agree(job: Job) -> str | None:
     ):
         if getattr(m, field) and not there:
             return f"model.{field}=true needs {needs}; set it, or leave {field} out"
+    if reason := _hybrid(m):
+        return reason
     if not m.add_norm_bias and m.normalization != "LayerNorm":
         return (
             f"model.add_norm_bias=false is of LayerNorm, and model.normalization is"
@@ -69,6 +73,27 @@ def kinds_agree(job: Job) -> str | None:
             "model.experimental_attention_variant=dsa needs model.multi_latent_attention=true: its"
             " indexer chooses tokens for latent attention"
         )
+    return None
+
+
+def _hybrid(m: Model) -> str | None:
+    """What a hybrid model cannot have besides."""
+    if m.hybrid_override_pattern is None:
+        return None
+    for field in (
+        "multi_latent_attention",
+        "mtp_num_layers",
+        "post_layernorm",
+        "experimental_attention_variant",
+    ):
+        if value := getattr(m, field):
+            return (
+                f"model.hybrid_override_pattern and model.{field}={value}: no hybrid model that is"
+                " modelled has both; leave one out"
+            )
+    if "E" in m.hybrid_override_pattern and not m.is_moe:
+        return "model.hybrid_override_pattern has E, and model.num_moe_experts is null; set it"
+    layers_of(m, "M")
     return None
 
 
@@ -89,6 +114,18 @@ def megatron_builds_it(job: Job) -> str | None:
     return None
 
 
+def more_tokens_are_looked_at(job: Job) -> str | None:
+    """Layers of multi-token prediction are proven bit by bit, by our own plans."""
+    if not job.model.mtp_num_layers:
+        return None
+    said = f"model.mtp_num_layers={job.model.mtp_num_layers}"
+    if job.verify == "logits":
+        return f"{said}: verify=logits compares no predictions of more tokens; use verify=bits"
+    if job.refit.method == "megatron":
+        return f"{said}: refit=megatron was never tried with such layers; use another method"
+    return None
+
+
 def published_parameters_match(job: Job) -> str | None:
     """A model has as many parameters as its makers count, or it is another model."""
     return mismatch(job.model)
@@ -98,5 +135,6 @@ FAMILIES: tuple[JobRule, ...] = (
     variant_is_whole,
     kinds_agree,
     megatron_builds_it,
+    more_tokens_are_looked_at,
     published_parameters_match,
 )

@@ -10,6 +10,7 @@ from refit.layout.layout import Placement
 from refit.layout.ranks import span
 from refit.model.architecture import tensors_of
 from refit.model.convention import build_of
+from refit.model.mamba import mamba_heads
 from refit.model.moe_layers import moe_layers
 from refit.model.sizes import expert_ffn_size, ffn_size, head_size, query_groups
 from refit.plan.selection import meets, names_of, selected
@@ -166,11 +167,17 @@ def said_of_sides_matters(job: Job, placement: Placement) -> str | None:
 
 
 def heads_divide(job: Job, placement: Placement) -> str | None:
-    """Attention is cut between heads."""
-    heads = job.model.num_attention_heads
+    """Attention is cut between heads, and what takes its place between its own."""
+    m = job.model
+    cut = {"num_attention_heads": m.num_attention_heads}
+    if m.experimental_attention_variant == "gated_delta_net":
+        cut["linear_num_key_heads"] = m.linear_num_key_heads
+    if m.hybrid_override_pattern is not None:
+        cut |= {"mamba_num_groups": m.mamba_num_groups, "mamba_num_heads": mamba_heads(m)}
     for name, side in placement.sides.items():
-        if heads % side.tp:
-            return _indivisible("model.num_attention_heads", heads, f"parallel.{name}.tp", side.tp)
+        for field, heads in cut.items():
+            if heads % side.tp:
+                return _indivisible(f"model.{field}", heads, f"parallel.{name}.tp", side.tp)
     return None
 
 

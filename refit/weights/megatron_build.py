@@ -24,7 +24,10 @@ with quiet(), uncompiled():
     from megatron.core.activations import quick_gelu, squared_relu
     from megatron.core.extensions.transformer_engine import HAVE_TE
     from megatron.core.fusions import fused_softmax
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_decoder_block_spec,
+        get_gpt_mtp_block_spec,
+    )
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.tensor_parallel import layers
@@ -99,6 +102,8 @@ def megatron_runs(groups: ProcessGroupCollection, virtual: int | None = None) ->
         replace(parallel_state, "_PIPELINE_MODEL_PARALLEL_GROUP", groups.pp)
         replace(parallel_state, "_DATA_PARALLEL_GROUP", groups.dp)
         replace(parallel_state, "_VIRTUAL_PIPELINE_MODEL_PARALLEL_WORLD_SIZE", virtual)
+        # the layers of multi-token prediction ask for all groups, and are given no pg_collection
+        replace(ProcessGroupCollection, "use_mpu_process_groups", lambda *_, **__: groups)
         # attention and the expert gather take their scratch memory from here
         replace(parallel_state, "_GLOBAL_MEMORY_BUFFER", GlobalMemoryBuffer())
         # attention dropout forks a random state that only training seeds; in eval it drops nothing
@@ -175,9 +180,16 @@ def _chunk(
     """The model of one virtual stage: embeddings are in the first of all, output in the last."""
     model, stage = job.model, groups.pp.rank()
     virtual = config.virtual_pipeline_model_parallel_size
+    number = None if virtual is None else chunk
+    spec = _layer_spec(job, config, stage, number)
     return GPTModel(
         config,
-        _layer_spec(job, config, stage, None if virtual is None else chunk),
+        spec,
+        mtp_block_spec=get_gpt_mtp_block_spec(
+            config, spec, has_transformer_engine(), vp_stage=number, pp_rank=stage
+        )
+        if model.mtp_num_layers
+        else None,
         vocab_size=layout.vocab_rows or model.vocab_size,
         max_sequence_length=model.max_position_embeddings,
         pre_process=stage == 0 and chunk == 0,
@@ -190,7 +202,7 @@ def _chunk(
         rope_scaling=model.rope_scaling,
         rope_scaling_factor=model.rope_scaling_factor,
         pg_collection=groups,
-        vp_stage=None if virtual is None else chunk,
+        vp_stage=number,
     )
 
 

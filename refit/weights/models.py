@@ -90,7 +90,8 @@ def _bind(model: Any, weights: Weights, tied: bool, unbound: dict[str, Shard]) -
     layers = model.decoder.layers
     first_layer = layers[0].layer_number - 1 if len(layers) else 0
     # the same in all of the rank's layers that have experts
-    experts = [x.mlp.local_expert_indices for x in layers if hasattr(x.mlp, "local_expert_indices")]
+    indices = (getattr(module, "local_expert_indices", None) for module in model.modules())
+    experts = [found for found in indices if found]
     first_expert = experts[0][0] if experts else 0
     for module, path, leaf, is_buffer in places(model):
         held = getattr(module, leaf)

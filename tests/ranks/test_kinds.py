@@ -15,8 +15,21 @@ from tests.support.records import verified
 PAIRS = {
     "gemma3": (Degrees(tp=2, pp=2), Degrees(tp=4)),
     "qwen3_next": (Degrees(tp=4, ep=2, etp=1, gpus=8), Degrees(tp=2, pp=2, ep=2, etp=1, gpus=8)),
+    "nemotron_h": (Degrees(tp=2, pp=2, ep=2, etp=1, gpus=8), Degrees(tp=4, ep=4, etp=1, gpus=8)),
     "deepseek_v32": (Degrees(tp=2, pp=2, ep=4, etp=1, gpus=8), Degrees(tp=4, ep=8, etp=1, gpus=8)),
 }
+
+
+MORE = (Degrees(tp=2, pp=2, ep=2, etp=1, gpus=4), Degrees(tp=4, ep=4, etp=1, gpus=4))
+
+
+def test_megatrons_own_layers_of_multi_token_prediction_arrive(
+    agent: Agent, tmp_path: Path
+) -> None:
+    what = job(*MORE, "non-collocated", "ipc", small("deepseek_v3"), 8, build="megatron",
+               bench={"iterations": 1})  # fmt: skip
+    record = verified(agent, tmp_path, what)
+    assert record["model_build"]["megatron_core"] and record["layout"]["world"] == 8
 
 
 @pytest.mark.parametrize("kind", PAIRS)

@@ -57,12 +57,21 @@ KINDS = {
         **LATENT, "model_type": "deepseek_v32", "index_n_heads": 4, "index_head_dim": 8,
         "index_topk": 2,
     },
+    # Mamba-2, attention, an MLP or experts alone in each layer
+    "nemotron_h": {
+        **NARROW, "model_type": "nemotron_h", "hybrid_override_pattern": "M*-E",
+        "mamba_num_heads": 8, "mamba_head_dim": 4, "n_groups": 4, "ssm_state_size": 2,
+        "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+        "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 8,
+    },
+    # a layer of multi-token prediction, on the last stage beside a copy of the embedding
+    "deepseek_v3": {**LATENT, "model_type": "deepseek_v3", "num_nextn_predict_layers": 1},
 }  # fmt: skip
 """By the class that has a kind of weights."""
 
 
 def small(kind: str) -> Model:
     """The model of a kind; its vocabulary is padded to a multiple of 4 * TP."""
-    found = imported(KINDS[kind])
+    found = imported(KINDS[kind], more_tokens="num_nextn_predict_layers" in KINDS[kind])
     found.fields["make_vocab_size_divisible_by"] = 4
     return model_of(found, kind)

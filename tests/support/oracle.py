@@ -6,7 +6,7 @@ walks the model tensor by tensor, and cuts whole numpy arrays with np.split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class Spec:
 def moe_pattern(model: Model) -> list[int]:
     """1 for each layer with experts, as get_gpt_decoder_block_spec does it."""
     freq = model.moe_layer_freq
+    if model.hybrid_override_pattern:
+        return [int(letter == "E") for letter in model.hybrid_override_pattern]
     if model.num_moe_experts is None:
         return [0] * model.num_layers
     if isinstance(freq, str):
@@ -78,8 +80,10 @@ def specs(
 
     tied = model.share_embeddings_and_output_weights
     found["embedding.word_embeddings.weight"] = Spec(
-        (vocab, h), "rows", "ends" if tied else "first"
+        (vocab, h), "rows", "ends" if tied or model.mtp_num_layers else "first"
     )
+    for number in range(model.mtp_num_layers or 0):
+        found |= mtp(model, f"mtp.layers.{number}.", local_spec)
     if not tied:
         found["output_layer.weight"] = Spec((vocab, h), "rows", "last")
     if model.add_output_bias:
@@ -88,6 +92,8 @@ def specs(
         shape = (model.max_position_embeddings, h)
         found["embedding.position_embeddings.weight"] = Spec(shape, "whole", "first")
     norm("decoder.final_layernorm", h, "last")
+    if model.hybrid_override_pattern:
+        found["decoder.final_norm.weight"] = found.pop("decoder.final_layernorm.weight")
     for n, is_moe in enumerate(moe_pattern(model)):
         layer = f"decoder.layers.{n}."
         attention = layer + "self_attention."
@@ -154,6 +160,39 @@ def specs(
             mlp(layer + "mlp.shared_experts", model.moe_shared_expert_intermediate_size, n, False)
             if model.moe_shared_expert_gate:
                 found[layer + "mlp.shared_experts.gate_weight"] = Spec((1, h), "whole", layer=n)
+    return hybrid(model, found) if model.hybrid_override_pattern else found
+
+
+def hybrid(model: Model, whole: dict[str, Spec]) -> dict[str, Spec]:
+    """Of layers that have all their parts, the one that each letter says; a mixer for M."""
+    pattern = model.hybrid_override_pattern or ""
+    of = {"*": (".input_layernorm", ".self_attention"), "M": ()}
+    mlp = (".pre_mlp_layernorm", ".mlp")
+    found = {
+        name: spec
+        for name, spec in whole.items()
+        if spec.layer < 0 or any(part in name for part in of.get(pattern[spec.layer], mlp))
+    }
+    for n, letter in enumerate(pattern):
+        if letter == "M":
+            norm = f"decoder.layers.{n}.norm.weight"
+            found[norm] = Spec((model.hidden_size,), "whole", layer=n)
+            found |= mixer(model, f"decoder.layers.{n}.mixer.", n)
+    return found
+
+
+def mtp(model: Model, prefix: str, local_spec: bool) -> dict[str, Spec]:
+    """Two norms, a projection of both to one, a layer as the last one is, and a norm."""
+    h, last = model.hidden_size, [moe_pattern(model)[-1]]
+    inner = replace(model, num_layers=1, moe_layer_freq=last, mtp_num_layers=None)
+    found = {prefix + "eh_proj.weight": Spec((h, 2 * h), "rows", "last")}
+    for name, spec in specs(inner, 1, local_spec).items():
+        if name.startswith("decoder.layers.0."):
+            name = name.replace("decoder.layers.0", prefix + "transformer_layer")
+            found[name] = replace(spec, stage="last", layer=-1)
+        elif name.startswith("decoder.final_layernorm"):
+            for norm in ("enorm", "hnorm", "final_layernorm"):
+                found[name.replace("decoder.final_layernorm", prefix + norm)] = spec
     return found
 
 
@@ -161,6 +200,24 @@ def is_delta(model: Model, layer: int) -> bool:
     """Whether a layer is a gated delta net: all are, but for every Nth."""
     freq = model.linear_attention_freq
     return model.experimental_attention_variant == "gated_delta_net" and (layer + 1) % freq != 0
+
+
+def mixer(model: Model, prefix: str, n: int) -> dict[str, Spec]:
+    """As Megatron's MambaMixer splits what its projection and its convolution give."""
+    h, heads, groups = model.hidden_size, model.mamba_num_heads or 0, model.mamba_num_groups
+    d, s = heads * model.mamba_head_dim, groups * model.mamba_state_dim
+    return {
+        prefix + "in_proj.weight": Spec(
+            (d * 2 + 2 * s + heads, h), f"{d}+{d}+{s}+{s}+{heads}", layer=n
+        ),
+        prefix + "conv1d.weight": Spec((d + 2 * s, 1, 4), f"{d}+{s}+{s}", layer=n),
+        prefix + "conv1d.bias": Spec((d + 2 * s,), f"{d}+{s}+{s}", layer=n),
+        prefix + "dt_bias": Spec((heads,), "rows", layer=n),
+        prefix + "A_log": Spec((heads,), "rows", layer=n, dtype="float32"),
+        prefix + "D": Spec((heads,), "rows", layer=n, dtype="float32"),
+        prefix + "norm.weight": Spec((d,), "rows", layer=n),
+        prefix + "out_proj.weight": Spec((h, d), "columns", layer=n),
+    }
 
 
 def delta(model: Model, prefix: str, n: int, norm_dtype: str) -> dict[str, Spec]:

@@ -22,8 +22,6 @@ REFUSED = {
     "google/gemma-4-26B-A4B": "has head sizes by kind of layer",
     "moonshotai/Kimi-Linear-48B-A3B": "has KDA layers",
     "nvidia/Llama-3_3-Nemotron-Super-49B-v1": "has blocks that differ",
-    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "has Mamba-2 layers",
-    "nvidia/Nemotron-H-56B-Base-8K": "has Mamba-2 layers",
 }
 EXACT = sorted(PUBLIC.keys() - REFUSED.keys())
 

@@ -49,6 +49,17 @@ ERNIE = {
     "moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1,
 }  # fmt: skip
 
+NEMOTRON_H = frozenset(
+    {
+        "chunk_size", "expand", "mamba_hidden_act", "mamba_ssm_cache_dtype", "num_logits_to_keep",
+        "rescale_prenorm_residual", "residual_in_fp32", "time_step_floor", "time_step_limit",
+        "time_step_max", "time_step_min", "time_step_rank", "use_mamba_kernels", "n_group",
+        "topk_group", "moe_intermediate_size", "moe_shared_expert_intermediate_size",
+        "n_routed_experts", "n_shared_experts", "num_experts_per_tok",
+    }
+)  # fmt: skip
+"""Without E in its pattern a file's experts say nothing."""
+
 CLASSES: Mapping[str, ModelClass] = {
     "llama": ModelClass(dense.llama, {**ALONE, **UNBIASED, "mlp_bias": False}),
     "mistral": ModelClass(dense.plain, PLAIN),
@@ -180,6 +191,20 @@ CLASSES: Mapping[str, ModelClass] = {
             }
         ),
     ),
+    "nemotron_h": ModelClass(
+        others.nemotron_h,
+        {
+            **UNTIED,
+            **UNBIASED,
+            "use_bias": False,
+            "mamba_proj_bias": False,
+            "mlp_bias": False,
+            "use_conv_bias": True,
+            "conv_kernel": 4,
+            "mlp_hidden_act": "relu2",
+        },
+        NEMOTRON_H,
+    ),
     "bailing_moe_v2": ModelClass(
         others.bailing_moe_v2,
         {
@@ -214,7 +239,6 @@ KNOWN_TO_DIFFER: Mapping[str, str] = {
     "gemma4": "head sizes by kind of layer, keys that are values, an MLP beside the experts",
     "gemma4_text": "head sizes by kind of layer, keys that are values, an MLP beside the experts",
     "jamba": "Mamba layers",
-    "nemotron_h": "Mamba-2 layers (hybrid_override_pattern)",
     "kimi_linear": "KDA layers",
     "mimo_v2_flash": "heads by kind of layer, value heads of another size, sinks in some layers",
     "nemotron-nas": "blocks that differ (block_configs)",

@@ -1,4 +1,4 @@
-"""Model classes whose keys are called otherwise: DBRX, Hunyuan, Ling. Pure."""
+"""Model classes whose keys are called otherwise: DBRX, Hunyuan, Ling, Nemotron-H. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from refit.job import UserError
 from refit.model.hf.blocks import (
     ACTIVATIONS,
     Fields,
+    attention_bias,
     body,
     gated,
     heads,
@@ -15,6 +16,49 @@ from refit.model.hf.blocks import (
     routed,
 )
 from refit.model.hf.keys import Keys
+from refit.model.mamba import CONVOLUTION, KINDS
+
+
+def nemotron_h(keys: Keys) -> Fields:
+    """Nemotron-H and Nemotron 3: each layer is Mamba-2, attention, an MLP or experts alone."""
+    for key in ("use_bias", "mamba_proj_bias", "mlp_bias"):
+        keys.must(key, False, "biases of linear layers")
+    keys.must("use_conv_bias", True, "a convolution without a bias")
+    keys.must("conv_kernel", CONVOLUTION, "another width of the convolution")
+    pattern = keys.value("hybrid_override_pattern")
+    if not isinstance(pattern, str) or set(pattern) - KINDS.keys():
+        raise UserError(f"hybrid_override_pattern={pattern!r} is not letters of {''.join(KINDS)}")
+    count = keys.whole("num_attention_heads")
+    size = "attention_head_dim" if "attention_head_dim" in keys else "head_dim"
+    fields: Fields = {
+        **body(keys, "layer_norm_epsilon"),
+        **attention_bias(keys),
+        "num_attention_heads": count,
+        "num_query_groups": keys.maybe("num_key_value_heads") or count,
+        "kv_channels": keys.whole(size),
+        "hybrid_override_pattern": pattern,
+        "mamba_state_dim": keys.whole("ssm_state_size"),
+        "mamba_head_dim": keys.whole("mamba_head_dim"),
+        "mamba_num_groups": keys.whole("n_groups"),
+        "mamba_num_heads": keys.whole("mamba_num_heads"),
+        "ffn_hidden_size": keys.whole("intermediate_size"),
+        "gated_linear_unit": False,
+        "activation_func": keys.word("mlp_hidden_act", ACTIVATIONS),
+        "position_embedding_type": "none",
+    }
+    return fields | _hybrid_experts(keys) if "E" in pattern else fields
+
+
+def _hybrid_experts(keys: Keys) -> Fields:
+    """Nemotron 3's: a correction bias, which no key says, and one shared expert."""
+    shared = keys.count("n_shared_experts") * keys.whole("moe_shared_expert_intermediate_size")
+    return {
+        **routed(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        "moe_shared_expert_intermediate_size": shared or None,
+        "moe_router_enable_expert_bias": True,
+        "moe_router_score_function": "sigmoid",
+    }
+
 
 _SILENT_OF_DBRX = {
     "clip_qkv",

@@ -35,6 +35,10 @@ SILENT = {
 
 _TOKENS = re.compile(r"(\w+_)?(token_id|token_ids|token_index|tokens_per_image)")
 _MTP = {"num_nextn_predict_layers", "use_mtp", "mtp_transformer_layers", "num_mtp_modules"}
+MORE_TOKENS = (
+    "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "glm4_moe", "glm4_moe_lite",
+)  # fmt: skip
+"""Classes whose layers of multi-token prediction are as Megatron has them."""
 _TOWERS = {"vision_config", "audio_config"}
 
 
@@ -59,12 +63,15 @@ class Imported:
     left_out: list[str] = field(default_factory=list)
 
 
-def imported(values: Mapping[str, Any], ignore: frozenset[str] = frozenset()) -> Imported:
+def imported(
+    values: Mapping[str, Any], ignore: frozenset[str] = frozenset(), more_tokens: bool = False
+) -> Imported:
     """The model of a config.
 
     Args:
         values: the file's.
         ignore: keys that whoever asks says carry no weights.
+        more_tokens: with its layers of multi-token prediction, where they are DeepSeek-V3's.
 
     Raises:
         UserError: the class is unknown or not modelled, or a key is unknown, missing or of a value
@@ -77,6 +84,8 @@ def imported(values: Mapping[str, Any], ignore: frozenset[str] = frozenset()) ->
         raise UserError(_unknown(kind, values))
     keys = Keys(values, known.implied)
     fields = known.read(keys)
+    if more_tokens:
+        fields |= _more_tokens(kind, keys)
     silent, left_out = [], [*outer]
     for key in keys.left():
         if key in _MTP:
@@ -96,6 +105,20 @@ def imported(values: Mapping[str, Any], ignore: frozenset[str] = frozenset()) ->
     if dtype not in (None, "bfloat16", "auto"):
         left_out.append(f"dtype={dtype}: say it of a side, parallel.source.dtype={dtype}")
     return Imported(kind, fields, keys.taken, silent, sorted(keys.held), left_out)
+
+
+def _more_tokens(kind: str, keys: Keys) -> Fields:
+    """As many layers of multi-token prediction as the file says, in the form of DeepSeek-V3.
+
+    Raises:
+        UserError: it says none, or the class has them otherwise.
+    """
+    if kind not in MORE_TOKENS or "num_nextn_predict_layers" not in keys:
+        raise UserError(
+            "multi-token prediction is modelled where num_nextn_predict_layers of"
+            f" {', '.join(MORE_TOKENS)} says it; leave out --with-mtp"
+        )
+    return {"mtp_num_layers": keys.whole("num_nextn_predict_layers")}
 
 
 def _language(values: Mapping[str, Any]) -> tuple[list[str], Mapping[str, Any]]:

@@ -188,6 +188,19 @@ def test_what_is_left_out_is_said() -> None:
         )
 
 
+def test_multi_token_prediction_by_hand() -> None:
+    """DeepSeek-V3's layer, eh_proj and three norms; with a buffer of 256."""
+    values = config("deepseek-ai/DeepSeek-V3")
+    without, whole = (imported(values, more_tokens=more) for more in (False, True))
+    assert whole.left_out == [said for said in without.left_out if "nextn" not in said]
+    counts = [count(import_model.model_of(found, "x")) for found in (without, whole)]
+    assert counts[1].total - counts[0].total == 11_507_286_016 + 102_760_448 + 21_504
+    assert counts[1].fp32_buffers - counts[0].fp32_buffers == 256
+    for name in ("Qwen/Qwen3-0.6B", "moonshotai/Moonlight-16B-A3B"):  # no such class; no such key
+        with pytest.raises(UserError, match="leave out --with-mtp"):
+            imported(config(name), more_tokens=True)
+
+
 # -- the program
 
 

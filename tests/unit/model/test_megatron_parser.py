@@ -135,7 +135,14 @@ def test_mixtral() -> None:
 
 
 # fields of Model that no argument or config of a GPTModel with ordinary attention has
-OF_OURS = {"name", "vocab_size", "lora", "published_parameters", *write_model.OURS}
+OF_OURS = {
+    "name",
+    "vocab_size",
+    "lora",
+    "published_parameters",
+    "hybrid_override_pattern",
+    *write_model.OURS,
+}
 OF_LATENT_ATTENTION = {
     "q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim", "rope_type",
     "rotary_scaling_factor", "original_max_position_embeddings", "beta_fast", "beta_slow",

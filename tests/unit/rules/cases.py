@@ -9,6 +9,7 @@ from refit.model import megatron_versions as versions
 from refit.rules.families import (
     kinds_agree,
     megatron_builds_it,
+    more_tokens_are_looked_at,
     published_parameters_match,
     variant_is_whole,
 )
@@ -79,6 +80,7 @@ DELTA = {
     "model__experimental_attention_variant": "gated_delta_net",
     "model__linear_attention_freq": 4,
 }
+HYBRID = {"model__hybrid_override_pattern": "M*-E"}
 DSA = {
     "model__experimental_attention_variant": "dsa",
     "model__dsa_indexer_n_heads": 4,
@@ -326,14 +328,23 @@ BAD: dict[Any, list[Case]] = {
         ({**PLANNED, "model__qk_layernorm_over_heads": True}, "needs model.qk_layernorm=true"),
         ({**PLANNED, "model__add_norm_bias": False}, "is RMSNorm, which has no bias"),
         ({**PLANNED, **DSA}, "dsa needs model.multi_latent_attention=true"),
+        ({**PLANNED, **HYBRID, "model__mtp_num_layers": 1}, "pattern and model.mtp_num_layers=1"),
+        ({**PLANNED, "model__hybrid_override_pattern": "M*x-"}, "has 'x'; letters are M for"),
+        ({**PLANNED, "model__hybrid_override_pattern": "M*"}, "has 2 layers, the model has 4"),
+        ({**PLANNED, **HYBRID, **DENSE}, "has E, and model.num_moe_experts is null"),
     ],
     megatron_builds_it: [
         ({"model__post_layernorm": True}, "has no norms behind attention and the MLP; use build="),
+        (HYBRID, "=M*-E: megatron-core builds Mamba's layers by Transformer Engine on GPUs alone"),
         (DELTA, "=gated_delta_net: megatron-core builds it by Transformer Engine on GPUs alone"),
         (
             {"model__normalization": "LayerNorm", "model__add_norm_bias": False},
             "LayerNorm has a bias; use build=shards",
         ),
+    ],
+    more_tokens_are_looked_at: [
+        ({"model__mtp_num_layers": 1, "verify": "logits"}, "=1: verify=logits compares no pred"),
+        ({"model__mtp_num_layers": 1, "refit__method": "megatron"}, "use another method"),
     ],
     published_parameters_match: [
         ({"model__published_parameters": 7}, "is published with 7: "),
@@ -572,6 +583,8 @@ BAD: dict[Any, list[Case]] = {
     ],
     heads_divide: [
         ({"parallel__source__tp": 3, "parallel__source__ep": 1}, "heads=8 does not divide by"),
+        ({**PLANNED, **HYBRID, "model__mamba_num_groups": 3}, "mamba_num_groups=3 does not divide"),
+        ({**PLANNED, **DELTA, "model__linear_num_key_heads": 1}, "key_heads=1 does not divide by"),
     ],
     query_groups_divide: [
         (
@@ -729,6 +742,8 @@ GOOD: list[dict[str, Any]] = [
     {"build": "shards"},
     {"build": "shards", **DELTA, "model__attention_output_gate": True},
     {**PLANNED, **LATENT, **DSA},
+    {**PLANNED, **HYBRID},
+    {"model__mtp_num_layers": 1},
     # a public model's, of which no tokens are routed here
     {"build": "shards", "model__moe_router_enable_expert_bias": True},
     {"model__published_parameters": 654_552_064},
