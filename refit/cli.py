@@ -17,13 +17,14 @@ import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming, settings
+from refit.hydra_side import CONFIG_LOADER
 from refit.importers import flags
 from refit.job import LIST_OF_SIDES, Job, UserError, unknown_field
 from refit.program import COMMAND, EXIT_INTERRUPTED, EXIT_USER_ERROR, VERSION
@@ -188,7 +189,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyError as error:
-        if _modules(error)[-2:] != ["hydra._internal.config_loader_impl", "os"]:
+        if _modules(error)[-2:] != [CONFIG_LOADER, "os"]:
             raise
         _give_up(f"hydra.job.env_copy: {error} is not in this environment")
     except ValueError as error:
@@ -215,13 +216,8 @@ def in_words(error: HydraException) -> str:
     Hydra advises to append it with +, which is refused as well.
     """
     inner = error.__cause__ or error.__context__
-    if isinstance(error, OverrideParseException) and re.search(
-        r"glob\(.*\)\s*,|,\s*glob\(", error.override
-    ):
-        return (
-            f"{error.override}: glob(...) stands alone; write all patterns and names as one list:"
-            " glob([a*,b])"
-        )
+    if "'hydra/launcher/" in str(error):
+        return f"{error}; {settings.LAUNCHER}"
     if not isinstance(inner, OmegaConfBaseException):
         return str(error)
     key, where = str(inner.key), str(inner.full_key)
