@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, naming, program, settings
+from refit.hydra_side import CONFIG_LOADER
 from refit.importers import flags
 from refit.job import LIST_OF_SIDES, MISSING, Job, UserError, unknown_field
 from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
@@ -231,7 +232,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyError as error:
-        if _modules(error)[-2:] != ["hydra._internal.config_loader_impl", "os"]:
+        if _modules(error)[-2:] != [CONFIG_LOADER, "os"]:
             raise
         _give_up(f"hydra.job.env_copy: {error} is not in this environment")
     except ValueError as error:
@@ -264,13 +265,10 @@ def in_words(error: HydraException) -> str:
     Hydra advises to append it with +, which is refused as well.
     """
     if isinstance(error, OverrideParseException):
-        if re.search(r"glob\(.*\)\s*,|,\s*glob\(", error.override):
-            return (
-                f"{error.override}: glob(...) stands alone; write all patterns and names as one"
-                " list: glob([a*,b])"
-            )
         return f"{error}{_with_quotes(error.override)}"
     inner = error.__cause__ or error.__context__
+    if "'hydra/launcher/" in str(error):
+        return f"{error}; {settings.LAUNCHER}"
     if not isinstance(inner, OmegaConfBaseException):
         return str(error)
     key, where = str(inner.key), str(inner.full_key)

@@ -3,7 +3,8 @@
 * its parser of options, as no public one says which words are options and which overrides;
 * its registry of config sources, by which ours read another one behind them;
 * its basic sweeper, which ours is one of;
-* its callbacks of a config, which a job of Slurm's makes anew.
+* its callbacks of a config, which a job of Slurm's makes anew;
+* by name, its launcher, and the module that reads hydra.job.env_copy.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ from hydra._internal.utils import get_args_parser
 if TYPE_CHECKING:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-__all__ = ["BASIC_LAUNCHER", "BasicSweeper", "Callbacks", "SourcesRegistry", "get_args_parser"]
-
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-"""What hydra.launcher._target_ is of Hydra's own."""
+CONFIG_LOADER = "hydra._internal.config_loader_impl"
+
+__all__ = [
+    "BASIC_LAUNCHER",
+    "CONFIG_LOADER",
+    "BasicSweeper",
+    "Callbacks",
+    "SourcesRegistry",
+    "get_args_parser",
+]
 
 
 def __getattr__(name: str) -> Any:

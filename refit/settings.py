@@ -14,11 +14,10 @@ from omegaconf import OmegaConf
 from refit.hydra_side import BASIC_LAUNCHER
 from refit.rules.values import OF_RANKS
 
-LAUNCHERS = (
-    "hydra_plugins.refit_sweeper.RefitLauncher",
-    BASIC_LAUNCHER,
-)
+LAUNCHERS = ("hydra_plugins.refit_sweeper.RefitLauncher", BASIC_LAUNCHER)
 """What can run points, by hydra.launcher._target_."""
+
+LAUNCHER = "use hydra/launcher=refit: points run here one after another, or as jobs (cluster=slurm)"
 
 ENDING = "refit"
 """The name below hydra.callbacks of `refit.cli.Ending`, which is no callback of a user's."""
@@ -209,11 +208,7 @@ def _launcher(hydra: Any) -> str | None:
     if _value(hydra, "launcher._target_") in LAUNCHERS:
         return None
     name = hydra.runtime.choices.get("hydra/launcher")
-    return (
-        f"hydra/launcher={name} would run points beside each other, or without Slurm's answers; use"
-        " hydra/launcher=refit: cluster=local runs them here one after another, cluster=slurm as"
-        " jobs"
-    )
+    return f"hydra/launcher={name} would run points beside each other; {LAUNCHER}"
 
 
 def is_plain(hydra: Any) -> bool:

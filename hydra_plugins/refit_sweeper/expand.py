@@ -47,17 +47,23 @@ def batch(
 
 
 def _expanded(override: Override, loader: ConfigLoader, hydra: Any) -> Override:
-    """A glob as the choice of what it meets; hydra.searchpath counts, as it does in Hydra."""
-    glob = override.value()
-    if not isinstance(glob, Glob):
+    """Each glob as the choices that it meets; hydra.searchpath counts, as it does in Hydra."""
+    value: Any = override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    if not any(isinstance(choice, Glob) for choice in values):
         return override
     hydra_overrides = settings.said(hydra, "hydra")
 
     def listed(group: str, kind: ObjectType) -> list[str]:
         return loader.get_group_options(group, kind, hydra.job.config_name, hydra_overrides)
 
-    names: Any = public.met(glob, override.key_or_group, listed)
-    chosen = ChoiceSweep(list=names)
+    names: list[Any] = []  # `glob(a*),b` is a choice of both
+    for choice in values:
+        if isinstance(choice, Glob):
+            names += public.met(choice, override.key_or_group, listed)
+        else:
+            names.append(choice)
+    chosen = ChoiceSweep(list=list(dict.fromkeys(names)))
     return replace(override, value_type=ValueType.CHOICE_SWEEP, _value=chosen)
 
 

@@ -81,3 +81,36 @@ def test_hydras_resolver_is_there_in_a_sweep(tmp_path: Path) -> None:
     configs = [json.loads(p.read_text())["config"] for p in tmp_path.glob("*/timing.json")]
     assert {(c["seed"], c["bench"]["iterations"]) for c in configs} == {(0, 4), (1, 5)}
     assert {c["model"]["name"] for c in configs} == {"noncollocated_4_tp2ep1_to_tp1ep1"}
+
+
+OPTIONS = {
+    "experiment/mine": "# @package _global_\nhydra: {launcher: {_target_: nosuch.Launcher}}",
+    "model/loud": "# @package _global_\nhydra: {callbacks: {t: {_target_: nosuch.Callback}}}",
+    "refit/abreast": "# @package _global_\nhydra: {sweeper: {max_batch_size: 3}}",
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "brings"),
+    [
+        ("experiment=eight_gpu,moe_workloads", "experiment=eight_gpu brings hydra.sweeper of its"),
+        ("experiment=mine,eight_gpu", "experiment=mine brings hydra.launcher of its own"),
+        ("model=moe_8e,loud", "model=loud brings hydra.callbacks of its own"),
+        ("refit=glob([auto,a*])", "refit=abreast brings hydra.sweeper of its own"),
+    ],
+)
+def test_a_swept_option_brings_no_settings_of_the_sweep(
+    word: str, brings: str, tmp_path: Path
+) -> None:
+    for name, text in OPTIONS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(f"{text}\n")
+    where = f"hydra.sweep.dir={tmp_path}/results"
+    done = fork_of(run.main, "-m", f"--config-dir={tmp_path}", "mode=plan", word, where)
+    assert done.code == 2 and done.stderr.startswith("error: ") and brings in done.stderr
+    assert "make it a sweep for each" in done.stderr and not (tmp_path / "results").exists()
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_use() -> None:
+    done = fork_of(run.main, "-m", *PLAN, "hydra/launcher=submitit_local")
+    assert done.code == 2 and "use hydra/launcher=refit: points run here" in done.stderr

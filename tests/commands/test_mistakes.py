@@ -70,6 +70,12 @@ BAD = {
         "type python -m refit.run -m cluster=slurm cluster.slurm.partition=gpu",
     ),
     "options that exclude each other": (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
+    "a sweep without values": (["-m", "seed=interval(0,1)"], "write range(...) or choice(...)"),
+    "a setting of Hydra's without effect": (
+        ["-m", "hydra.sweeper.max_batch_size=0"],
+        "hydra.sweeper.max_batch_size=0 has no effect in a sweep: all points are one batch",
+    ),
+    "a variable that is not there": (["hydra.job.env_copy=[NOSUCH]"], "env_copy: 'NOSUCH' is not"),
     "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
 }
 

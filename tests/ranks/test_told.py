@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import env_override
+
 from refit.job import Degrees, Job
 from refit.ranks.agent import Agent
+from refit.record.point import Point
 from tests.support.jobs import TINY, job
-from tests.support.records import ran, verified
+from tests.support.records import verified
 
 FLEX = replace(TINY, moe_token_dispatcher_type="flex", add_bias_linear=False)
 
@@ -62,5 +65,11 @@ def test_the_ranks_of_a_point_have_its_environment_and_no_other_points(
 
 
 def test_a_failure_of_ranks_with_an_environment_is_a_record(agent: Agent, tmp_path: Path) -> None:
-    what = with_env(job(method="tests.support.faults:Killed"), {"REFIT_SHARE": 1})
-    assert ran(agent, tmp_path, what)["status"] == "crashed"
+    """hydra.job.env_set: in this process meanwhile, and in ranks that are started anew."""
+    hydra = {"job": {"env_set": {"REFIT_SHARE": "hydra's"}}}
+    what = job(method="tests.support.faults:RaisesEnvironment")
+    point = Point.of(what, tmp_path, hydra=hydra)
+    with env_override(point.variables):
+        record = agent.measure_point(point)
+    assert record.status == "failed"
+    assert """began with {'REFIT_SHARE': "hydra's"}""" in record.reason

@@ -19,13 +19,15 @@ class Tells(Callback):
 
     Args:
         path: of the file; a line for each call.
+        who: what it says of itself.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str, who: str = "") -> None:
+        self.path, self.who = Path(path), who
 
     def _tell(self, event: str, config: DictConfig, **more: Any) -> None:
         said = {"event": event, "seed": config.seed, "variable": os.environ.get(VARIABLE), **more}
+        said["who"] = self.who
         with self.path.open("a") as file:
             file.write(json.dumps(said) + "\n")
 

@@ -306,3 +306,10 @@ class SaysEnvironment(GlooTransport):
         began = dict(pair.split("=", 1) for pair in pairs if pair)
         names = ("CUDA_DEVICE_MAX_CONNECTIONS", "TORCH_CPP_LOG_LEVEL", "REFIT_SHARE")
         return {name: began[name] for name in names if name in began}
+
+
+class RaisesEnvironment(SaysEnvironment):
+    """Fails, and says it in its error."""
+
+    def execute(self) -> dict[str, float]:
+        raise ValueError(f"began with {self.details}")
