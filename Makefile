@@ -46,7 +46,7 @@ table: setup
 test: lint
 	@$(BIN)/python -m pytest tests/slurm >.venv/slurm.log 2>&1 & slurm=$$!; ended=0; \
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/ranks tests/torch || ended=1; \
-	$(BIN)/python -m pytest -n 2 tests/unit tests/commands || ended=1; \
+	$(BIN)/python -m pytest -n 2 tests/unit tests/conf tests/commands || ended=1; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/install || ended=1; \
 	wait $$slurm || ended=1; cat .venv/slurm.log; exit $$ended
 

@@ -129,7 +129,7 @@ def test_every_script_has_a_command_that_is_possible() -> None:
         ("16 / 8 = 3", "does not come out"),
         ("model.num_expert", "no field"),
         ("model=moe_8e: model.num_layers=4", "model.num_layers=4: 2"),
-        ("tests/unit/test_conf.py::test_no_such", "is not there"),
+        ("tests/conf/test_options.py::test_no_such", "is not there"),
         ("refit/rules/none.py", "is not there"),
     ],
 )

@@ -105,8 +105,10 @@ def test_a_pair_of_layouts(copy: Copy) -> None:
     )
     check_files(copy, "Add a pair of layouts", 1)
     # the pair itself, and all that counts pairs: sweeps of a file and of all but some are dry runs
-    counted = "groups or glob or (dry_run and (file or but))"
-    copy.passes("tests/unit/test_conf.py", "tests/ranks/test_cli.py", only=f"{name} or {counted}")
+    counted = f"{name} or groups or glob or (dry_run and (file or but))"
+    copy.passes(
+        "tests/conf/test_options.py", "tests/ranks/test_cli.py", only=f"{name} or {counted}"
+    )
     assert "predicted" in copy.run("refit.run", "mode=plan", f"parallel={name}")
 
 
@@ -139,8 +141,8 @@ def test_a_public_model(copy: Copy) -> None:
     )
     check_files(copy, "Add a public model", 3)
     copy.passes(
-        "tests/unit/test_conf.py", "tests/unit/model/test_tensors.py",
-        "tests/unit/plan/test_public.py", only=f"{model} or every",
+        "tests/conf/test_options.py", "tests/unit/model/test_tensors.py",
+        "tests/conf/test_public.py", only=f"{model} or every",
     )  # fmt: skip
     planned = copy.run("refit.run", "mode=plan", f"parallel={pair}", "cluster=h100")
     assert "predicted" in planned and pair in planned
@@ -250,7 +252,7 @@ def test_a_transport(copy: Copy) -> None:
     copy.passes("tests/unit/rules/test_methods.py", "tests/unit/forecast/test_cost.py")
     # every pair, faults that must be seen, and the bound on memory
     copy.passes(
-        "tests/unit/test_conf.py", "tests/unit/test_house.py",
+        "tests/conf/test_options.py", "tests/unit/test_house.py",
         "tests/ranks/test_point.py", "tests/ranks/test_memory.py",
         only="loop or every_room or every_module",
     )  # fmt: skip
@@ -267,7 +269,7 @@ def test_a_cluster(copy: Copy) -> None:
         "slurm: {partition: idle, gpus_per_node: 4}\n",
     )
     check_files(copy, "Add a cluster", 1)
-    copy.passes("tests/unit/test_conf.py", only="cluster or ours")
+    copy.passes("tests/conf/test_options.py", only="cluster or ours")
     config = copy.run("refit.run", "cluster=ours", "--cfg", "job")
     assert "name: ours" in config and "partition: idle" in config
     dry = ("-m", "cluster=ours", "parallel=twonode_tp4ep4_to_tp8ep2", "sweep.dry_run=true")

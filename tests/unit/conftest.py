@@ -1,4 +1,4 @@
-"""The unit tests, and those of commands beside them: what they import needs no torch."""
+"""The unit tests, those of options and those of commands: what they import needs no torch."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PURE = (TESTS / "unit", TESTS / "commands")
+PURE = tuple(TESTS / name for name in ("unit", "conf", "commands"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

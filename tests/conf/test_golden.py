@@ -2,7 +2,7 @@
 
 The file was written by the code of 2026-11-21, and for `moe_16e` as the reference documents' flags
 build it on 2026-11-27; what was that model's before is `moe_16e_swiglu`'s. Where a change of it is
-meant, and the commit says why: `python -m tests.unit.plan.test_golden` writes it anew.
+meant, and the commit says why: `python -m tests.conf.test_golden` writes it anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from refit.schema import CONF
 from tests.support.composed import composed
 from tests.support.plans import COLUMNS
 
-GOLDEN = Path(__file__).parents[2] / "data" / "golden_plans.json"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden_plans.json"
 CASES = sorted(json.loads(GOLDEN.read_text()))
 TWIN = "model=moe_16e_swiglu"  # gated experts, untied embeddings, by the table's rows
 
