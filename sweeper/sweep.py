@@ -127,9 +127,12 @@ def _queue(
     missing = [p for p in without_job if p.name not in done]
     display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
     refused = slurm.submit(missing, root, settings.pack)
-    made = {p.name: _ended(p, "failed", refused[p.name]) for p in missing if p.name in refused}
-    for name, words in refused.items():
-        display.line(f"{name}: {words}")
+    made: dict[str, Record] = {}
+    for point in (p for p in missing if p.name in refused):
+        attempt, words = refused[point.name]
+        display.line(f"{point.name}: {words}")
+        made[point.name] = _ended(point, "failed", words)
+        status.put(point, "failed", attempt, "")
     return [p for p in distant if p.name not in done | refused.keys()], made
 
 
@@ -227,6 +230,9 @@ def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> 
     for ended in outcomes:
         if not ended.is_good:
             bad.setdefault((ended.state, ended.reason), []).append(ended.point)
+    for ended in outcomes:
+        if ended.record and (reason := elsewhere(ended.point.job, ended.record.environment)):
+            display.line(f"\n{ended.point.name}: {reason}; its record will not be kept")
     for (state, reason), alike in bad.items():  # a reason that many points share is said once
         who = alike[0].name if len(alike) == 1 else f"{len(alike)} points"
         paths = "".join(f"\n  record: {point.timing}" for point in alike)

@@ -87,7 +87,7 @@ def test_two_partitions_are_two_points(
     refused = of.pop("nosuch")
     assert refused["status"] == "failed" and "invalid partition specified" in refused["reason"]
     assert refused["environment"]["nodes"] == [] and refused["reason"] in said
-    assert of.keys() == {"main", "low"}
+    assert standings[refused["name"]]["state"] == "failed" and of.keys() == {"main", "low"}
     for partition, record in of.items():
         assert f"-partition_{partition}-" in record["name"]
         around = record["environment"]
