@@ -61,10 +61,10 @@ def submit(points: Sequence[Point], root: Path, pack_size: int) -> dict[str, Ref
     """Submit every point that no queued job holds, one array per shape, split at MaxArraySize.
 
     Returns:
-        The points that Slurm refuses, by their names, where it has taken others.
+        The points that Slurm refuses, by their names; the others are submitted.
 
     Raises:
-        UserError: Slurm refuses all, or so many, in its own words; or the results' folder cannot be
+        UserError: Slurm refuses so many, in its own words; or the results' folder cannot be
             written. Then nothing is left submitted.
     """
     largest = _max_array_size()
@@ -84,9 +84,6 @@ def submit(points: Sequence[Point], root: Path, pack_size: int) -> dict[str, Ref
                     continue
                 submitted += part
                 _say_submitted(part)
-        if refused and not submitted:
-            name, refusal = next(iter(refused.items()))
-            raise UserError(f"{refusal.words} (for {name})")
     except (UserError, OSError) as error:
         _take_back(submitted)
         if isinstance(error, OSError):

@@ -22,7 +22,6 @@ from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
 from sweeper import clients, here, points, slurm, status, submitit_side, watch
-from sweeper.agreement import Settings
 from sweeper.decisions import Outcome, holds, keeps, outcome
 from sweeper.points import Compose, Planned, SweepPlan
 
@@ -94,7 +93,7 @@ def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
         if distant and plan.settings.here:
             here.run_steps(distant, plan.settings.pack, display.line)
         elif distant:
-            queued, made = _queue(distant, root, plan.settings, display)
+            queued, made = _queue(distant, root, plan, display)
         made |= _run_here([p for p in plan.points if not p.is_distant], display)
         if queued and plan.settings.wait:
             watch.watch(queued, root, plan.settings, display)
@@ -112,21 +111,26 @@ def run_points(plan: SweepPlan, root: Path, display: Display) -> list[Outcome]:
 
 
 def _queue(
-    distant: Sequence[Point], root: Path, settings: Settings, display: Display
+    distant: Sequence[Point], root: Path, plan: SweepPlan, display: Display
 ) -> tuple[list[Point], dict[str, Record]]:
     """Submit what no job holds and no other controller has done meanwhile.
 
     Returns:
         What is then queued, and the records of what Slurm refuses, by the points' names.
+
+    Raises:
+        UserError: it refuses all points of the sweep, in its own words; then there is no record.
     """
     clients.check()
     alive = clients.queue()
     standings = [(p, status.get(p)) for p in distant]
     without_job = [p for p, standing in standings if not holds(standing, standing.slurm_id, alive)]
-    done = {p.name for p in without_job if _is_done(p, settings.mode)}
+    done = {p.name for p in without_job if _is_done(p, plan.settings.mode)}
     missing = [p for p in without_job if p.name not in done]
     display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
-    refused = slurm.submit(missing, root, settings.pack)
+    refused = slurm.submit(missing, root, plan.settings.pack)
+    if len(refused) == len(plan.points):
+        raise UserError(next(iter(refused.values())).words)
     made: dict[str, Record] = {}
     for point in (p for p in missing if p.name in refused):
         attempt, words = refused[point.name]
