@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from refit.job import UserError
 from refit.record.point import Point
@@ -49,34 +50,40 @@ def executor(point: Point, root: Path) -> submitit_side.Executor:
     return submitit_side.executor(root / submitit_side.FOLDER, parameters(point))
 
 
-def submit(points: Sequence[Point], root: Path, pack_size: int) -> dict[str, str]:
+class Refusal(NamedTuple):
+    """Of a point: the attempt that was to be made, and Slurm's own words."""
+
+    attempt: str
+    words: str
+
+
+def submit(points: Sequence[Point], root: Path, pack_size: int) -> dict[str, Refusal]:
     """Submit every point that no queued job holds, one array per shape, split at MaxArraySize.
 
     Returns:
-        Why Slurm refuses points, by their names, where it has taken others.
+        The points that Slurm refuses, by their names; the others are submitted.
 
     Raises:
-        UserError: Slurm refuses all, or so many, in its own words; or the results' folder cannot be
+        UserError: Slurm refuses so many, in its own words; or the results' folder cannot be
             written. Then nothing is left submitted.
     """
     largest = _max_array_size()
     submitted: list[_Submitted] = []
-    refused: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
     try:
         for alike in groups(_without_job(points, root)).values():
             for array in split(alike, pack_size, largest):
+                numbered = _numbered(array)
                 try:
-                    part = _submit_array(array, root)
+                    part = _submit_array(numbered, root)
                 except Refused as error:
                     if error.is_of_their_number:
                         raise UserError(f"{error}; {_fewer(alike, pack_size)}") from None
-                    refused |= {point.name: str(error) for pack in array for point in pack}
+                    members = [member for pack in numbered for member in pack]
+                    refused |= {p.name: Refusal(attempt, str(error)) for p, attempt in members}
                     continue
                 submitted += part
                 _say_submitted(part)
-        if refused and not submitted:
-            name, words = next(iter(refused.items()))
-            raise UserError(f"{words} (for {name})")
     except (UserError, OSError) as error:
         _take_back(submitted)
         if isinstance(error, OSError):
@@ -138,14 +145,20 @@ def _without_job(points: Sequence[Point], root: Path) -> list[Point]:
     return without
 
 
-def _submit_array(packs: Sequence[Sequence[Point]], root: Path) -> list[_Submitted]:
-    numbered = []
+_Numbered = Sequence[Sequence[tuple[Point, str]]]  # packs of points, with the attempts' names
+
+
+def _numbered(packs: Sequence[Sequence[Point]]) -> _Numbered:
+    """Freeze what is to be submitted, and make each point's next attempt."""
     for pack in packs:
         for point in pack:
             point.freeze()
-        numbered.append([(point, point.attempt().directory.name) for point in pack])
+    return [[(point, point.attempt().directory.name) for point in pack] for pack in packs]
+
+
+def _submit_array(numbered: _Numbered, root: Path) -> list[_Submitted]:
     calls = [Pack(tuple((str(p.directory.resolve()), n) for p, n in pack)) for pack in numbered]
-    slurm_ids = submitit_side.submit_array(executor(packs[0][0], root), calls)
+    slurm_ids = submitit_side.submit_array(executor(numbered[0][0][0], root), calls)
     return [
         (point, attempt, slurm_id)
         for slurm_id, members in zip(slurm_ids, numbered, strict=True)

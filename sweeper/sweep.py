@@ -23,7 +23,6 @@ from refit.record.point import Point
 from refit.record.record import Record
 from refit.weights import memory
 from sweeper import clients, here, points, room, slurm, status, submitit_side, watch
-from sweeper.agreement import Settings
 from sweeper.decisions import Outcome, holds, keeps, outcome
 from sweeper.hydra_job import AsJob
 from sweeper.points import Compose, HydraOf, Planned, SweepPlan
@@ -109,7 +108,7 @@ def run_points(
         if distant and plan.settings.here:
             here.run_steps(distant, plan.settings.pack, display.line)
         elif distant:
-            queued, made = _queue(distant, root, plan.settings, display)
+            queued, made = _queue(distant, root, plan, display)
         made |= _run_here([p for p in plan.points if not p.is_distant], display, as_job)
         if queued and plan.settings.wait:
             watch.watch(queued, root, plan.settings, display)
@@ -127,24 +126,32 @@ def run_points(
 
 
 def _queue(
-    distant: Sequence[Point], root: Path, settings: Settings, display: Display
+    distant: Sequence[Point], root: Path, plan: SweepPlan, display: Display
 ) -> tuple[list[Point], dict[str, Record]]:
     """Submit what no job holds and no other controller has done meanwhile.
 
     Returns:
         What is then queued, and the records of what Slurm refuses, by the points' names.
+
+    Raises:
+        UserError: it refuses all points of the sweep, in its own words; then there is no record.
     """
     clients.check()
     alive = clients.queue()
     standings = [(p, status.get(p)) for p in distant]
     without_job = [p for p, standing in standings if not holds(standing, standing.slurm_id, alive)]
-    done = {p.name for p in without_job if _is_done(p, settings.mode)}
+    done = {p.name for p in without_job if _is_done(p, plan.settings.mode)}
     missing = [p for p in without_job if p.name not in done]
     display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
-    refused = slurm.submit(missing, root, settings.pack)
-    made = {p.name: _ended(p, "failed", refused[p.name]) for p in missing if p.name in refused}
-    for name, words in refused.items():
-        display.line(f"{name}: {words}")
+    refused = slurm.submit(missing, root, plan.settings.pack)
+    if len(refused) == len(plan.points):
+        raise UserError(next(iter(refused.values())).words)
+    made: dict[str, Record] = {}
+    for point in (p for p in missing if p.name in refused):
+        attempt, words = refused[point.name]
+        display.line(f"{point.name}: {words}")
+        made[point.name] = _ended(point, "failed", words)
+        status.put(point, "failed", attempt, "")
     return [p for p in distant if p.name not in done | refused.keys()], made
 
 
@@ -257,6 +264,9 @@ def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> 
             # of all that do not fit this machine's memory the largest says it
             reason = largest if memory.needed_gb(ended.reason) else ended.reason
             bad.setdefault((ended.state, reason), []).append(ended.point)
+    for ended in outcomes:
+        if ended.record and (where := elsewhere(ended.point.job, ended.record.environment)):
+            display.line(f"\n{ended.point.name}: {where}; its record will not be kept")
     for (state, reason), alike in bad.items():  # a reason that many points share is said once
         who = alike[0].name if len(alike) == 1 else f"{len(alike)} points"
         paths = "".join(f"\n  record: {point.timing}" for point in alike)

@@ -123,8 +123,8 @@ class _Watch:
             refused = slurm.submit(missing, self._root, self._settings.pack)
             for name in again.keys() - refused.keys():
                 self._memories[name].tries += again[name].cost
-            for words in refused.values():  # those are tried again
-                raise UserError(words)
+            for refusal in refused.values():  # those are tried again
+                raise UserError(refusal.words)
 
     def _say_why(
         self, points: Sequence[Point], standings: Standings, queue: Mapping[str, clients.Queued]

@@ -87,7 +87,7 @@ def test_two_partitions_are_two_points(
     refused = of.pop("nosuch")
     assert refused["status"] == "failed" and "invalid partition specified" in refused["reason"]
     assert refused["environment"]["nodes"] == [] and refused["reason"] in said
-    assert of.keys() == {"main", "low"}
+    assert standings[refused["name"]]["state"] == "failed" and of.keys() == {"main", "low"}
     for partition, record in of.items():
         assert f"-partition_{partition}-" in record["name"]
         around = record["environment"]
@@ -100,9 +100,10 @@ def test_two_partitions_are_two_points(
     assert set(map(tuple, sweep.attempts().values())) == {("0",)}  # none was submitted twice
     assert collect.main([str(sweep.folder), "--where", "partition=low"]) == 0
     assert "1 records, 0 left out" in capsys.readouterr().out
-    # each is kept for itself alone, and nothing is submitted twice
-    code, said = sweep.run("cluster.slurm.partition=low", "cluster.slurm.time=0:20:00")
-    assert code == 0 and "kept from" in said and len(sweep.records()) == 3, said
+    # each is kept for itself alone; what is refused beside it fails again
+    code, said = sweep.run("cluster.slurm.partition=low,nosuch", "cluster.slurm.time=0:20:00")
+    assert code == 1 and said.count("kept from") == 1 and "2 points: 1 ok, 1 failed" in said, said
+    assert len(sweep.records()) == 3
 
 
 def test_a_controller_that_is_killed_is_taken_over_from(cluster: Cluster, tmp_path: Path) -> None:

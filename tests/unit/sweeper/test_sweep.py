@@ -209,6 +209,19 @@ def test_outcomes_are_of_this_sweep(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert counts == f"4 points: 3 ok, 1 skipped; records below {tmp_path}\n"
 
 
+def test_what_ran_on_other_nodes_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = replace(job().cluster, launcher="slurm", slurm={"partition": "main"})
+    point = Point.of(replace(job(), cluster=cluster), tmp_path)
+    for partition, lines in (("main", 0), ("low", 1)):
+        moved = ended(begin(point, {"partition": partition}), "ok", "")
+        print_summary([outcome(point, Standing(), moved, None, True)], tmp_path, Display())
+        said = capsys.readouterr().out
+        words = f"{point.name}: it ran in partition low, and cluster.slurm.partition=main is asked"
+        assert said.count(words) == lines
+
+
 def test_points_left_to_slurm_have_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
