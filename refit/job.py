@@ -110,6 +110,7 @@ class Model:
     num_moe_experts: Optional[int] = None
     moe_layer_freq: Any = 1  # an int, a list of 0 and 1, or Megatron's string form "([0]*1+[1]*60)"
     moe_ffn_hidden_size: Optional[int] = None
+    moe_latent_size: Optional[int] = None  # routed experts work on so many, behind a projection
     moe_shared_expert_intermediate_size: Optional[int] = None
     moe_shared_expert_gate: bool = False
     moe_shared_expert_overlap: bool = False
@@ -144,7 +145,6 @@ class Model:
 
 NOT_MODELLED = {
     "mtp_hybrid_override_pattern": "the weights of multi-token prediction",
-    "moe_latent_size": "the projections into and out of the experts' latent space",
     "is_hybrid_model": "the weights of Mamba's layers",
     "hybrid_layer_pattern": "the weights of Mamba's layers",
     "hybrid_attention_ratio": "the weights of Mamba's layers",

@@ -76,7 +76,7 @@ MODEL: Mapping[str, Field] = {
     **_same("str", "moe-router-score-function moe-router-dtype"),
     **_same("on", "moe-router-pre-softmax moe-router-enable-expert-bias"),
     **_same("on", "moe-router-force-load-balancing"),
-    **_same("int", "mtp-num-layers"),
+    **_same("int", "mtp-num-layers moe-latent-size"),
     **_same("str", "hybrid-override-pattern"),
     **_same("int", "mamba-state-dim mamba-head-dim mamba-num-groups mamba-num-heads"),
     **_same("str", "experimental-attention-variant"),

@@ -190,7 +190,13 @@ def _moe(model: Model, layers: tuple[int, ...]) -> list[Family]:
     if model.moe_router_enable_expert_bias:
         name = "decoder.layers.{layer}.mlp.router.expert_bias"
         families.append(Family(name, (experts,), "float32", layers=layers, is_buffer=True))
-    for family in _mlp("mlp.experts", model, expert_ffn_size(model), model.add_bias_linear, layers):
+    latent = model.moe_latent_size
+    if latent:
+        families += linear("mlp.fc1_latent_proj", (latent, h), None, model.add_bias_linear, layers)
+        families += linear("mlp.fc2_latent_proj", (h, latent), None, model.add_bias_linear, layers)
+    routed = replace(model, hidden_size=latent or h)
+    width, bias = expert_ffn_size(model), model.add_bias_linear
+    for family in _mlp("mlp.experts", routed, width, bias, layers):
         name = family.name + "{expert}"
         families.append(replace(family, name=name, grid="expert", num_experts=experts))
     shared = model.moe_shared_expert_intermediate_size

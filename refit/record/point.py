@@ -180,6 +180,7 @@ _LATER_OF_A_MODEL = (
     "post_layernorm",
     "qk_layernorm_over_heads",
     "mtp_num_layers",
+    "moe_latent_size",
     "hybrid_override_pattern",
     "mamba_state_dim",
     "mamba_head_dim",

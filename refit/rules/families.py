@@ -14,6 +14,7 @@ SHARDS_ALONE = {
     "post_layernorm": "has no norms behind attention and the MLP",
     "qk_layernorm_over_heads": "norms the queries and keys of each head",
     "experimental_attention_variant": "builds it by Transformer Engine on GPUs alone",
+    "moe_latent_size": "builds its projections by Transformer Engine on GPUs alone",
     "hybrid_override_pattern": "builds Mamba's layers by Transformer Engine on GPUs alone",
     "attention_output_gate": "has it in a model that is built by Transformer Engine on GPUs alone",
 }

@@ -95,6 +95,7 @@ def expert_fields_need_experts(job: Job) -> str | None:
     """What gives experts a shape says nothing without them (Megatron asserts it for the first)."""
     for name in (
         "moe_ffn_hidden_size",
+        "moe_latent_size",
         "moe_shared_expert_intermediate_size",
         "moe_router_group_topk",
         "moe_router_enable_expert_bias",

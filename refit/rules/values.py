@@ -78,6 +78,7 @@ MINIMA: dict[str, int] = {
     "model.moe_router_group_topk": 1,
     "model.published_parameters": 1,
     "model.mtp_num_layers": 1,
+    "model.moe_latent_size": 1,
     "model.mamba_state_dim": 1,
     "model.mamba_head_dim": 1,
     "model.mamba_num_groups": 1,

@@ -89,7 +89,7 @@ def test_one_run_is_the_minimal_row(tmp_path: Path) -> None:
     done = refit(*SMALL, "build=megatron", "verify=logits", folder=tmp_path)
     assert (done.code, done.stderr) == (0, "")
     for line in (
-        "  Model: moe_8e, 50,517,504 parameters, 25,744,896 active\n",
+        "  Model: moe_8e, 50,517,504 parameters, 34,002,432 active\n",
         "World size: 8 (using 3 GPUs)",
         "Source ranks: 0-1 (TP=2, PP=1, EP=1)",
         "Destination ranks: 2 (TP=1, PP=1, EP=1)",

@@ -62,7 +62,7 @@ KINDS = {
         **NARROW, "model_type": "nemotron_h", "hybrid_override_pattern": "M*-E",
         "mamba_num_heads": 8, "mamba_head_dim": 4, "n_groups": 4, "ssm_state_size": 2,
         "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
-        "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 8,
+        "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 8, "moe_latent_size": 4,
     },
     # a layer of multi-token prediction, on the last stage beside a copy of the embedding
     "deepseek_v3": {**LATENT, "model_type": "deepseek_v3", "num_nextn_predict_layers": 1},

@@ -69,6 +69,7 @@ def specs(
             found[name + ".bias"] = Spec((n,), cut, stage, layer, dtype=norm_dtype)
 
     def mlp(prefix: str, width: int, layer: int, with_bias: bool, expert: int = -1) -> None:
+        h = (expert >= 0 and model.moe_latent_size) or model.hidden_size
         tail = "" if expert < 0 else str(expert)
         rows, cut = (2 * width, "halves") if model.gated_linear_unit else (width, "rows")
         fc1, fc2 = prefix + ".linear_fc1.", prefix + ".linear_fc2."
@@ -154,6 +155,9 @@ def specs(
         if model.moe_router_enable_expert_bias:
             name = layer + "mlp.router.expert_bias"
             found[name] = Spec((experts,), "whole", layer=n, dtype="float32", is_buffer=True)
+        if latent := model.moe_latent_size:
+            found[layer + "mlp.fc1_latent_proj.weight"] = Spec((latent, h), "whole", layer=n)
+            found[layer + "mlp.fc2_latent_proj.weight"] = Spec((h, latent), "whole", layer=n)
         for e in range(experts):
             mlp(layer + "mlp.experts", moe_ffn, n, bias, e)
         if model.moe_shared_expert_intermediate_size:

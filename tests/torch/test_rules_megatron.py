@@ -300,4 +300,4 @@ def test_what_is_not_modelled_are_megatrons_own_names() -> None:
         "heterogeneous_layers_config_encoded_json", "mtp_hybrid_override_pattern",
     }  # fmt: skip
     assert NOT_MODELLED.keys() - config <= elsewhere
-    assert {"moe_latent_size", "is_hybrid_model", "fp8_param"} <= config & NOT_MODELLED.keys()
+    assert {"is_hybrid_model", "fp8_param"} <= config & NOT_MODELLED.keys()

@@ -36,8 +36,8 @@ def test_what_is_not_modelled_is_refused_as_that(name: str) -> None:
 
 
 def test_a_misspelt_one_too() -> None:
-    with pytest.raises(UserError, match="is not modelled: the projections into and out of the exp"):
-        Job.from_dict(with_field("model.moe_latent_sizes", 1))
+    with pytest.raises(UserError, match="is not modelled: what each layer has of its own"):
+        Job.from_dict(with_field("model.heterogeneous_block_spec", 1))
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ CLASSES: Mapping[str, ModelClass] = {
             "use_conv_bias": True,
             "conv_kernel": 4,
             "mlp_hidden_act": "relu2",
+            "moe_latent_size": None,
         },
         NEMOTRON_H,
     ),

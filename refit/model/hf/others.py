@@ -53,6 +53,7 @@ def _hybrid_experts(keys: Keys) -> Fields:
     """Nemotron 3's: a correction bias, which no key says, and one shared expert."""
     shared = keys.count("n_shared_experts") * keys.whole("moe_shared_expert_intermediate_size")
     return {
+        "moe_latent_size": keys.maybe("moe_latent_size"),
         **routed(keys, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"),
         "moe_shared_expert_intermediate_size": shared or None,
         "moe_router_enable_expert_bias": True,

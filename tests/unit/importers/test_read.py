@@ -313,7 +313,6 @@ def test_another_shape_has_another_name() -> None:
     [
         ("--num-exprts 16", "did you mean --num-experts"),
         ("--tensor-parallel 2", "no flag of Megatron's that is known"),
-        ("--mtp-num-layers 1", "--mtp-num-layers: the weights of multi-token prediction are not"),
         ("--is-hybrid-model", "Mamba's layers are not modelled"),
         ("--fp8-param-gather", "scales of FP8"),
         ("--use-torch-fsdp2", "parallel.source.kind=fsdp"),
