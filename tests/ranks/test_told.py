@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def test_a_failure_of_ranks_with_an_environment_is_a_record(agent: Agent, tmp_pa
     hydra = {"job": {"env_set": {"REFIT_SHARE": "hydra's"}}}
     what = job(method="tests.support.faults:RaisesEnvironment")
     point = Point.of(what, tmp_path, hydra=hydra)
+    forkserver.ensure_running()  # as other points have left it, without the variable
     with env_override(point.variables):
         record = agent.measure_point(point)
     assert record.status == "failed"
