@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ def refusal(error: OSError | EOFError, room: Room, rank: int, ranks: int) -> End
     if isinstance(error, (EOFError, ConnectionError)) and (gone := lost(room)):
         return Ended(gone.status, f"rank {rank} of {ranks} could not be started: {gone.reason}")
     text = f"rank {rank} of {ranks} could not be started: {type(error).__name__}: {error}"
+    if "AF_UNIX path too long" in text:
+        text += f"; its socket is below {tempfile.gettempdir()}: set TMPDIR to a shorter folder"
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         text += f"; open files are limited (ulimit -n {_soft(resource.RLIMIT_NOFILE)})"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

@@ -43,8 +43,8 @@ def program_of(module: Any) -> Callable[[], object]:
 PROGRAMS = {
     "a plan": (run, "mode=plan cluster=h100", 0, "Estimate"),
     "plans": (run, "-m mode=plan refit=gloo,nccl cluster=h100", 0, "2 points: 2 ok"),
-    "a dry run": (run, "-m parallel=glob(*) sweep.dry_run=true", 0, "8 of 8 ranks"),
-    "advise": (advise, "model=qwen3_30b_a3b gpus=32 cluster=h100", 0, "place"),
+    "a dry run": (run, "-m refit=ipc,gloo sweep.dry_run=true", 0, "3 of 8 ranks"),
+    "advise": (advise, "model=moe_8e source.tp=2 source.etp=1 gpus=2 cluster=h100", 0, "place"),
     "workloads": (workloads, "--ep 2", 0, "5 MoE workloads"),
     "published": (published, "", 0, "[1]"),
     "flags": (megatron_args, "--from refit=nccl", 0, "--refit-method"),

@@ -6,6 +6,7 @@ import os
 import pty
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_groups_in_a_pipe_are_lines_when_counts_change(capsys: pytest.CaptureFix
     ]
 
 
+def shown(terminal: int) -> str:
+    """All that was written to the other end, which is closed."""
+    said = b""
+    with suppress(OSError):
+        while more := os.read(terminal, 65536):
+            said += more
+    os.close(terminal)
+    return said.decode()
+
+
 def test_groups_on_a_terminal_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
@@ -46,20 +57,13 @@ def test_groups_on_a_terminal_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
             display.line("something happened")
             show(AFTER)
         monkeypatch.undo()
-    said = b""
-    try:
-        while more := os.read(ours, 65536):
-            said += more
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    text = said.decode()
+    text = shown(ours)
     assert "something happened" in text
     assert "0 pending, 1 running, 2 done, 1 failed" in text and "left:" in text
     assert "\x1b[" in text  # written over itself
 
 
-@pytest.mark.parametrize("variable", ["NOTHING", "FORCE_COLOR"])  # which makes rich cut cells
+@pytest.mark.parametrize("variable", ["NOTHING", "FORCE_COLOR"])  # which makes rich draw a table
 def test_rows_that_begin_alike_say_what_differs(
     variable: str,
     capsys: pytest.CaptureFixture[str],
@@ -67,6 +71,7 @@ def test_rows_that_begin_alike_say_what_differs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("COLUMNS", "400")
     said = [("a=1", "seed=0"), ("a=1", "seed=1"), ("a=1", "refit=gloo", "seed=0")]
     methods = ("ipc", "ipc", "gloo")
     points = [
@@ -91,7 +96,6 @@ def test_a_table_that_a_terminal_is_too_narrow_for_is_lines(
         monkeypatch.setattr(sys, "stdout", terminal)
         Display().table([begin(Point.of(job(), tmp_path), {})])
         monkeypatch.undo()
-    said = os.read(ours, 65536).decode()
-    os.close(ours)
+    said = shown(ours)
     assert "non-collocated" in said and "verified" in said  # none of it is cut
     assert ("\u2503" in said) is is_table  # between rich's headings

@@ -107,3 +107,17 @@ def test_a_refused_fork_is_said_with_the_limits(tmp_path: Path) -> None:
         assert "BlockingIOError: [Errno 11] Resource temporarily unavailable" in line
         assert "ulimit -u 0" in line and "use fewer ranks" in line
     assert "forked from exited with code 1" in by_server
+
+
+def test_a_folder_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+
+    def main() -> None:
+        tempfile.tempdir = str(deep)
+        with pytest.raises(OSError) as refused:
+            a_server_that_ends(None)
+        print(server.refusal(refused.value, room(), 0, 8))
+
+    said = fork_of(main)
+    assert f"path too long; its socket is below {deep}: set TMPDIR to a shorter" in said.stdout
