@@ -37,7 +37,7 @@ KINDS = {
     "glm4": {**NARROW, "model_type": "glm4", "attention_bias": True},
     # norms over all heads
     "olmoe": {
-        **NARROW, "model_type": "olmoe", "num_experts": 8, "num_experts_per_tok": 2,
+        **NARROW, "model_type": "olmoe", "num_experts": 8, "num_experts_per_tok": 2, "head_dim": 2,
     },
     # single biases
     "phimoe": {

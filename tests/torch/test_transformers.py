@@ -22,7 +22,14 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 # the code of these is in their own repositories; kimi_k2 is DeepSeek-V3's under another name
 ELSEWHERE = {"bailing_moe_v2"}
 ALIASES = {"kimi_k2": "deepseek_v3"}
-NOT_READ = {"model_type", "architectures", "quantization_config", "torch_dtype", "dtype"}
+NOT_READ = {
+    "pad_token_id",
+    "model_type",
+    "architectures",
+    "quantization_config",
+    "torch_dtype",
+    "dtype",
+}
 # what its modules have without a key of its config
 WITHOUT_KEY = {
     "moe_layer_freq", "scoring_func", "topk_method", "qk_norm_type", "use_qk_norm",
@@ -36,7 +43,7 @@ def by_transformers(values: dict[str, Any]) -> tuple[int, int]:
     """Parameters, and elements of the biases that are buffers."""
     kind = ALIASES.get(values["model_type"], values["model_type"])
     own = {key: value for key, value in values.items() if key not in NOT_READ}
-    made = transformers.AutoConfig.for_model(kind, **own)
+    made = transformers.AutoConfig.for_model(kind, **own, pad_token_id=None)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(made)
     model.tie_weights()

@@ -103,7 +103,10 @@ def granitemoe(keys: Keys) -> Fields:
 
 
 def olmoe(keys: Keys) -> Fields:
-    """OLMoE: norms over the queries of all heads, and over the keys."""
+    """OLMoE: norms over the queries of all heads, and over the keys, as wide as the hidden size."""
+    if "head_dim" in keys:
+        width = keys.whole("hidden_size") // keys.whole("num_attention_heads")
+        keys.must("head_dim", width, "norms that are not as wide as all heads")
     return (
         plain(keys)
         | attention_bias(keys)
