@@ -42,13 +42,8 @@ asked:
 table: setup
 	$(BIN)/python -m refit.run -m 'parallel=glob(*)'
 
-# Those on Slurm mostly wait: they run beside the others.
 test: lint
-	@$(BIN)/python -m pytest tests/slurm >.venv/slurm.log 2>&1 & slurm=$$!; ended=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/ranks tests/torch || ended=1; \
-	$(BIN)/python -m pytest -n 2 tests/unit tests/conf tests/commands || ended=1; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/install || ended=1; \
-	wait $$slurm || ended=1; cat .venv/slurm.log; exit $$ended
+	@bash tests/run.sh $(BIN)/python .venv
 
 test-versions: setup
 	@bash tests/versions.sh $(BIN)/python .venv/megatron-core
