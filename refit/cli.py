@@ -156,31 +156,15 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except CompactHydraException as error:
-        _give_up(in_words(error))
-    except OmegaConfBaseException as error:
-        _give_up(str(error))
-    except yaml.YAMLError as error:
-        _give_up(f"malformed YAML: {error}")
-    except UserError as error:
-        _give_up(str(error))
     except PointFailed as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except ValueError as error:
-        if not _of_hydra(error):
-            raise
-        _give_up(str(error))  # options that exclude each other, or a search without a result
-    except BrokenPipeError:
-        program.write_nowhere()
-    except OSError as error:
-        if error.filename is not None:
-            _give_up(f"{error.strerror}: {error.filename}")
-        if not program.is_of_stdout(error):
-            raise
-        program.write_nowhere()
-        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if (message := _of_user(error)) is not None:
+            _give_up(message)
+        if isinstance(error, OSError):
+            sys.exit(program.lost_stdout(error))
+        raise
     except program.Interrupted as end:
         print(
             f"interrupted by {end}; no rank is left running here. Jobs in Slurm's queue go on: the"
@@ -189,6 +173,20 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         )
         sys.exit(end.exit_code)
     sys.exit(0)
+
+
+def _of_user(error: Exception) -> str | None:
+    """The message on what a user got wrong; None of any other error."""
+    if isinstance(error, CompactHydraException):
+        return in_words(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"malformed YAML: {error}"
+    if isinstance(error, OmegaConfBaseException | UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return None if error.filename is None else f"{error.strerror}: {error.filename}"
+    # options that exclude each other, or a search without a result
+    return str(error) if isinstance(error, ValueError) and _of_hydra(error) else None
 
 
 def in_words(error: HydraException) -> str:
