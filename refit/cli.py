@@ -220,35 +220,15 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except HydraException as error:
-        _give_up(in_words(error))
-    except OmegaConfBaseException as error:
-        _give_up(str(error))
-    except yaml.YAMLError as error:
-        _give_up(f"malformed YAML: {error}")
-    except UserError as error:
-        _give_up(str(error))
     except PointFailed as error:  # all of it stands above
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except KeyError as error:
-        if _modules(error)[-2:] != [CONFIG_LOADER, "os"]:
-            raise
-        _give_up(f"hydra.job.env_copy: {error} is not in this environment")
-    except ValueError as error:
-        if not _of_hydra(error):
-            raise
-        _give_up(str(error))  # options that exclude each other, or a search without a result
-    except BrokenPipeError:
-        program.write_nowhere()
-    except OSError as error:
-        if error.filename is not None:
-            _give_up(f"{error.strerror}: {error.filename}")
-        if not program.is_of_stdout(error):
-            raise
-        program.write_nowhere()
-        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if (message := _of_user(error)) is not None:
+            _give_up(message)
+        if isinstance(error, OSError):
+            sys.exit(program.lost_stdout(error))
+        raise
     except program.Interrupted as end:
         print(
             f"interrupted by {end}; no rank is left running here. Jobs in Slurm's queue go on: the"
@@ -257,6 +237,22 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         )
         sys.exit(end.exit_code)
     sys.exit(0)
+
+
+def _of_user(error: Exception) -> str | None:
+    """The message on what a user got wrong; None of any other error."""
+    if isinstance(error, HydraException):
+        return in_words(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"malformed YAML: {error}"
+    if isinstance(error, OmegaConfBaseException | UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return None if error.filename is None else f"{error.strerror}: {error.filename}"
+    if isinstance(error, KeyError) and _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
+        return f"hydra.job.env_copy: {error} is not in this environment"
+    # options that exclude each other, or a search without a result
+    return str(error) if isinstance(error, ValueError) and _of_hydra(error) else None
 
 
 def in_words(error: HydraException) -> str:

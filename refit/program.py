@@ -75,6 +75,18 @@ def write_nowhere() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def lost_stdout(error: OSError) -> int:
+    """The exit code of a program whose stdout takes no more; what is no such error is raised."""
+    if isinstance(error, BrokenPipeError):
+        write_nowhere()
+        return 0
+    if not is_of_stdout(error):
+        raise error
+    write_nowhere()
+    print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+    return EXIT_FAILED
+
+
 def is_of_stdout(error: OSError) -> bool:
     """Whether it is what writing to stdout raised, and of no file that has a name."""
     return error.filename is None and error.errno in UNWRITABLE
@@ -111,15 +123,8 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_USER_ERROR
-    except BrokenPipeError:
-        write_nowhere()
-        code = 0
     except OSError as error:
-        if not is_of_stdout(error):
-            raise
-        write_nowhere()
-        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
-        code = EXIT_FAILED
+        code = lost_stdout(error)
     except Interrupted as end:
         code = end.exit_code
     sys.exit(code)

@@ -108,13 +108,7 @@ class Agent:
             raise
         if final is not None:
             return record.keep(final, team.attempt.timing, point.timing)
-        # Slurm may kill the whole job once this node's task exits: node 0 writes first.
-        try:
-            team.wait_for_record(RECORD_S)
-        except TimeoutError:
-            reason = f"node 0 has not written its record in {RECORD_S:g} s"
-            return record.ended(begun, "failed", reason)
-        return Record.load(team.attempt.timing)
+        return _record_of_node_0(team, begun)
 
     def _broken(self, team: Nodes, begun: Record, error: Exception) -> Record | None:
         """As `_measure`, where the agent itself has failed.
@@ -225,6 +219,16 @@ class Agent:
         if node not in self._meetings:
             self._meetings[node] = anonymous()
         return Meeting.room(self._meetings[node], ranks)
+
+
+def _record_of_node_0(team: Nodes, begun: Record) -> Record:
+    """On the others. Slurm may kill the whole job once this task exits: node 0 writes first."""
+    try:
+        team.wait_for_record(RECORD_S)
+    except TimeoutError:
+        reason = f"node 0 has not written its record in {RECORD_S:g} s"
+        return record.ended(begun, "failed", reason)
+    return Record.load(team.attempt.timing)
 
 
 def _interrupted(point: Point, team: Nodes, begun: Record, signal: KeyboardInterrupt) -> None:

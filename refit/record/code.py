@@ -46,10 +46,10 @@ def describe(root: Path = ROOT) -> dict[str, Any]:
     except OSError as error:
         return _built(f"git cannot be run: {error.strerror}")
     except subprocess.CalledProcessError as error:
-        last = [line for line in error.stderr.splitlines() if line][-1:]
-        if any("not a git repository" in line for line in last):
+        said = next((line for line in error.stderr.splitlines() if line), str(error))
+        if "not a git repository" in said:
             return _built("no repository tracks this code")
-        return _built(f"git says: {' '.join(last) or error}")
+        return _built(f"git says: {said}")
     found = {"commit": commit, "dirty": changed}
     return {**found, "untracked": untracked} if untracked else found
 
