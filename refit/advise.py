@@ -27,6 +27,7 @@ from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
 from refit.model.dispatchers import suited
+from refit.model.parameters import count
 from refit.model.weight_bytes import per_rank_bytes
 from refit.rules import methods
 from refit.rules.impossible import impossible
@@ -282,7 +283,8 @@ def main(arguments: Sequence[str]) -> None:
     advices, refused, too_large = advise(job, gpus)
     source = advices[0].prediction.placement.source
     print(
-        f"{job.model.name}: source {source.gpus} GPUs ({source.describe()}), destination {gpus},"
+        f"{job.model.name}, {count(job.model)}:\n"
+        f"source {source.gpus} GPUs ({source.describe()}), destination {gpus},"
         f" {job.placement_mode}, cluster {job.cluster.name};\n{len(advices)} layouts are possible,"
         f" {refused} are refused by the rules, {too_large} do not fit in memory"
     )

@@ -10,6 +10,7 @@ from refit.rules.values import JobRule
 
 SHARDS_ALONE = {
     "add_proj_bias": "has no bias of linear_proj alone",
+    "add_norm_bias": "has a bias in LayerNorm",
     "add_output_bias": "has no bias of the output layer",
     "post_layernorm": "has no norms behind attention and the MLP",
     "qk_layernorm_over_heads": "norms the queries and keys of each head",
@@ -100,18 +101,15 @@ def _hybrid(m: Model) -> str | None:
 
 def megatron_builds_it(job: Job) -> str | None:
     """Some public models' weights no module of megatron-core has, or none that a CPU can build."""
-    if job.build != "megatron" or job.mode == "plan":
+    peer = job.refit.method == "megatron"  # whose planner goes by such modules in mode=plan too
+    if not peer and (job.build != "megatron" or job.mode == "plan"):
         return None
+    out = "use another method" if peer else "use build=shards: the same tensors"
     for field, why in SHARDS_ALONE.items():
         value = getattr(job.model, field)
         if value != getattr(Model, field):
-            said = "true" if value is True else value
-            return f"model.{field}={said}: megatron-core {why}; use build=shards: the same tensors"
-    if not job.model.add_norm_bias:
-        return (
-            "model.add_norm_bias=false: megatron-core's LayerNorm has a bias; use build=shards: the"
-            " same tensors"
-        )
+            said = str(value).lower() if isinstance(value, bool) else value
+            return f"model.{field}={said}: megatron-core {why}; {out}"
     return None
 
 

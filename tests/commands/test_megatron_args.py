@@ -83,7 +83,7 @@ def test_there_and_back(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("-- --num-exprts 4", "did you mean --num-experts?"),
         ("--num-exprts 4", "did you mean --num-experts?"),
-        ("-- --mtp-num-layers 1", "multi-token prediction are not modelled"),
+        ("-- --is-hybrid-model", "Mamba's layers are not modelled"),
         ("", "no flags: give them behind --"),
         ("--file /none.sh", "/none.sh cannot be read"),
         ("--file pyproject.toml", "no command with Megatron's flags"),

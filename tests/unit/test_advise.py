@@ -113,7 +113,7 @@ def test_the_source_is_a_pair_s_or_degrees() -> None:
         (["gpus=8", "model=moe_16e"], "no pair in conf/parallel is named after model 'moe_16e'"),
         (["gpus=8", "model=moe_17e", "source.tp=2"], "Could not find 'model/moe_17e'"),
         (["gpus=8", "model=moe_16e", "source.tq=2"], "unknown field 'parallel.source.tq'"),
-        (["gpus=8", "model=moe_16e", "model.mtp_num_layers=1", "source.tp=2"], "is not modelled"),
+        (["gpus=8", "model=moe_16e", "model.is_hybrid_model=1", "source.tp=2"], "is not modelled"),
     ],
 )
 def test_bad_input_is_named(arguments: list[str], words: str) -> None:

@@ -46,7 +46,7 @@ def test_the_page_lists_every_class_and_kind() -> None:
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
     kinds, classes = page.split("## Classes that are read")
     assert [row for row in classes.splitlines() if row.startswith("| `")] == tables()
-    for field in [*SHARDS_ALONE, "add_norm_bias"]:
+    for field in SHARDS_ALONE:
         rows = [row for row in kinds.splitlines() if f"`{field}" in row and row[0] == "|"]
         assert rows and all(row.endswith("| shards |") for row in rows), field
 

@@ -19,4 +19,4 @@ def test_plan_of_a_kind_is_the_oracles(kind: str) -> None:
         stages = (Degrees(tp=2, pp=2, etp=1), Degrees(tp=2, ep=2, etp=1))
     check_elements(case(model, *swap, "collocated", per_node=2))
     check_elements(case(model, *stages, per_node=2))
-    check_elements(case(model, stages[1], stages[0], per_node=2))
+    check_elements(case(model, *stages[::-1], per_node=2))

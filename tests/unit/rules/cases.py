@@ -339,8 +339,9 @@ BAD: dict[Any, list[Case]] = {
         (DELTA, "=gated_delta_net: megatron-core builds it by Transformer Engine on GPUs alone"),
         (
             {"model__normalization": "LayerNorm", "model__add_norm_bias": False},
-            "LayerNorm has a bias; use build=shards",
+            "add_norm_bias=false: megatron-core has a bias in LayerNorm; use build=shards",
         ),
+        ({**PLANNED, **HYBRID, "refit__method": "megatron"}, "GPUs alone; use another method"),
     ],
     more_tokens_are_looked_at: [
         ({"model__mtp_num_layers": 1, "verify": "logits"}, "=1: verify=logits compares no pred"),
