@@ -56,10 +56,10 @@ class Ending(Callback):
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Have the job's exception raised without Hydra's own line about it."""
         if isinstance(kwargs["job_return"]._return_value, UserError | PointFailed):
-            kwargs["job_return"].__class__ = _Told
+            kwargs["job_return"].__class__ = _Quiet
 
 
-class _Told(JobReturn):
+class _Quiet(JobReturn):
     """One that Hydra says nothing of; `guarded` does."""
 
     @property  # type: ignore[misc]
@@ -90,7 +90,11 @@ def run_point(config: DictConfig) -> float | None:
     overrides = tuple(settings.said(hydra, "task"))
     job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
     _check(job, alone)
-    point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
+    root = Path(hydra.run.dir if alone else hydra.sweep.dir)
+    # of a launcher whose points share this process, and the server that their ranks come from
+    variables = {} if alone else dict(hydra.job.env_set)
+    own = {"job": {"env_set": variables}} if variables else None
+    point = Point.of(job, root, overrides, own)
     display.begin(job)
     if job.mode == "plan":
         record = predict.predict_point(point)
@@ -177,29 +181,6 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except HydraException as error:
-        _give_up(in_words(error))
-    except OmegaConfBaseException as error:
-        _give_up(str(error))
-    except yaml.YAMLError as error:
-        _give_up(f"malformed YAML: {error}")
-    except UserError as error:
-        _give_up(str(error))
-    except PointFailed as error:  # all of it stands above
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-    except KeyError as error:
-        if _modules(error)[-2:] != [CONFIG_LOADER, "os"]:
-            raise
-        _give_up(f"hydra.job.env_copy: {error} is not in this environment")
-    except ValueError as error:
-        if not _of_hydra(error):
-            raise
-        _give_up(str(error))  # options that exclude each other, or a search without a result
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _give_up(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt:
         print(
             "interrupted; no rank is left running here. Jobs in Slurm's queue go on: the same"
@@ -207,7 +188,33 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(EXIT_INTERRUPTED)
+    except PointFailed as error:  # all of it stands above
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        _give_up(told)
     sys.exit(0)
+
+
+def _told(error: Exception) -> str | None:
+    """What a user got wrong; None of a fault of ours."""
+    match error:
+        case HydraException():
+            return in_words(error)
+        case OmegaConfBaseException() | UserError():
+            return str(error)
+        case yaml.YAMLError():
+            return f"malformed YAML: {error}"
+        case KeyError() if _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
+            return f"hydra.job.env_copy: {error} is not in this environment"
+        case ValueError() if _of_hydra(error):
+            return str(error)  # options that exclude each other, or a search without a result
+        case OSError() if error.filename is not None:
+            return f"{error.strerror}: {error.filename}"
+    return None
 
 
 def in_words(error: HydraException) -> str:
