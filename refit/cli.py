@@ -94,10 +94,10 @@ class Ending(Callback):
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Have the job's exception raised without Hydra's own line about it."""
         if isinstance(kwargs["job_return"]._return_value, UserError | PointFailed):
-            kwargs["job_return"].__class__ = _Told
+            kwargs["job_return"].__class__ = _Quiet
 
 
-class _Told(JobReturn):
+class _Quiet(JobReturn):
     """One that Hydra says nothing of; `guarded` does."""
 
     @property  # type: ignore[misc]
@@ -129,7 +129,11 @@ def run_point(config: DictConfig) -> float | None:
     overrides = tuple(settings.said(hydra, "task"))
     job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
     _check(job, alone)
-    point = Point.of(job, Path(hydra.run.dir if alone else hydra.sweep.dir), overrides)
+    root = Path(hydra.run.dir if alone else hydra.sweep.dir)
+    # of a launcher whose points share this process, and the server that their ranks come from
+    variables = {} if alone else dict(hydra.job.env_set)
+    own = {"job": {"env_set": variables}} if variables else None
+    point = Point.of(job, root, overrides, own)
     display.begin(job)
     if job.mode == "plan":
         record = predict.predict_point(point)
@@ -241,18 +245,20 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
 
 def _of_user(error: Exception) -> str | None:
     """The message on what a user got wrong; None of any other error."""
-    if isinstance(error, HydraException):
-        return in_words(error)
-    if isinstance(error, yaml.YAMLError):
-        return f"malformed YAML: {error}"
-    if isinstance(error, OmegaConfBaseException | UserError):
-        return str(error)
-    if isinstance(error, OSError):
-        return None if error.filename is None else f"{error.strerror}: {error.filename}"
-    if isinstance(error, KeyError) and _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
-        return f"hydra.job.env_copy: {error} is not in this environment"
-    # options that exclude each other, or a search without a result
-    return str(error) if isinstance(error, ValueError) and _of_hydra(error) else None
+    match error:
+        case HydraException():
+            return in_words(error)
+        case OmegaConfBaseException() | UserError():
+            return str(error)
+        case yaml.YAMLError():
+            return f"malformed YAML: {error}"
+        case KeyError() if _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
+            return f"hydra.job.env_copy: {error} is not in this environment"
+        case OSError() if error.filename is not None:
+            return f"{error.strerror}: {error.filename}"
+        case ValueError() if _of_hydra(error):
+            return str(error)  # options that exclude each other, or a search without a result
+    return None
 
 
 def in_words(error: HydraException) -> str:

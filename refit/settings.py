@@ -56,6 +56,11 @@ class Setting:
 
 
 _NO_CHDIR = Refused("a point's files do not depend on the working directory; leave it out")
+_NAMED = Refused("a point's folder is named after what it is; hydra.sweep.dir=... moves them all")
+_ONE_BATCH = Refused(
+    "all points are one batch; cluster.slurm.array_parallelism=... says how many jobs run at once,"
+    " sweep.pack=... how many points share one"
+)
 _FILLED_IN = Refused("Hydra fills it in itself; leave it out")
 _ADD_M = Refused("a single run has no sweep; add -m, or leave it out")
 
@@ -75,12 +80,7 @@ SETTINGS = (
         "the same; a file system that all nodes share",
         also="run.dir",
     ),
-    Setting(
-        "sweep.subdir",
-        _ADD_M,
-        Refused("a point's folder is named after what it is; hydra.sweep.dir=... moves them all"),
-        shipped=(".",),
-    ),
+    Setting("sweep.subdir", _NAMED, _NAMED, shipped=(".",)),
     Setting(
         "output_subdir",
         "below `hydra.run.dir`; null, as shipped: `point.json` says as much",
@@ -91,7 +91,8 @@ SETTINGS = (
         "job.env_set",
         "in this process and in the ranks, before they import anything. No part of a point's"
         " identity: what makes a difference to a result belongs to `cluster.env`",
-        "around each point that runs, as its own config has it; its ranks are started anew",
+        "around each point that runs, as its own config has it; its ranks are started anew."
+        " `point.json` has the values, those of `hydra.job.env_copy` too",
         "the same on every node of the job, as it was when the point was submitted",
     ),
     Setting("job.env_copy", "as `hydra.job.env_set`", "as `hydra.job.env_set`"),
@@ -128,11 +129,8 @@ SETTINGS = (
     ),
     Setting(
         "sweeper.max_batch_size",
-        _ADD_M,
-        Refused(
-            "all points are one batch; cluster.slurm.array_parallelism=... says how many jobs run"
-            " at once, sweep.pack=... how many points share one"
-        ),
+        _ONE_BATCH,
+        _ONE_BATCH,
         shipped=(None,),
         of="hydra_plugins.refit_sweeper.RefitSweeper",
     ),

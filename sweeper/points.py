@@ -76,13 +76,8 @@ def plan_points(
             point without a record.
     """
     composed = [(overrides, compose(overrides)) for overrides in batch]
-    jobs = [job for _, job in composed]
-    for job in jobs:
-        if reason := mistake(job):
-            raise UserError(reason)
-    settings = Settings.of(jobs)
+    settings = _settings([job for _, job in composed])
     if settings.here:
-        _check_allocation(jobs)
         composed = [(overrides, here.of_allocation(job)) for overrides, job in composed]
     points = _distinct(composed, root, say, hydra_of)
     planned = tuple(
@@ -97,6 +92,17 @@ def plan_points(
             " run them with sweep.mode=retry"
         )
     return SweepPlan(settings, planned)
+
+
+def _settings(jobs: Sequence[Job]) -> Settings:
+    """What the jobs say of the whole sweep, if none of them has a mistake."""
+    for job in jobs:
+        if reason := mistake(job):
+            raise UserError(reason)
+    settings = Settings.of(jobs)
+    if settings.here:
+        _check_allocation(jobs)
+    return settings
 
 
 def _check_allocation(jobs: Iterable[Job]) -> None:

@@ -126,15 +126,11 @@ class RefitLauncher(Launcher):
                 compose,
                 Path(self.config.hydra.sweep.dir),
                 Display(),
-                lambda number: compose.hydra[number],
+                compose.hydra.__getitem__,
                 hydra_job.here(self.hydra_context.callbacks, self.task_function),
             )
         return [
-            JobReturn(
-                overrides=list(outcome.point.overrides),
-                status=status,
-                _return_value=value,
-            )
+            JobReturn(list(outcome.point.overrides), status=status, _return_value=value)
             for outcome in outcomes
             for status, value in [_returned(outcome, needs_numbers)]
         ]

@@ -142,9 +142,7 @@ class Agent:
                 begun = replace(begun, plan=moved.unknown(begun.plan))
         try:
             setup = team.agree(setup, point.job.bench.deadline_s)
-            # what the fork server imported was imported without them
-            anew = bool(point.variables or point.job.cluster.env)
-            ended, reports = self._run_node(setup, team, progress, anew)
+            ended, reports = self._run_node(setup, team, progress, self._context_of(point))
         except Stopped:
             ended, reports = None, []
         except TimeoutError as error:
@@ -159,12 +157,9 @@ class Agent:
         return record.ended(begun, verdict.status, verdict.reason)
 
     def _run_node(
-        self, setup: Setup, team: Nodes, progress: Progress, anew: bool
+        self, setup: Setup, team: Nodes, progress: Progress, context: processes.Context
     ) -> tuple[Ended | None, list[RankReport]]:
         """How this node's ranks ended, or why they were not started; and what they measured.
-
-        Args:
-            anew: whether ranks are processes of their own, with this process's environment.
 
         Raises:
             Stopped: another node failed.
@@ -200,10 +195,12 @@ class Agent:
                 for rank in here
             ]
             stop = team.another_failed if team.count > 1 else None
-            context: processes.Context = self._context
-            if anew:
-                context = multiprocessing.get_context("spawn")
             return processes.run_ranks(context, tasks, listener, deadline_s, progress, stop)
+
+    def _context_of(self, point: Point) -> processes.Context:
+        """What starts its ranks: what the fork server imported was imported without variables."""
+        has_variables = point.variables or point.job.cluster.env
+        return multiprocessing.get_context("spawn") if has_variables else self._context
 
     def _shortage(self, catalogue: Catalogue, placement: Placement, here: range) -> str | None:
         """As `memory.shortage`; what earlier points left is given back before it says no."""

@@ -114,3 +114,12 @@ def test_a_swept_option_brings_no_settings_of_the_sweep(
 def test_a_launcher_that_is_not_installed_says_what_to_use() -> None:
     done = fork_of(run.main, "-m", *PLAN, "hydra/launcher=submitit_local")
     assert done.code == 2 and "use hydra/launcher=refit: points run here" in done.stderr
+
+
+def test_a_bad_point_of_hydras_launcher_does_not_stop_the_others(tmp_path: Path) -> None:
+    words = ("-m", *PLAN, "hydra/launcher=basic", f"hydra.sweep.dir={tmp_path}")
+    done = fork_of(run.main, *words, f"{PITFALL},noncollocated_1_tp2ep2_to_tp2ep1")
+    assert done.code == 1 and done.stderr.count("error: ") == 1
+    assert f"{PITFALL}: needs 12 GPUs" in done.stderr
+    (record,) = tmp_path.glob("*/timing.json")
+    assert "noncollocated_1_tp2ep2_to_tp2ep1" in record.parent.name
