@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,9 +63,15 @@ def _expanded(override: Override, loader: ConfigLoader, hydra: Any) -> Override:
         if isinstance(choice, Glob):
             names += public.met(choice, override.key_or_group, listed)
         else:
-            names.append(choice)
-    chosen = ChoiceSweep(list=list(dict.fromkeys(names)))
+            names.append(choice.text if isinstance(choice, QuotedString) else choice)
+    chosen = ChoiceSweep(list=[_choice(name) for name in dict.fromkeys(names)])
     return replace(override, value_type=ValueType.CHOICE_SWEEP, _value=chosen)
+
+
+def _choice(name: Any) -> Any:
+    """An option as an override says it: quoted where it is no word of Hydra's grammar."""
+    is_word = not isinstance(name, str) or re.fullmatch(r"[\w/.@%+-]+", name, re.ASCII)
+    return name if is_word else QuotedString(name, Quote.single)
 
 
 def words(params: Mapping[str, Any]) -> list[str]:

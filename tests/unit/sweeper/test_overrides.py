@@ -236,6 +236,14 @@ def test_a_glob_sees_what_composition_sees(sweeps: Sweeps, tmp_path: Path) -> No
     assert sweeps.begin([word]) == [["db=pg"]]
 
 
+def test_what_a_glob_meets_is_quoted_where_it_is_no_word(sweeps: Sweeps, tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    for name in ("übung", "own two", "pg"):
+        (tmp_path / f"db/{name}.yaml").write_text("name: x")
+    found = sweeps.begin([f"hydra.searchpath=[file://{tmp_path}]", "db=glob(*),'own two'"])
+    assert found == [["db=mysql"], ["db='own two'"], ["db=pg"], ["db='übung'"]]
+
+
 @pytest.mark.parametrize("word", ["seed=interval(0,1)", "seed=tag(a,interval(0,1))"])
 def test_what_has_no_values_is_refused(word: str, sweeps: Sweeps) -> None:
     sweeps.begin()
