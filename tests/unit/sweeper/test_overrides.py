@@ -237,10 +237,10 @@ def test_a_glob_sees_what_composition_sees(sweeps: Sweeps, tmp_path: Path) -> No
 
 
 def test_what_a_glob_meets_is_quoted_where_it_is_no_word(sweeps: Sweeps, tmp_path: Path) -> None:
-    (tmp_path / "db").mkdir()
+    (tmp_path / "more/db").mkdir(parents=True)
     for name in ("übung", "own two", "pg"):
-        (tmp_path / f"db/{name}.yaml").write_text("name: x")
-    found = sweeps.begin([f"hydra.searchpath=[file://{tmp_path}]", "db=glob(*),'own two'"])
+        (tmp_path / f"more/db/{name}.yaml").write_text("name: x")
+    found = sweeps.begin([f"hydra.searchpath=[file://{tmp_path}/more]", "db=glob(*),'own two'"])
     assert found == [["db=mysql"], ["db='own two'"], ["db=pg"], ["db='übung'"]]
 
 
