@@ -212,6 +212,8 @@ def _told(error: Exception) -> str | None:
             return f"hydra.job.env_copy: {error} is not in this environment"
         case ValueError() if _of_hydra(error):
             return str(error)  # options that exclude each other, or a search without a result
+        case AssertionError() if _of_hydra(error):
+            return f"Hydra holds: {traceback.extract_tb(error.__traceback__)[-1].line}"
         case OSError() if error.filename is not None:
             return f"{error.strerror}: {error.filename}"
     return None
