@@ -254,6 +254,8 @@ def _of_user(error: Exception) -> str | None:
             return f"malformed YAML: {error}"
         case KeyError() if _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
             return f"hydra.job.env_copy: {error} is not in this environment"
+        case AssertionError() if _of_hydra(error):
+            return f"Hydra holds: {traceback.extract_tb(error.__traceback__)[-1].line}"
         case OSError() if error.filename is not None:
             return f"{error.strerror}: {error.filename}"
         case ValueError() if _of_hydra(error):

@@ -75,6 +75,10 @@ BAD = {
         ["-m", "hydra.sweeper.max_batch_size=0"],
         "hydra.sweeper.max_batch_size=0 has no effect in a sweep: all points are one batch",
     ),
+    "what Hydra asserts": (
+        ["-m", "hydra/sweeper=basic", "hydra.sweeper.max_batch_size=0"],
+        "error: Hydra holds: assert max_batch_size is None or max_batch_size > 0",
+    ),
     "a variable that is not there": (["hydra.job.env_copy=[NOSUCH]"], "env_copy: 'NOSUCH' is not"),
     "an empty glob": (["-m", "parallel=glob(zzz*)"], "nothing matches parallel=glob(zzz*)"),
 }
