@@ -1,4 +1,4 @@
-"""One point from the command line: config in, exit code out; mistakes without tracebacks."""
+"""One point from the command line: config in, exit code out."""
 
 from __future__ import annotations
 
@@ -6,29 +6,21 @@ import os
 import re
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from refit import command_line, naming, program, settings
-from refit.hydra_side import CONFIG_LOADER
+from refit import command_line, mistakes, naming, program, settings
 from refit.importers import flags
-from refit.job import LIST_OF_SIDES, MISSING, Job, UserError, unknown_field
+from refit.job import MISSING, Job, UserError
 from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
 
 COMMAND_LINE: list[str] = []
@@ -228,7 +220,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except Exception as error:
-        if (message := _of_user(error)) is not None:
+        if (message := mistakes.message(error)) is not None:
             _give_up(message)
         if isinstance(error, OSError):
             sys.exit(program.lost_stdout(error))
@@ -241,87 +233,6 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         )
         sys.exit(end.exit_code)
     sys.exit(0)
-
-
-def _of_user(error: Exception) -> str | None:
-    """The message on what a user got wrong; None of any other error."""
-    match error:
-        case HydraException():
-            return in_words(error)
-        case OmegaConfBaseException() | UserError():
-            return str(error)
-        case yaml.YAMLError():
-            return f"malformed YAML: {error}"
-        case KeyError() if _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
-            return f"hydra.job.env_copy: {error} is not in this environment"
-        case AssertionError() if _of_hydra(error):
-            return f"Hydra holds: {traceback.extract_tb(error.__traceback__)[-1].line}"
-        case OSError() if error.filename is not None:
-            return f"{error.strerror}: {error.filename}"
-        case ValueError() if _of_hydra(error):
-            return str(error)  # options that exclude each other, or a search without a result
-    return None
-
-
-def in_words(error: HydraException) -> str:
-    """Hydra's own words and their cause; of an unknown field of ours what `Job` says of it.
-
-    Hydra advises to append it with +, which is refused as well.
-    """
-    if isinstance(error, OverrideParseException):
-        return f"{error}{_with_quotes(error.override)}"
-    inner = error.__cause__ or error.__context__
-    if "'hydra/launcher/" in str(error):
-        return f"{error}; {settings.LAUNCHER}"
-    if not isinstance(inner, OmegaConfBaseException):
-        return str(error)
-    key, where = str(inner.key), str(inner.full_key)
-    if is_dataclass(inner.object_type):
-        if key not in {declared.name for declared in fields(inner.object_type)}:
-            file = re.match(r"In '[^']+': ", str(error))  # where a file says it
-            return f"{file[0] if file else ''}{unknown_field(inner.object_type, key, where)}"
-    elif isinstance(inner.parent_node, DictConfig):  # a plain mapping, such as cluster.slurm
-        names = [str(name) for name in inner.parent_node]
-        if where.startswith("parallel.destinations"):  # a list, whose items have no path
-            return f"'{where}' cannot be set alone; {LIST_OF_SIDES}"
-        if close := [] if key in names else get_close_matches(key, names, 1):
-            more = "What is not in the file is given with +"
-            return f"unknown name '{where}'; did you mean {close[0]}? {more}"
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    return "\n".join(str(e) for e in (error, cause) if e)
-
-
-def _with_quotes(override: str) -> str:
-    """How an override is typed whose value has characters of Hydra's grammar; empty without one."""
-    key, _, value = override.partition("=")
-    quoted = key + '="' + value.replace('"', '\\"') + '"'
-    try:
-        meant = OverridesParser.create().parse_override(quoted).value()
-    except HydraException:
-        return ""
-    if not value or meant != value:
-        return ""
-    return (
-        f"\nWith such characters a value is quoted, for Hydra and the shell: {shlex.quote(quoted)}"
-    )
-
-
-def _of_hydra(error: Exception) -> bool:
-    """Whether Hydra itself raised it, as it does for `-m --cfg job`, or a sweeper that is not ours.
-
-    Optuna's, say, where every trial has failed.
-    """
-    modules = _modules(error)
-    plugins = {name for name in modules if name.startswith("hydra_plugins.")}
-    others = any(not name.startswith("hydra_plugins.refit_sweeper") for name in plugins)
-    ours = any(name.partition(".")[0] == "sweeper" for name in modules)
-    return modules[-1].startswith("hydra.") or (others and not ours)
-
-
-def _modules(error: Exception) -> list[str]:
-    """Of the frames that it came through, the last being where it was raised."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [str(frame.f_globals["__name__"]) for frame, _ in frames]
 
 
 def _give_up(message: str) -> NoReturn:

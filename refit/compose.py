@@ -10,8 +10,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import schema
-from refit.cli import in_words, job_of
+from refit.cli import job_of
 from refit.job import Job, UserError
+from refit.mistakes import in_words
 
 
 @contextmanager

@@ -37,6 +37,10 @@ BAD = {
         ["-m", "cluster=slurm", "cluster.slurm.partion=gpu"],
         "did you mean partition?",
     ),
+    "what sbatch takes and the file has not": (
+        ["-m", "cluster=slurm", "cluster.slurm.dependency=afterok:1"],
+        "is given with +: +cluster.slurm.dependency=...",
+    ),
     "a flag's name": (
         ["model.num_experts=16"],
         "unknown field 'model.num_experts'; num_experts is model.num_moe_experts here. All",
