@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from runpy import run_module
 
 import pytest
 
@@ -83,12 +84,9 @@ def run(words: Sequence[str], where: Path) -> Ended:
     """Run a command in a folder, with this checkout's code; without a new Python for each."""
     if words[0] == "refit-sweep":
         return fork_in(where, face.main, *words[1:])
-    python, _, module, *rest = words
-    assert python == "python"
-    (subcommand,) = (
-        n for n, (found, _) in face.PROGRAMS.items() if found == module and n != "plan"
-    )
-    return fork_in(where, face.main, subcommand, *rest)
+    python, option, module, *rest = words
+    assert (python, option) == ("python", "-m")
+    return fork_in(where, lambda: run_module(module, run_name="__main__", alter_sys=True), *rest)
 
 
 def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:
@@ -151,7 +149,7 @@ def test_the_command_runs(page: Path, words: tuple[str, ...], where: Path, tmp_p
 @pytest.mark.parametrize(
     ("typed", "broken", "reason"),
     [
-        ("parallel.source.pp=2", "parallel.source.qq=2", "unknown field 'parallel.source.qq'"),
+        ("parallel.destination.tp=4", "parallel.source.qq=2", "unknown field 'parallel.source.qq'"),
         ("sweep.wait=false", "sweep.waits=false", "did you mean wait?"),
         ("refit.mode=collocated", "refit.mode=together", "refit.mode=together"),
         ("sweeper.collect results", "sweeper.collect nowhere", "nowhere"),
