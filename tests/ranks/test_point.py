@@ -334,7 +334,8 @@ def test_a_folder_that_cannot_be_written(agent: Agent, tmp_path: Path) -> None:
 def test_schema_and_record_have_the_same_fields() -> None:
     schema = json.loads(SCHEMA.read_text())
     assert set(schema["properties"]) == set(Record.__dataclass_fields__)
-    assert set(schema["required"]) == set(Record.__dataclass_fields__)
+    later = {"parameters"}  # records of this version were written before there was such a field
+    assert set(schema["required"]) == set(Record.__dataclass_fields__) - later
 
 
 def test_identity_is_of_what_affects_the_result() -> None:
