@@ -27,7 +27,11 @@ def test_a_signal_ends_a_program_once(number: signal.Signals) -> None:
             print("cleaned up")
         return 0
 
-    ended = fork_of(lambda: program.exit_with(main))
+    def program_of_a_terminal() -> None:
+        signal.signal(number, signal.SIG_DFL)  # below nohup these tests ignore SIGHUP
+        program.exit_with(main)
+
+    ended = fork_of(program_of_a_terminal)
     assert (ended.code, ended.stdout, ended.stderr) == (128 + number, "cleaned up\n", "")
 
 
