@@ -111,6 +111,7 @@ def run_point(config: DictConfig) -> float | None:
     from refit.forecast import predict
     from refit.ranks.agent import Agent
     from refit.ranks.processes import NO_IMPORT
+    from refit.record import environment
     from refit.record.point import Point
 
     hydra = HydraConfig.get()
@@ -131,7 +132,8 @@ def run_point(config: DictConfig) -> float | None:
         record = predict.predict_point(point)
         display.predicted(record)
     else:
-        with Agent([job]) as agent, display.progress() as progress:
+        around = environment.with_variables(hydra.job.env_set)  # Hydra has set them
+        with Agent([job], around) as agent, display.progress() as progress:
             record = agent.measure_point(point, progress)
         display.result(record)
     display.line(f"  record: {point.timing}")

@@ -90,7 +90,8 @@ SETTINGS = (
     Setting(
         "job.env_set",
         "in this process and in the ranks, before they import anything. No part of a point's"
-        " identity: what makes a difference to a result belongs to `cluster.env`",
+        " identity; a record has a digest of each value, and a sweep does not keep one that ran"
+        " with others. What is to be swept belongs to `cluster.env`",
         "around each point that runs, as its own config has it; its ranks are started anew."
         " `point.json` has the values, those of `hydra.job.env_copy` too",
         "the same on every node of the job, as it was when the point was submitted",

@@ -7,13 +7,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from refit.job import Job, UserError
 from refit.layout.place import place
 from refit.record import environment, record
-from refit.record.allocation import elsewhere
+from refit.record.allocation import asked, elsewhere
 from refit.record.point import Point
 from sweeper import clients, slurm, status
 from sweeper.pack import Pack
@@ -37,6 +37,21 @@ def of_allocation(job: Job) -> Job:
     partition = around.get("SLURM_JOB_PARTITION")
     slurm = {"partition": partition, "gpus_per_node": gpus, "python": _python(job)}
     return replace(job, cluster=replace(job.cluster, slurm=slurm))
+
+
+HELD = frozenset(("partition", "nodelist", "exclude", "python"))
+"""What of `cluster.slurm` an allocation is held against, or a step obeys."""
+
+
+def without_effect(jobs: Iterable[Job]) -> str | None:
+    """What is said of the rest that they ask of Slurm: the allocation was made before."""
+    names = {name for job in jobs for name, value in asked(job).items() if value != "0"} - HELD
+    if not names:
+        return None
+    return (
+        f"sweep.here: the allocation stands as it was made; of cluster.slurm"
+        f" {', '.join(sorted(names))} have no effect in it"
+    )
 
 
 def run_steps(points: Sequence[Point], pack_size: int, say: Callable[[str], None]) -> None:

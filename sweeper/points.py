@@ -10,6 +10,7 @@ from typing import Any
 
 from refit.cli import is_local, retyped
 from refit.job import Job, UserError
+from refit.record import environment
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
@@ -76,8 +77,11 @@ def plan_points(
             point without a record.
     """
     composed = [(overrides, compose(overrides)) for overrides in batch]
-    settings = _settings([job for _, job in composed])
+    jobs = [job for _, job in composed]
+    settings = _settings(jobs)
     if settings.here:
+        if words := here.without_effect(jobs):
+            say(words)
         composed = [(overrides, here.of_allocation(job)) for overrides, job in composed]
     points = _distinct(composed, root, say, hydra_of)
     planned = tuple(
@@ -184,12 +188,23 @@ def _not_excluded(points: Sequence[Point], say: Callable[[str], None]) -> list[P
     return included
 
 
-def _earlier(point: Point, mode: str, say: Callable[[str], None]) -> Record | None:
-    """The point's record, if the sweep keeps it and it ran on what is asked for now."""
+def earlier(point: Point, mode: str) -> tuple[Record | None, str | None]:
+    """The point's record, if `sweep.mode` keeps it; or why one that it would keep does not stand.
+
+    A record stands for what ran on the nodes, and with the variables, that are asked for now.
+    """
     record = Record.find(point.timing)
     if record is None or not keeps(mode, record):
-        return None
-    if reason := elsewhere(point.job, record.environment):
+        return None, None
+    reason = elsewhere(point.job, record.environment)
+    if point.job.mode == "measure" and not reason:
+        name = environment.other_variable(point.variables, record.environment)
+        reason = f"it ran with another value of hydra.job.env_set.{name}, or none" if name else None
+    return (None, reason) if reason else (record, None)
+
+
+def _earlier(point: Point, mode: str, say: Callable[[str], None]) -> Record | None:
+    record, reason = earlier(point, mode)
+    if reason:
         say(f"{point.name}: its record is not kept: {reason}")
-        return None
     return record

@@ -23,7 +23,7 @@ from refit.record.point import Point
 from refit.record.record import Record
 from refit.weights import memory
 from sweeper import clients, here, points, room, slurm, status, submitit_side, watch
-from sweeper.decisions import Outcome, holds, keeps, outcome
+from sweeper.decisions import Outcome, holds, outcome
 from sweeper.hydra_job import AsJob
 from sweeper.points import Compose, HydraOf, Planned, SweepPlan
 
@@ -160,8 +160,7 @@ def _is_done(point: Point, mode: str) -> bool:
     standing = status.get(point)
     if standing.state in ("submitted", "running"):
         watch.take_in_record(point, standing)  # killed before it could say so for the point
-    stored = Record.find(point.timing)
-    return keeps(mode, stored) and not (stored and elsewhere(point.job, stored.environment))
+    return points.earlier(point, mode)[0] is not None
 
 
 def _run_here(local: Sequence[Planned], display: Display, as_job: AsJob) -> dict[str, Record]:

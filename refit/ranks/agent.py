@@ -97,7 +97,8 @@ class Agent:
         if attempt is None:
             point.freeze()
         team = Nodes(point.attempt(attempt), node, nodes)
-        begun = record.begin(point, self._environment)
+        around = {**self._environment, **environment.with_variables(point.variables)}
+        begun = record.begin(point, around)
         try:
             final = self._measure(point, team, begun, progress)
         except Exception as error:

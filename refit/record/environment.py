@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
@@ -60,6 +61,30 @@ def describe() -> dict[str, Any]:
     found = of_controller()
     partition = slurm.get("SLURM_JOB_PARTITION")
     return {**found, "nodes": node_names(nodes) or [host], "partition": partition, "slurm": slurm}
+
+
+def with_variables(env_set: Mapping[str, str]) -> dict[str, Any]:
+    """What `describe` lacks of a point with hydra.job.env_set: a digest of each value, by name.
+
+    The values are no part of a point's identity, and may be secrets.
+    """
+    digests = {
+        name: hashlib.sha256(str(value).encode()).hexdigest()[:10]
+        for name, value in sorted(env_set.items())
+    }
+    return {"env_set": digests} if digests else {}
+
+
+def other_variable(env_set: Mapping[str, str], environment: Mapping[str, Any]) -> str | None:
+    """A variable of hydra.job.env_set that what ran had otherwise, or None.
+
+    Args:
+        environment: of a record.
+    """
+    asked = with_variables(env_set).get("env_set", {})
+    had = environment.get("env_set", {})
+    names = (name for name in sorted({*asked, *had}) if asked.get(name) != had.get(name))
+    return next(names, None)
 
 
 def of_controller() -> dict[str, Any]:

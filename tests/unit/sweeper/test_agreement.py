@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from refit.job import Cluster, Job, Sweep, UserError
+from refit.record.environment import with_variables
 from refit.record.point import Point, identity
 from refit.record.record import begin, ended, write
 from sweeper.agreement import Settings, check_one_job, differing
+from sweeper.here import without_effect
 from sweeper.points import plan_points
 from tests.support.jobs import job
 
@@ -152,6 +154,31 @@ def test_a_record_of_other_nodes_does_not_stand_for_a_point(tmp_path: Path) -> N
         f"{point.name}: its record is not kept: it ran in partition low, and"
         " cluster.slurm.partition=a100 is asked for"
     ]
+
+
+def test_a_record_of_other_variables_does_not_stand_for_a_point(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def kept(had: dict[str, str], asked: dict[str, str], job: Job = ONE) -> bool:
+        hydra = {"job": {"env_set": asked}} if asked else None
+        point = Point.of(job, tmp_path, (), hydra)
+        point.freeze()
+        write(point.timing, ended(begin(point, with_variables(had)), "ok", ""))
+        plan = plan_points([["0"]], lambda _: job, tmp_path, said.append, lambda _: hydra)
+        return plan.points[0].kept is not None
+
+    assert kept({}, {}) and kept({"A": "1"}, {"A": "1"}) and not said
+    assert (
+        not kept({}, {"A": "1"}) and not kept({"A": "1"}, {}) and not kept({"A": "1"}, {"A": "2"})
+    )
+    assert len(said) == 3 and all("another value of hydra.job.env_set.A" in words for words in said)
+    assert kept({"A": "1"}, {}, replace(ONE, mode="plan"))  # nothing ran
+
+
+def test_what_an_allocation_cannot_do_is_said() -> None:
+    job = with_cluster(launcher="slurm", slurm={**SLURM, "qos": "high", "setup": ["module load"]})
+    assert (without_effect([job]) or "").endswith("cluster.slurm qos, setup have no effect in it")
+    assert without_effect([with_cluster(launcher="slurm", slurm={"partition": "a"})]) is None
 
 
 def test_names_make_no_other_job(tmp_path: Path) -> None:
