@@ -307,13 +307,11 @@ def test_the_wheel_holds_every_file_and_its_commit(tmp_path: Path) -> None:
 
 
 def test_uv_installs_the_wheel(tmp_path: Path) -> None:
-    if not shutil.which("uv"):
-        pytest.skip("no uv here: pip install uv")
     wheel = built(copy_of_the_tree(tmp_path / "a tree"), "build_wheel")
     environment = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache")}
     into = ["--offline", "--no-deps", "--python", "env"]
     for words in (["venv", "--python", sys.executable, "env"], ["pip", "install", *into, wheel]):
-        command = ["uv", *map(str, words)]
+        command = [str(Path(sys.executable).with_name("uv")), *map(str, words)]
         subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     (own,) = tmp_path.glob("env/lib/python*/site-packages")
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
