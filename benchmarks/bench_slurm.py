@@ -1,6 +1,6 @@
 """What a sweep on Slurm costs: from -m to the first point running; sixty points packed and not.
 
-On a throw-away, real Slurm cluster of two pretended nodes (`bash tests/slurm/install.sh`). Run:
+On a throw-away, real Slurm cluster of two pretended nodes (`bash tests/debian.sh`). Run:
 python -m benchmarks.bench_slurm
 """
 
@@ -58,7 +58,7 @@ def sweep(cluster: Cluster, folder: Path, *arguments: str) -> float:
 def main() -> None:
     """Print the times of both sweeps and their ratio."""
     if missing := missing_packages():
-        print(f"no {', '.join(missing)} here: install with `bash tests/slurm/install.sh`")
+        print(f"no {', '.join(missing)} here: install with `bash tests/debian.sh`")
         return
     # munge refuses a socket that others cannot reach, and unix sockets need a short path
     with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp") as root:

@@ -4,7 +4,7 @@ munged, MariaDB, slurmdbd, slurmctld and one slurmd per pretended node, without 
 or anything below /etc, /run or /var: all files are below one root, all sockets on loopback.
 Seen to work with Slurm 22.05 (Debian 12), as root and otherwise.
 
-The packages are `slurm-wlm munge slurmdbd mariadb-server`; `bash tests/slurm/install.sh` installs
+The packages are `slurm-wlm munge slurmdbd mariadb-server`; `bash tests/debian.sh` installs
 them without starting a service. `missing_packages()` names those that are not here.
 """
 
@@ -190,7 +190,7 @@ class Cluster:
     def start(self) -> None:
         """Return once every node is idle; take down what has started if anything fails."""
         if missing := missing_packages():
-            raise RuntimeError(f"not installed: {', '.join(missing)}; see tests/slurm/install.sh")
+            raise RuntimeError(f"not installed: {', '.join(missing)}; see tests/debian.sh")
         try:
             self._write_files()
             self._start_munge()

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def short_root() -> Iterator[Path]:
     """An empty directory with a short name, as unix sockets need; pytest's own are too long."""
     if missing := missing_packages():
-        pytest.skip(f"no {', '.join(missing)} here: install with `bash tests/slurm/install.sh`")
+        pytest.skip(f"no {', '.join(missing)} here: install with `bash tests/debian.sh`")
     path = Path(tempfile.mkdtemp(prefix="rs", dir="/tmp"))
     path.chmod(0o755)  # munge refuses a socket that others cannot reach
     yield path

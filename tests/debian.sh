@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Install what tests/slurm needs on Debian or Ubuntu: Slurm, munge and MariaDB. Starts none of them.
+# Install what tests/slurm and tests/browser need on Debian: Slurm, munge, MariaDB; Chromium and its
+# driver. Starts none of them.
 # Quiet, and does nothing where they are installed. Not root: runs itself again through sudo.
 set -euo pipefail
 
 missing=()
-for package in slurm-wlm munge slurmdbd mariadb-server; do
+for package in slurm-wlm munge slurmdbd mariadb-server chromium chromium-driver; do
     status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing+=("$package")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "$0: no apt-get here; install slurmctld, slurmd, slurmdbd, munge and MariaDB yourself" >&2
+    echo "$0: no apt-get here; install Slurm, munge, MariaDB, Chromium and chromedriver yourself" >&2
     exit 1
 fi
 [ "$(id -u)" = 0 ] || exec sudo bash "$0"
