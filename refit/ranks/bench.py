@@ -52,9 +52,8 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Refits:
-    """What they were, by the fields of a `RankReport`; and our plan."""
+    """What they were, and the copies beside them, by the fields of a `RankReport`."""
 
-    plan: Plan
     cold: Span
     cold_phases: dict[str, float]
     warm: list[Span]
@@ -67,6 +66,7 @@ class _Refits:
     staging_bytes: int | None
     details: dict[str, int | str]
     moved: Moved | None
+    limits: Limits
 
 
 def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progress) -> RankReport:
@@ -97,28 +97,33 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
     progress("filling weights")
     proof.begin()
     run = _Run(setup, rank, device, sides, hops, transport.plans_itself, proof, clock, progress)
-    refits = _refits(run)
-    progress("measuring plain copies")
-    # last of all: they destroy the destination's weights
-    limits = limit.measure(setup, clock, sides, rank, refits.plan)
-    return _report(run, refits, limits)
+    return _report(run, _refits(run))
 
 
 def _refits(run: _Run) -> _Refits:
-    """All of them, in order, each of them proven; what they took; and the transport's end."""
+    """All of them, in order, each of them proven; what they took; and the transport's end.
+
+    Plain copies stand on both sides of the timed ones: where the machine's speed changes, one of
+    them has the refits' own.
+    """
     # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
     before = memory.forget_peak()
     rank_device.forget_peak()
     cold, cold_phases, plan = _cold(run)
+    copies = limit.Copies(run.setup, run.clock, run.sides, run.rank, plan)
+    with run.proof.beside("the cold refit"):
+        run.progress("measuring plain copies")
+        copies.make()
     warm, phases, held_bytes = _warm(run)
     refit_peak, device_peak = memory.peak_since(before), rank_device.peak_bytes()
     logits = _changed(run)
     # asked before close, which empties them
     staging, details, moved = run.hops.staging_bytes, run.hops.details, run.hops.moved
     run.hops.close()
+    run.progress("measuring plain copies again")
+    copies.make()  # last of all: they destroy the destination's weights
     return _Refits(
-        plan=plan,
         cold=cold,
         cold_phases=cold_phases,
         warm=warm,
@@ -131,10 +136,11 @@ def _refits(run: _Run) -> _Refits:
         staging_bytes=staging,
         details=details,
         moved=moved,
+        limits=copies.found(),
     )
 
 
-def _report(run: _Run, refits: _Refits, limits: Limits) -> RankReport:
+def _report(run: _Run, refits: _Refits) -> RankReport:
     setup, sides, proof = run.setup, run.sides, run.proof
     return RankReport(
         rank=run.rank,
@@ -142,7 +148,7 @@ def _report(run: _Run, refits: _Refits, limits: Limits) -> RankReport:
         active=sides.source is not None or sides.destination is not None,
         cold=refits.cold,
         warm=refits.warm,
-        limits=limits,
+        limits=refits.limits,
         cold_phases=refits.cold_phases,
         phases=refits.phases,
         elements=proof.destination.elements,

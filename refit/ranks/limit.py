@@ -19,24 +19,45 @@ from refit.transport import share
 from refit.weights.weights import Weights
 
 COPY_BYTES = 1e9  # of all destinations together: more than any cache holds
-COPIES = 5  # of each kind; the fastest is the limit
+COPIES = 2  # of each kind, each time: before the timed refits and behind them
+
+Copy = Callable[[], dict[str, float]]
 
 
-def measure(setup: Setup, clock: Clock, sides: Sides, rank: int, plan: Plan) -> Limits:
-    """Both, the second where it can be. All ranks call it; the destination's weights are gone then.
+class Copies:
+    """Copies of both kinds, the second where it can be, timed like refits.
+
+    All ranks make them together, twice: the machine may be faster before the refits or after. What
+    the destinations hold is gone then.
 
     Args:
         plan: ours, also of a method that carries out another.
     """
-    copied = _memory_copy(clock, sides)
-    on_cpu = devices.device(setup.job) == "cpu"
-    if reason := limits.no_peer_copy(plan.cross_node_bytes, on_cpu, setup.method):
-        return Limits(copied, None, reason)
-    return Limits(copied, _peer_copy(clock, sides, rank, pairs(plan)))
+
+    def __init__(self, setup: Setup, clock: Clock, sides: Sides, rank: int, plan: Plan) -> None:
+        self._clock = clock
+        on_cpu = devices.device(setup.job) == "cpu"
+        self._no_peers = limits.no_peer_copy(plan.cross_node_bytes, on_cpu, setup.method)
+        self._works = [_memory_copy(sides)]
+        if not self._no_peers:
+            self._works.append(_peer_copy(sides, rank, pairs(plan)))
+        self._spans: list[list[Span]] = [[] for _ in self._works]
+
+    def make(self) -> None:
+        """Time a few of each."""
+        for (copy, _), spans in zip(self._works, self._spans, strict=True):
+            spans += [self._clock.timed(copy)[0] for _ in range(COPIES)]
+
+    def found(self) -> Limits:
+        """All that were made."""
+        memory, *peers = [
+            Copied(spans, share) for (_, share), spans in zip(self._works, self._spans, strict=True)
+        ]
+        return Limits(memory, peers[0] if peers else None, self._no_peers)
 
 
-def _memory_copy(clock: Clock, sides: Sides) -> Copied:
-    """Copies within the destination's own memory.
+def _memory_copy(sides: Sides) -> tuple[Copy, float]:
+    """Copies within the destination's own memory, and the share of it that is copied.
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
     """
@@ -54,14 +75,17 @@ def _memory_copy(clock: Clock, sides: Sides) -> Copied:
             remaining -= now
         return {}
 
-    return Copied(_timed(clock, copy), part)
+    return copy, part
 
 
-def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -> Copied:
+def _peer_copy(sides: Sides, rank: int, between: Sequence[Pair]) -> tuple[Copy, float]:
     """Each rank's bytes out of each of its peers' weights, one contiguous copy of each peer.
 
     Args:
         between: the pairs of all ranks, who are on one node; so nobody passes anything on.
+
+    Returns:
+        The copies, and the share of the bytes that they copy.
     """
     mine, into = _bytes_of(sides.source), _bytes_of(sides.destination)
     world = dist.get_world_size()
@@ -81,7 +105,7 @@ def _peer_copy(clock: Clock, sides: Sides, rank: int, between: Sequence[Pair]) -
             there.copy_(here)
         return {}
 
-    return Copied(_timed(clock, copy), part)
+    return copy, part
 
 
 def _bytes_of(weights: Weights | None) -> torch.Tensor:
@@ -92,7 +116,3 @@ def _bytes_of(weights: Weights | None) -> torch.Tensor:
 def _share(nbytes: int) -> float:
     """The share that is copied of all ranks' bytes."""
     return min(1.0, COPY_BYTES / nbytes)
-
-
-def _timed(clock: Clock, copy: Callable[[], dict[str, float]]) -> list[Span]:
-    return [clock.timed(copy)[0] for _ in range(COPIES)]

@@ -28,9 +28,9 @@ class Sides:
 class Proof:
     """The refits of one rank, looked at.
 
-    In order: `begin`, the cold refit, `whole`; then for each refit `stamp`, the refit, `look` and
-    `whole_if_chosen`; then for each set of changed weights `renew`, the refit and perhaps `whole`;
-    and `end`.
+    In order: `begin`, the cold refit, `whole`; something `beside`; then for each refit `stamp`, the
+    refit, `look` and `whole_if_chosen`; then for each set of changed weights `renew`, the refit and
+    perhaps `whole`; and `end`.
 
     Attributes:
         destination: every element, as `whole` found it.
@@ -81,11 +81,31 @@ class Proof:
                 self.destination += found
                 self.first = self.first or self._wrong(found, after)
 
+    @contextmanager
+    def beside(self, after: str) -> Iterator[None]:
+        """What is done meanwhile may destroy the destination's weights, but no source's.
+
+        Behind it they are poison again, so that the refits to come write every element anew.
+
+        Args:
+            after: as of `whole`.
+        """
+        destination = self._sides.destination
+        with self._clock():
+            if self._of_destination:
+                self._of_destination.keep()  # all of it is right after the cold refit, or never is
+            self._look_at_left_out(after)
+        yield
+        with self._clock():
+            if destination:
+                self._trained.poison(destination)
+
     def stamp(self) -> None:
         """Change the stamps at the source."""
         with self._clock():
-            if not self._refits:
-                self._before_stamps()
+            if self._of_source and not self._refits:
+                # stamps hide what stood there: that it did not change
+                self._source_is(self._of_source.check(0), "the cold refit")
             self._refits += 1
             if self._of_source:
                 self._of_source.write(self._refits)
@@ -138,19 +158,15 @@ class Proof:
     def end(self) -> None:
         """Look at the source once more, and at what was left out and must be as it was."""
         self._look_at_source()
-        destination, travels = self._sides.destination, self._setup.travels
         with self._clock():
-            if destination and travels is not None:
-                found = self._trained.check_left_out(destination, travels)
-                self.destination += found
-                self.first = self.first or self._wrong(found, "the last refit")
+            self._look_at_left_out("the last refit")
 
-    def _before_stamps(self) -> None:
-        """Stamps hide what stood there: that it did not change, and what it is to be again."""
-        if self._of_source:
-            self._source_is(self._of_source.check(0), "the cold refit")
-        if self._of_destination:
-            self._of_destination.keep()  # all of it was right after the cold refit, or never is
+    def _look_at_left_out(self, after: str) -> None:
+        destination, travels = self._sides.destination, self._setup.travels
+        if destination and travels is not None:
+            found = self._trained.check_left_out(destination, travels)
+            self.destination += found
+            self.first = self.first or self._wrong(found, after)
 
     def _look_at_source(self) -> None:
         source = self._sides.source

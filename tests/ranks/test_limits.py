@@ -52,8 +52,8 @@ def test_each_rank_gets_its_bytes_from_each_of_its_peers(agent: Agent, share: fl
     sizes = [(64, 0), (32, 96), (0, 80), (0, 0)]
     between = [Pair(0, 1, 64), Pair(1, 1, 32), Pair(0, 2, 48), Pair(1, 2, 24)]
     found = copied(sizes, between, port, at_most=168 * share)
-    assert [found_of[1:] for found_of in found] == [(5, share)] * 4
-    holds = [list(held) for held, _, _ in found]
+    assert [of_rank for _, of_rank in found] == [share] * 4
+    holds = [list(held) for held, _ in found]
     # what nobody sends stays
     expected = {
         1.0: ([1] * 64 + [2] * 32, [1] * 48 + [2] * 24 + [103] * 8),

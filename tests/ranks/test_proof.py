@@ -28,6 +28,7 @@ AFTER: dict[type[Fault], str] = {
     broken.SkipsTimed: r"timed iteration 1",
     broken.SkipsLastTimed: r"timed iteration 2",
     broken.SkipsChanged: r"the refit of changed weights",
+    broken.MovesOnlyChanges: r"timed iteration",
     broken.DeliversBefore: r"timed iteration 1",
     broken.OnlyFirstTimedWrong: r"timed iteration 1",
     broken.OnlyLastTimedWrong: r"timed iteration 2",

@@ -22,8 +22,8 @@ Sizes = list[tuple[int, int]]
 
 def copied(
     sizes: Sizes, between: list[Pair], port: int, at_most: float
-) -> list[tuple[bytes, int, float]]:
-    """By rank: what its destination holds afterwards, how many times were taken, of which share.
+) -> list[tuple[bytes, float]]:
+    """By rank: what its destination holds afterwards, and which share of the bytes was copied.
 
     A source holds its rank + 1 in every byte, a destination rank + 101.
 
@@ -64,9 +64,10 @@ def _rank(
         for nbytes, first in zip(sizes[rank], (1, 101), strict=True)
     )
     clock = Clock(Meeting(meeting, world, rank))
-    found = limit._peer_copy(clock, Sides(source, destination), rank, between)
+    copy, share = limit._peer_copy(Sides(source, destination), rank, between)
+    clock.timed(copy)
     holds = b"" if destination is None else bytes(destination.arena.tolist())
-    end.send((holds, len(found.spans), found.share))
+    end.send((holds, share))
     dist.barrier()
 
 
