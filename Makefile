@@ -13,11 +13,12 @@ INPUTS := pyproject.toml constraints-cpu.txt
 
 # .venv first, then what goes into it
 .NOTPARALLEL:
-.PHONY: help asked setup table test test-versions lint bench clean
+.PHONY: help asked setup table test test-thorough test-versions lint bench clean
 
 help:
 	@echo "make table   the ten rows of the reference table, verified, on this machine's CPUs"
-	@echo "make test    lint and all tests"
+	@echo "make test    lint and the tests, of many cases alike a sample"
+	@echo "make test-thorough   all cases, and under each version of megatron-core"
 	@echo "make test-versions   the tests that meet megatron-core, under 0.17, 0.18 and 0.19"
 	@echo "make lint    ruff, ruff format --check, mypy, the directions between rooms"
 	@echo "make bench   benchmarks: ratios taken in one run"
@@ -44,6 +45,10 @@ table: setup
 
 test: lint
 	@bash tests/run.sh $(BIN)/python .venv
+
+test-thorough: lint
+	@bash tests/run.sh $(BIN)/python .venv --thorough
+	@bash tests/versions.sh $(BIN)/python .venv/megatron-core --thorough
 
 test-versions: setup
 	@bash tests/versions.sh $(BIN)/python .venv/megatron-core

@@ -1,5 +1,7 @@
 """For all tests: Ctrl-C reaches programs under test, `gpu` skips without one, fixed draws.
 
+`thorough` ones run with --thorough.
+
 A shell without job control starts what it puts in the background, pytest say, with SIGINT ignored,
 and all its children inherit that.
 """
@@ -18,6 +20,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # what is drawn is the same in every run, however slow the machine
 settings.register_profile("refit", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("refit")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="all cases, also those alike")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--thorough"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# All tests, those that mostly wait for Slurm beside the others; what was skipped, and why, comes last.
-# usage: run.sh PYTHON FOLDER; the folder gets what each part printed.
+# The tests, those that mostly wait for Slurm beside the others; what was skipped, and why, comes last.
+# usage: run.sh PYTHON FOLDER [OPTION ...]; the folder gets what each part printed, pytest the options.
 set -uo pipefail
 python=$1 logs=$2 ended=0
+shift 2
+options=("$@")
 
 part() { # part NAME ARGUMENT ...: pytest, on the terminal and in its log
     local name=$1
     shift
-    "$python" -m pytest "$@" 2>&1 | tee "$logs/$name.log" || ended=1
+    "$python" -m pytest "${options[@]}" "$@" 2>&1 | tee "$logs/$name.log" || ended=1
 }
 
-"$python" -m pytest tests/slurm >"$logs/slurm.log" 2>&1 &
+"$python" -m pytest "${options[@]}" tests/slurm >"$logs/slurm.log" 2>&1 &
 slurm=$!
 part ranks -n 2 --dist loadgroup tests/ranks tests/torch
 part unit -n 2 tests/unit tests/conf tests/commands

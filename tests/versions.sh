@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The tests that meet megatron-core itself, under each of its versions that pip gives no Python 3.11.
 # Their wheels declare Python 3.12 and run on 3.11: unpacked, first on PYTHONPATH of one environment.
-# usage: versions.sh PYTHON FOLDER; the folder keeps what was downloaded: 6 MB, and triton's 198 MB.
+# usage: versions.sh PYTHON FOLDER [--thorough]; the folder keeps what was downloaded: 6 MB, and
+# triton's 198 MB. Ranks start under the newest version, and with --thorough under each.
 set -euo pipefail
-python=$1
+python=$1 thorough=${3:-}
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 versions=(0.17.1 0.18.2 0.19.2)
@@ -12,8 +13,8 @@ tests=(
     tests/unit/importers/test_flags.py
     tests/torch/test_plan_megatron.py tests/torch/test_rules_megatron.py
     tests/torch/test_layout_megatron.py
-    tests/ranks/test_models.py tests/ranks/test_megatron.py
 )
+ranks=(tests/ranks/test_models.py tests/ranks/test_megatron.py)
 
 # unpack REQUIREMENT FOLDER [OPTION ...]: its wheel, once; what is there is whole
 unpack() {
@@ -40,6 +41,8 @@ for version in "${versions[@]}"; do
     export PYTHONPATH=$folder/$version$path
     found=$("$python" -c 'from importlib.metadata import version; print(version("megatron-core"))')
     [ "$found" = "$version" ] || { echo "$0: $python finds $found first" >&2; exit 1; }
-    "$python" -m pytest -q -n 2 --dist worksteal "${tests[@]}" || failed+=("$version")
+    these=("${tests[@]}")
+    if [ "$version" = "${versions[-1]}" ] || [ -n "$thorough" ]; then these+=("${ranks[@]}"); fi
+    "$python" -m pytest -q $thorough -n 2 --dist worksteal "${these[@]}" || failed+=("$version")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "failed: megatron-core ${failed[*]}" >&2; exit 1; }

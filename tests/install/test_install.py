@@ -3,7 +3,8 @@
 Each has a virtual environment of its own, which finds the libraries of this one and nothing of this
 checkout, and a copy of the tree, whose path has a space; the commands run in an empty folder. The
 wheel is made of an archive of the sources, a checkout that an editable install leads to is on a
-read-only mount, and what is installed needs no folder of the caller's in Python's path.
+read-only mount, and what is installed needs no folder of the caller's in Python's path. pipx wants
+the libraries themselves, so its environment has its own (a minute and 1 GB).
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from pathlib import Path
 import pytest
 
 import refit
+from tests.support.sample import thorough
 
 ROOT = Path(__file__).parents[2]
+CONSTRAINTS = ROOT / "constraints-cpu.txt"
 TREE = (
     "refit", "sweeper", "hydra_plugins", "conf", "pyproject.toml", "setup.py", ".gitattributes",
     "README.md", "LICENSE",
@@ -118,7 +121,22 @@ def environment(folder: Path, *wheels: Path) -> Path:
     return python
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable", "checkout"])
+def by_pipx(folder: Path, wheel: Path) -> Install:
+    """What pipx makes of a wheel, with the libraries that it resolves."""
+    home, programs = folder / "pipx", folder / "bin"
+    constraints = {} if shutil.which("nvidia-smi") else {"PIP_CONSTRAINT": str(CONSTRAINTS)}
+    environment = {
+        **os.environ, "PIPX_HOME": str(home), "PIPX_BIN_DIR": str(programs), **constraints
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pipx", "install", "--python", sys.executable, str(wheel)]
+    subprocess.run(command, env=environment, check=True)
+    python = home / "venvs" / "refit-sweep" / "bin" / "python"
+    return Install(python, python.parents[1], (str(programs / "refit-sweep"),))
+
+
+@pytest.fixture(
+    scope="module", params=["wheel", thorough("editable"), "checkout", thorough("pipx")]
+)
 def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Install:
     root = tmp_path_factory.mktemp(request.param)
     tree = copy_of_the_tree(root / "a tree")
@@ -129,6 +147,8 @@ def install(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "checkout":
         return Install(environment(root / "env"), tree, ("python", "-m", "refit.run"), tree)
     editable = request.param == "editable"
+    if request.param == "pipx":
+        return by_pipx(root, built(tree, "build_wheel"))
     if not editable:
         with tarfile.open(built(tree, "build_sdist")) as archive:
             archive.extractall(root, filter="data")
@@ -269,7 +289,7 @@ def test_a_folder_that_is_not_there(install: Install, tmp_path: Path) -> None:
 def test_a_shell_completes_options(install: Install, tmp_path: Path) -> None:
     if install.home is not None:
         pytest.skip("Hydra completes for a program on PATH, and a checkout has none")
-    program = install.python.with_name("refit-sweep")
+    program = Path(install.program[0])
     # as bash does it: the function that is installed is called, and fills COMPREPLY
     script = f"""
         export PATH={program.parent}:$PATH

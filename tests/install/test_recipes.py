@@ -68,7 +68,9 @@ class Copy:
     def passes(self, *tests: str, only: str = "") -> None:
         """The copy's own tests, of which there must be some in each file."""
         chosen = ["-k", only] if only else []
-        said = self.run("pytest", "-q", "-rp", "-p", "no:cacheprovider", *tests, *chosen)
+        said = self.run(
+            "pytest", "--thorough", "-q", "-rp", "-p", "no:cacheprovider", *tests, *chosen
+        )
         for test in tests:
             assert f"PASSED {test}::" in said, said
 

@@ -113,8 +113,9 @@ def of(name: str, method: str, **rest: Any) -> Job:
 
 
 ALL = "everything at once"
+QUICK = METHODS[:3]  # NIXL's agents take longer to start than all else
 # each kind by one method in turn, and all of them together by every method
-EACH = [(name, METHODS[n % len(METHODS)]) for n, name in enumerate(SIDES) if name != ALL]
+EACH = [(name, QUICK[n % len(QUICK)]) for n, name in enumerate(SIDES) if name != ALL]
 FAULTS = [
     ("hsdp to tp and ep", "DropsBlock"),
     ("fsdp to fsdp", "WritesPadding"),
@@ -148,8 +149,8 @@ def test_each_kind_is_bit_exact(agent: Agent, tmp_path: Path, name: str, method:
 @pytest.mark.parametrize(
     ("name", "fault", "method"),
     [
-        *((*fault, METHODS[n % len(METHODS)]) for n, fault in enumerate(FAULTS)),
-        *((ALL, fault, method) for fault in ("DropsBlock", "RoundsUp") for method in METHODS),
+        *((*fault, QUICK[n % len(QUICK)]) for n, fault in enumerate(FAULTS)),
+        *((ALL, ("DropsBlock", "RoundsUp")[n % 2], way) for n, way in enumerate(METHODS)),
     ],
 )
 def test_a_fault_is_seen(agent: Agent, tmp_path: Path, name: str, fault: str, method: str) -> None:

@@ -20,6 +20,7 @@ from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
 from tests.support.jobs import TINY, dense, job
 from tests.support.records import ran, verified
+from tests.support.sample import sampled
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50)
 DENSE = dense(MOE, name="dense", add_bias_linear=True, share_embeddings_and_output_weights=True)
@@ -100,7 +101,8 @@ def test_the_sample_is_one_of_all_kinds() -> None:
         assert {x.parallel.mode for x in more} == {"collocated", "non-collocated"}, (side, degree)
 
 
-@pytest.mark.parametrize("what", SAMPLE, ids=title)
+# of each stratum one or two, on few ranks or many; each of the ways as often
+@pytest.mark.parametrize("what", sampled(SAMPLE, 4), ids=title)
 def test_every_layout_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
     record = verified(agent, tmp_path, what)
     logits = record["verification"]["logits"]

@@ -15,6 +15,8 @@ from refit.record.point import Point
 from tests.support.jobs import TINY, job
 from tests.support.records import verified
 
+# two ranks, as ranks that find no server with their environment import all by themselves
+TWO = job(Degrees(tp=1, etp=1), Degrees(tp=1, etp=1), ranks_per_node=2)
 FLEX = replace(TINY, moe_token_dispatcher_type="flex", add_bias_linear=False)
 
 
@@ -53,14 +55,14 @@ def test_an_idle_rank_says_that_it_waits(agent: Agent, tmp_path: Path) -> None:
 def test_the_ranks_of_a_point_have_its_environment_and_no_other_points(
     agent: Agent, tmp_path: Path
 ) -> None:
-    method = "tests.support.faults:SaysEnvironment"
+    says = replace(TWO, refit=replace(TWO.refit, method="tests.support.faults:SaysEnvironment"))
     env = {"CUDA_DEVICE_MAX_CONNECTIONS": 1, "TORCH_CPP_LOG_LEVEL": "ERROR", "REFIT_SHARE": 0.5}
     texts = {name: str(value) for name, value in env.items()}
-    record = verified(agent, tmp_path, with_env(job(method=method), env))
+    record = verified(agent, tmp_path, with_env(says, env))
     assert record["environment"]["variables"] == {**texts, "CUDA_VISIBLE_DEVICES": ""}
     # there when torch was imported, and so in the environment that the process began with
     assert record["transport"] == texts
-    after = verified(agent, tmp_path, job(method=method))
+    after = verified(agent, tmp_path, says)
     assert after["environment"]["variables"] == {"CUDA_VISIBLE_DEVICES": ""}
     assert after["transport"] == {} and after["id"] != record["id"]
 
@@ -68,7 +70,8 @@ def test_the_ranks_of_a_point_have_its_environment_and_no_other_points(
 def test_a_failure_of_ranks_with_an_environment_is_a_record(agent: Agent, tmp_path: Path) -> None:
     """hydra.job.env_set: in this process meanwhile, and in ranks that are started anew."""
     hydra = {"job": {"env_set": {"REFIT_SHARE": "hydra's"}}}
-    what = job(method="tests.support.faults:RaisesEnvironment")
+    method = "tests.support.faults:RaisesEnvironment"
+    what = replace(TWO, refit=replace(TWO.refit, method=method))
     point = Point.of(what, tmp_path, hydra=hydra)
     forkserver.ensure_running()  # as other points have left it, without the variable
     with env_override(point.variables):

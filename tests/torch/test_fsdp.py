@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from refit.job import Degrees, Model
 from refit.layout.cut import PADDING
@@ -157,7 +158,10 @@ def free_port() -> int:
 def test_each_rank_has_the_rows_that_fully_shard_gives_it(
     tmp_path: Path, world: int, shard: int
 ) -> None:
-    spawn(rank_main, (world, shard, free_port(), str(tmp_path)), nprocs=world)
+    # where no agent of this process has made the server ready, it imports what they need once
+    multiprocessing.set_forkserver_preload([__name__])
+    args = (world, shard, free_port(), str(tmp_path))
+    start_processes(rank_main, args, nprocs=world, start_method="forkserver")
     source = Degrees(kind="fsdp", shard=shard, gpus=world)
     what = job(source, Degrees(kind="fsdp"), model=MODEL)
     placement = place(what)

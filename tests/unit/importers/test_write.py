@@ -14,6 +14,7 @@ from refit.job import Bench, Degrees, Job, Model, Parallel, Refit, UserError
 from refit.model.moe_layers import moe_layers
 from tests.support.composed import composed
 from tests.support.jobs import make_job
+from tests.support.sample import sampled
 
 PAIRS = options.pairs()
 
@@ -62,7 +63,7 @@ CANNOT = {
 WIDENED = {"collocated_3_tp4ep2_to_tp4ep1": 8, "collocated_4_tp2ep2_to_tp2ep1": 4}
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", sampled(PAIRS, 4))
 def test_every_shipped_pair(pair: str) -> None:
     of_model = PAIRS[pair].model
     job = composed(
@@ -84,7 +85,7 @@ def test_every_shipped_pair(pair: str) -> None:
     assert (found.model.name, found.refit.method) == (job.model.name, "nccl")
 
 
-@pytest.mark.parametrize("model", options.models())
+@pytest.mark.parametrize("model", sampled(options.models(), 3))
 def test_every_shipped_model(model: str) -> None:
     job = composed(f"model={model}", "parallel=collocated_1_tp4ep2_to_tp2ep4", "refit=gloo")
     _, found = back(job)
