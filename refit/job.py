@@ -328,6 +328,8 @@ class Sweep:
     wait: bool = True  # False: submit to Slurm and return
     here: bool = False  # run on the nodes of the allocation that this process is in
     pack: int = 1  # points of one shape that share an allocation, one after another
+    # jobs of Slurm's run the code as it is now; False: as it is when they start
+    snapshot: bool = True
     max_attempts: int = 3  # for what Slurm took away: preemption, node failure, time limit
 
 

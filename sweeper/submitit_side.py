@@ -72,8 +72,10 @@ def executor(folder: Path, parameters: Mapping[str, Any]) -> Executor:
     return made
 
 
-def sbatch_text(made: Executor) -> str:
-    """The file that sbatch is given."""
+def sbatch_text(made: Executor, jobs: int = 1) -> str:
+    """The file that sbatch is given for so many jobs; several are an array."""
+    if jobs > 1:
+        made.parameters["map_count"] = jobs
     return made._make_submission_file_text(f"{made.python} -m submitit.core._submit", "dry-run")
 
 
@@ -87,9 +89,21 @@ def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[st
         with environment.replaced(clients.environment()), made.batch():
             jobs = [made.submit(call) for call in calls]
     except FailedJobError as error:
+        clean(Path(made.folder))
         words = re.findall(r"sbatch: error: (.*)", str(error))
         raise Refused(f"Slurm refuses the job: {'; '.join(words) or str(error).strip()}") from None
     return [str(job.job_id) for job in jobs]
+
+
+def clean(folder: Path) -> None:
+    """Remove what a submission leaves that came to nothing.
+
+    While it is under way, files have a name of their own, which is then the job's.
+    """
+    for path in folder.glob("*"):
+        named_so = re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name)
+        if named_so and not path.is_symlink():  # submitit keeps a link, of what was submitted
+            path.unlink(missing_ok=True)
 
 
 def given(folder: Path, slurm_id: str) -> list[str]:
