@@ -63,8 +63,6 @@ def queue(
         raise UserError(next(iter(refused.values())).words)
     waiting = len(done_now.waiting)
     display.line(f"{queued} points are queued, {len(missing) - waiting} submitted")
-    if waiting:
-        display.line(done_now.no_room)
     for point in (p for p in missing if p.name in refused):
         attempt, words = refused[point.name]
         display.line(f"{point.name}: {words}")

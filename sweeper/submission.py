@@ -28,13 +28,15 @@ class How:
         root: the sweep's folder.
         pack: the most points of one job.
         code: the folder whose packages they run; None for those of this process.
-        say: told of jobs that are not as they should be.
+        say: told of jobs that are not as they should be, and of points that there is no room for.
+        said: for which of Slurm's words it was told so.
     """
 
     root: Path
     pack: int
     code: Path | None = None
     say: Callable[[str], None] = print
+    said: set[str] = field(default_factory=set)
 
 
 class Refusal(NamedTuple):
@@ -89,6 +91,9 @@ def submit(points: Sequence[Point], how: How) -> Done:
         if isinstance(error, OSError):
             raise UserError(f"cannot write results to {how.root}: {error.strerror}") from None
         raise
+    if this.done.full not in how.said | {""}:
+        how.said.add(this.done.full)
+        how.say(this.done.no_room)
     return this.done
 
 

@@ -6,9 +6,11 @@ else imports it. Read in submitit 1.5; pyproject keeps the next version out.
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def sbatch_text(made: Executor, jobs: int = 1) -> str:
     """The file that sbatch is given for so many jobs; several are an array."""
     if jobs > 1:
         made.parameters["map_count"] = jobs
-    return made._make_submission_file_text(f"{made.python} -m submitit.core._submit", "dry-run")
+    return made._make_submission_file_text(made._submitit_command_str, "dry-run")
 
 
 def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[str]:
@@ -85,8 +87,13 @@ def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[st
     Raises:
         Refused: by Slurm.
     """
+    said = io.StringIO()  # submitit says there too what the error says
     try:
-        with environment.replaced(clients.environment()), made.batch():
+        with (
+            environment.replaced(clients.environment()),
+            redirect_stderr(said),
+            made.batch(),
+        ):
             jobs = [made.submit(call) for call in calls]
     except FailedJobError as error:
         clean(Path(made.folder))

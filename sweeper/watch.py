@@ -135,9 +135,6 @@ class _Watch:
         waiting = {p.name for p in done.waiting}
         for name in again.keys() - done.refused.keys() - waiting:
             self._memories[name].tries += again[name].cost
-        if waiting and done.full not in self._reasons:
-            self._reasons.add(done.full)
-            self._say(done.no_room)
         self._full = (done.queued, time.monotonic()) if waiting else None
         for refusal in done.refused.values():  # those are tried again
             raise UserError(refusal.words)
