@@ -33,8 +33,13 @@ def job_of(config: DictConfig) -> Job:
     Raises:
         UserError: a value is missing or of the wrong type.
     """
+    return Job.from_dict(values_of(config))
+
+
+def values_of(config: DictConfig) -> dict[str, Any]:
+    """What a composed config says of the job, as plain containers."""
     ours = _with_shell_text(config)
-    return Job.from_dict({str(name): _resolved(ours, name) for name in ours if name != "hydra"})
+    return {str(name): _resolved(ours, name) for name in ours if name != "hydra"}
 
 
 def _resolved(config: DictConfig, name: Any) -> Any:

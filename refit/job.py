@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Optional, get_type_hints
 
 from refit.other_names import meant
@@ -327,6 +328,8 @@ class Sweep:
     wait: bool = True  # False: submit to Slurm and return
     here: bool = False  # run on the nodes of the allocation that this process is in
     pack: int = 1  # points of one shape that share an allocation, one after another
+    # jobs of Slurm's run the code as it is now; False: as it is when they start
+    snapshot: bool = True
     max_attempts: int = 3  # for what Slurm took away: preemption, node failure, time limit
 
 
@@ -419,9 +422,14 @@ def _elsewhere(key: str) -> list[str]:
     ]
 
 
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     """A dataclass of these values; `path` is where it stands, with a dot behind it, or empty."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     names = [field.name for field in fields(cls)]
     for key in values:
         if key not in names:

@@ -32,6 +32,7 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
         "Megatron-LM's flags as a job, and a job as its flags",
     ),
     "status": ("sweeper.status", "where each point of a sweep stands"),
+    "cancel": ("sweeper.cancel", "end the Slurm jobs of a sweep, and no others"),
     "collect": ("sweeper.collect", "the records of a folder as a table, CSV or Parquet"),
 }
 """Subcommand -> its module, which `python -m` runs as well, and what it is for."""

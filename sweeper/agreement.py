@@ -23,6 +23,7 @@ class Settings:
     here: bool
     pack: int
     max_attempts: int
+    snapshot: bool
 
     @staticmethod
     def of(jobs: Sequence[Job]) -> Settings:

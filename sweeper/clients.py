@@ -7,12 +7,14 @@ has of its own (SLURM_MEM_PER_NODE, ...), and sbatch hands all of them on to the
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from refit.job import UserError
+from sweeper import marker
 
 TIMEOUT_S = 60.0  # for a command; one whose controller is gone takes ten seconds to say so
 
@@ -90,19 +92,67 @@ class Queued:
     Attributes:
         state: `PENDING`, `RUNNING`, ...
         reason: why it waits, in Slurm's word.
+        sweep: the id of its sweep (`sweeper.marker`); empty where it is none of ours.
     """
 
     state: str
     reason: str = ""
+    sweep: str = ""
 
 
 def queue() -> dict[str, Queued]:
     """This user's jobs that Slurm has not finished with, array elements one by one."""
-    lines = ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r").splitlines()
+    lines = ask("squeue", *_MINE, "--format=%i|%T|%r|%j %k").splitlines()
     return {
-        slurm_id: Queued(state, reason)
-        for slurm_id, state, reason in (line.split("|", 2) for line in lines)
+        slurm_id: Queued(state, reason, marker.found(text))
+        for slurm_id, state, reason, text in (line.split("|", 3) for line in lines)
     }
+
+
+def states(slurm_ids: Collection[str]) -> dict[str, str]:
+    """What Slurm says of jobs: RUNNING, COMPLETED, TIMEOUT, ...; by one call for all, or two.
+
+    Its controller knows at once, and forgets after minutes; accounting learns of an array's
+    elements seconds late, and never of one that was cancelled before it started. Those that neither
+    knows are left out, as all are where neither answers.
+    """
+    if not slurm_ids:
+        return {}
+    found = _states(slurm_ids, "squeue", *_MINE, "--states=all", "--format=%i|%T")
+    if missing := set(slurm_ids) - found.keys():
+        jobs = ",".join(sorted({slurm_id.partition("_")[0] for slurm_id in missing}))
+        table = ("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", jobs)
+        found |= _states(missing, *table)
+    return found
+
+
+_MINE = ("--me", "--noheader", "--array")
+
+
+def _states(slurm_ids: Collection[str], *command: str) -> dict[str, str]:
+    """Of these jobs; the last line of each, as a requeued one has several."""
+    try:
+        lines = [line.partition("|") for line in ask(*command).splitlines()]
+    except UserError:
+        return {}  # without accounting, say
+    wanted = set(slurm_ids)
+    # the first word of "CANCELLED by 0"; elements that were cancelled in the queue are one line
+    return {
+        one: words.split()[0]
+        for listed, _, words in lines
+        if words.strip()
+        for one in elements(listed)
+        if one in wanted
+    }
+
+
+def elements(listed: str) -> list[str]:
+    """`12_[0-2,5%2]` -> 12_0, 12_1, 12_2, 12_5; another id is itself."""
+    array, bracket, tasks = listed.partition("_[")
+    if not bracket:
+        return [listed]
+    numbers = re.findall(r"(\d+)(?:-(\d+))?", tasks.rstrip("]").partition("%")[0])
+    return [f"{array}_{n}" for low, high in numbers for n in range(int(low), int(high or low) + 1)]
 
 
 def _missing(command: str) -> UserError:

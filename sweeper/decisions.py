@@ -153,7 +153,8 @@ def decide(
         return Resubmit(0, f"{job} is {slurm_state} and did not get to it; submitted again")
     status, is_retried = TAKEN.get(slurm_state, ("crashed", False))
     if is_retried and tries < max_attempts:
-        return Resubmit(1, f"{job} is {slurm_state}; try {tries + 1} of {max_attempts}")
+        same = ", under the same time limit" if slurm_state == "TIMEOUT" else ""
+        return Resubmit(1, f"{job} is {slurm_state}; try {tries + 1} of {max_attempts}{same}")
     which = f" in try {tries}" if is_retried else ""
     return End(status, f"Slurm says {slurm_state} of {job}, which left no record{which}")
 
@@ -180,6 +181,8 @@ class Outcome:
     @property
     def reason(self) -> str:
         """Why it is not ok."""
+        if self.state == "pending":
+            return "not submitted yet: Slurm had no room; the same command submits it"
         return self.record.reason if self.record else f"{self.point.timing} is gone"
 
 

@@ -130,8 +130,9 @@ def _distinct(
     points: dict[str, tuple[Point, str | None]] = {}
     asked: dict[str, Sequence[str]] = {}  # overrides as typed; twice is what comes again
     twice: dict[str, None] = {}
+    why = _Reasons()
     for number, (overrides, job) in enumerate(composed):
-        reason = impossible(job)
+        reason = why(job)
         for point in _repeated(job, root, overrides, hydra_of(number)):
             first, skip = points.setdefault(point.id, (point, reason))
             if first is not point:
@@ -143,6 +144,19 @@ def _distinct(
     for words in twice:
         say(words)
     return points
+
+
+class _Reasons:
+    """Why jobs cannot run, asked once of those that differ in seeds alone: no rule reads one."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | None] = {}
+
+    def __call__(self, job: Job) -> str | None:
+        alike = repr(replace(job, seed=0))
+        if alike not in self._known:
+            self._known[alike] = impossible(job)
+        return self._known[alike]
 
 
 def _twice(point: Point, one: Sequence[str], other: Sequence[str]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from refit.job import UserError
+from refit.job import Job, UserError
 from refit.layout.place import place
 from refit.record.point import Point
+from refit.rules.setup import Setup
+from refit.weights import memory
+from sweeper.marker import marked
 
 # What a point's layouts and the agents decide, and cluster.slurm therefore may not.
 OURS = frozenset(("nodes", "ntasks", "ntasks_per_node", "use_srun", "map_count", "array", "output"))
@@ -24,6 +28,16 @@ TEXT = frozenset(
 )
 """What is text though it may look like a number: an account, a node, a time of day."""
 
+SITE = "site"
+"""Said of `SHARE`: as the site has it."""
+
+SHARE = ("cpus_per_task", "mem")
+
+GPUS = frozenset(("gres", "gpus", "gpus_per_node", "gpus_per_task", "num_gpus"))
+
+# What a node's agent needs, and each of its ranks besides weights: buffers, and on a GPU a context.
+HOST_GB, CPU_RANK_GB, GPU_RANK_GB = 2.0, 0.5, 4.0
+
 FLAGS = frozenset(("exclusive", "stderr_to_stdout"))
 
 TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+|UNLIMITED|INFINITE")
@@ -37,13 +51,14 @@ def parameters(point: Point) -> dict[str, Any]:
     Raises:
         UserError: a value of cluster.slurm is not of the kind that its name needs.
     """
-    asked = _understood(point.job.cluster.slurm)
+    understood = _understood(point.job.cluster.slurm)
+    asked = marked({**share(point.job, understood), **understood}, point.directory.parent)
+    asked = {k: v for k, v in asked.items() if not (k in SHARE and v == SITE)}
     more = {str(k).replace("_", "-"): v for k, v in asked.get("additional_parameters", {}).items()}
     cpus = asked.get("cpus_per_task", more.get("cpus-per-task"))
     # of the step: Slurm from 22.05 on does not take it from the job
     per_task = [] if cpus is None else [f"--cpus-per-task={cpus}"]
     return {
-        "job_name": "refit-sweep",
         "stderr_to_stdout": True,
         # not asked for: left to themselves submitit asks for five minutes and a wckey of its own
         "time": None,
@@ -58,6 +73,50 @@ def parameters(point: Point) -> dict[str, Any]:
             *asked.get("srun_args", []),
         ],
     }
+
+
+def share(job: Job, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """CPUs and memory of each node, where nothing is said of them: what its ranks need.
+
+    Left to itself Slurm gives a task one core, and the memory of one. `site` says that it may.
+
+    Args:
+        asked: `cluster.slurm`, nulls left out.
+    """
+    more = asked.get("additional_parameters", {})
+    said = {str(name).replace("-", "_") for name in (*asked, *more)}
+    found: dict[str, Any] = {}
+    if not said & {"cpus_per_task", "cpus_per_gpu"}:
+        found["cpus_per_task"] = job.cluster.ranks_per_node
+    if not said & {"mem", "mem_per_cpu", "mem_per_gpu"}:
+        found["mem"] = f"{_memory_gb(job, bool(said & GPUS))}G"
+    return found
+
+
+def _memory_gb(job: Job, has_gpus: bool) -> int:
+    """A power of two, so that points that differ little are still jobs of one shape."""
+    ranks = job.cluster.ranks_per_node
+    if has_gpus and job.cluster.device != "cpu":
+        needed_gb = HOST_GB + GPU_RANK_GB * ranks
+    else:
+        needed_gb = HOST_GB + CPU_RANK_GB * ranks + 2 * _weights_gb(job)
+    return 1 << math.ceil(math.log2(needed_gb))
+
+
+def _weights_gb(job: Job) -> float:
+    """Of the fullest node's ranks."""
+    key = repr((job.model, job.parallel, job.refit.mode, ranks := job.cluster.ranks_per_node))
+    if key not in _WEIGHTS_GB:
+        setup = Setup.of(job)
+        world = range(setup.placement.world)
+        held = memory.needed(setup.catalogue, setup.placement, world)
+        each = [sum(both) for both in zip(*held, strict=True)]
+        nodes = [sum(each[start : start + ranks]) for start in range(0, len(each), ranks)]
+        _WEIGHTS_GB[key] = max(nodes) / 1e9
+    return _WEIGHTS_GB[key]
+
+
+_WEIGHTS_GB: dict[str, float] = {}  # what thousands of points share is worked out once
 
 
 def _understood(values: Any) -> dict[str, Any]:
@@ -88,9 +147,14 @@ def _understood(values: Any) -> dict[str, Any]:
         if name not in LISTS and name != "additional_parameters":
             check_text(name, value)
     for name, value in more.items():
+        if value is False and str(name).replace("-", "_") not in TEXT:
+            continue  # a flag that is not asked for
         if value is not True or str(name).replace("-", "_") in TEXT:  # true is a flag
             check_text(str(name), value, "additional_parameters.")
-    return {k: v for k, v in requested.items() if not (k == "exclusive" and v is False)}
+    asked = {k: v for k, v in requested.items() if not (k == "exclusive" and v is False)}
+    if more:
+        asked["additional_parameters"] = {k: v for k, v in more.items() if v is not False}
+    return asked
 
 
 def _check_lists(requested: Mapping[str, Any]) -> None:

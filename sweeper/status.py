@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -55,6 +55,16 @@ def put(point: Point, state: str, attempt: str, slurm_id: str) -> None:
         write_atomic(path, text)
 
 
+def put_pending(point: Point) -> None:
+    """Write that nothing has the point, of no attempt.
+
+    Raises:
+        OSError: as from the file system.
+    """
+    point.directory.mkdir(parents=True, exist_ok=True)
+    write_atomic(_path(point.directory), json.dumps(asdict(Standing(at=now()))) + "\n")
+
+
 def get(point: Point) -> Standing:
     """Where a point stands; `pending` where nothing was ever said."""
     return _read(point.directory) or Standing()
@@ -90,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         named = {record.name for record in where.chosen(_records(directories), wanted)}
         directories = [directory for directory in directories if directory.name in named]
     standings = {directory.name: _standing(directory) for directory in directories}
-    reasons = _reasons(standings.values())
+    standings, reasons = _held_against_slurm(standings)
     for name, standing in standings.items():
         why = reasons.get(standing.slurm_id, "")
         print(f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip())
@@ -117,22 +127,41 @@ def _records(directories: Sequence[Path]) -> list[Record]:
 
 
 def _standing(directory: Path) -> Standing:
-    standing = _read(directory)
+    """Where a point stands; `damaged` where it has ended, and left no record that can be read."""
+    standing, path = _read(directory), directory / "timing.json"
+    if standing is not None and not standing.is_final:
+        return standing
+    timing = read_json(path) or {}
+    state = timing.get("status")
+    is_damaged = state not in FINAL and (standing is not None or path.exists())
     if standing is None:  # a point that ran here and not through Slurm has its record only
-        timing = read_json(directory / "timing.json") or {}
-        standing = Standing(state=timing.get("status") or "pending")
-    return standing
+        standing = Standing(state=state or "pending")
+    return replace(standing, state="damaged") if is_damaged else standing
 
 
-def _reasons(standings: Iterable[Standing]) -> dict[str, str]:
-    """Why jobs that were submitted wait, by their ids; empty where no Slurm answers."""
-    submitted = {s.slurm_id for s in standings if s.state == "submitted"}
+def _held_against_slurm(
+    standings: Mapping[str, Standing],
+) -> tuple[dict[str, Standing], dict[str, str]]:
+    """The same, `gone` where Slurm has no such job any more, and why jobs wait or have ended.
+
+    As they are where no Slurm answers.
+    """
+    with_slurm = {at.slurm_id for at in standings.values() if at.slurm_id and not at.is_final}
     try:
-        queue = clients.queue() if submitted else {}
+        queue = clients.queue() if with_slurm else {}
     except UserError:
-        return {}
-    pending = {i: job.reason for i, job in queue.items() if job.state == "PENDING"}
-    return {i: reason for i, reason in pending.items() if i in submitted and reason not in NONE_YET}
+        return dict(standings), {}
+    ended = clients.states(with_slurm - queue.keys())
+    reasons = {i: f"Slurm says {ended.get(i, 'nothing')} of it" for i in with_slurm - queue.keys()}
+    for i in with_slurm & queue.keys():
+        if queue[i].state == "PENDING" and queue[i].reason not in NONE_YET:
+            reasons[i] = queue[i].reason
+    lost = with_slurm - queue.keys()
+    found = {
+        name: replace(at, state="gone") if at.slurm_id in lost and not at.is_final else at
+        for name, at in standings.items()
+    }
+    return found, reasons
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ else imports it. Read in submitit 1.5; pyproject keeps the next version out.
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,11 @@ def executor(folder: Path, parameters: Mapping[str, Any]) -> Executor:
     return made
 
 
-def sbatch_text(made: Executor) -> str:
-    """The file that sbatch is given."""
-    return made._make_submission_file_text(f"{made.python} -m submitit.core._submit", "dry-run")
+def sbatch_text(made: Executor, jobs: int = 1) -> str:
+    """The file that sbatch is given for so many jobs; several are an array."""
+    if jobs > 1:
+        made.parameters["map_count"] = jobs
+    return made._make_submission_file_text(made._submitit_command_str, "dry-run")
 
 
 def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[str]:
@@ -83,13 +87,30 @@ def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[st
     Raises:
         Refused: by Slurm.
     """
+    said = io.StringIO()  # submitit says there too what the error says
     try:
-        with environment.replaced(clients.environment()), made.batch():
+        with (
+            environment.replaced(clients.environment()),
+            redirect_stderr(said),
+            made.batch(),
+        ):
             jobs = [made.submit(call) for call in calls]
     except FailedJobError as error:
+        clean(Path(made.folder))
         words = re.findall(r"sbatch: error: (.*)", str(error))
         raise Refused(f"Slurm refuses the job: {'; '.join(words) or str(error).strip()}") from None
     return [str(job.job_id) for job in jobs]
+
+
+def clean(folder: Path) -> None:
+    """Remove what a submission leaves that came to nothing.
+
+    While it is under way, files have a name of their own, which is then the job's.
+    """
+    for path in folder.glob("*"):
+        named_so = re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name)
+        if named_so and not path.is_symlink():  # submitit keeps a link, of what was submitted
+            path.unlink(missing_ok=True)
 
 
 def given(folder: Path, slurm_id: str) -> list[str]:

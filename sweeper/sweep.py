@@ -8,24 +8,28 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from refit import program
 from refit.display import Display
 from refit.forecast import predict
 from refit.job import UserError
 from refit.layout.place import place
 from refit.ranks.agent import Agent
-from refit.record import environment, record
+from refit.record import record
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
 from refit.weights import memory
-from sweeper import clients, here, points, room, slurm, status, submitit_side, watch
-from sweeper.decisions import Outcome, holds, outcome
+from sweeper import clients, distant, here, points, room, slurm, status, submitit_side, watch
+from sweeper.decisions import Outcome, outcome
 from sweeper.hydra_job import AsJob
+from sweeper.lanes import lanes
 from sweeper.points import Compose, HydraOf, Planned, SweepPlan
+from sweeper.snapshot import Snapshot
+from sweeper.submission import How
 
 
 def run_sweep(
@@ -65,10 +69,16 @@ def print_plan(plan: SweepPlan, root: Path, display: Display) -> None:
     """Print every point, its ranks, nodes and what would become of it; then the sbatch files."""
     for planned in plan.points:
         display.line(_fate(planned))
-    for alike in slurm.groups(p.point for p in plan.points if p.is_distant).values():
-        jobs = -(-len(alike) // plan.settings.pack)
-        display.line(f"\n{len(alike)} points in {jobs} jobs:")
-        display.line(submitit_side.sbatch_text(slurm.executor(alike[0], root)))
+    theirs = [p.point for p in plan.points if p.is_distant]
+    shapes = list(slurm.groups(theirs).values())
+    jobs = [-(-len(alike) // plan.settings.pack) for alike in shapes]
+    code = Snapshot.of(root).folder if shapes and plan.settings.snapshot else None
+    for lane in lanes(jobs, slurm.at_once(theirs)) if shapes else ():
+        for number in lane.shapes:
+            alike = shapes[number]
+            display.line(f"\n{len(alike)} points in {jobs[number]} jobs:")
+            made = slurm.executor(alike[0], root, code, lane.at_once)
+            display.line(submitit_side.sbatch_text(made, jobs[number]))
 
 
 def _fate(planned: Planned) -> str:
@@ -102,16 +112,13 @@ def run_points(
         UserError: another controller holds the folder, or Slurm refuses a job.
     """
     with controller_lock(root):
-        distant = [p.point for p in plan.points if p.is_distant]
-        queued: list[Point] = []
-        made: dict[str, Record] = {}
-        if distant and plan.settings.here:
-            here.run_steps(distant, plan.settings.pack, display.line)
-        elif distant:
-            queued, made = _queue(distant, root, plan, display)
-        made |= _run_here([p for p in plan.points if not p.is_distant], display, as_job)
-        if queued and plan.settings.wait:
-            watch.watch(queued, root, plan.settings, display)
+        theirs = [p.point for p in plan.points if p.is_distant]
+        try:
+            queued, made = _run_all(plan, theirs, root, display, as_job)
+        except program.Interrupted:
+            if said := distant.going_on([(p, status.get(p)) for p in theirs], root):
+                display.line(said)
+            raise
     with_slurm = {point.name for point in queued}
     return [
         outcome(
@@ -125,42 +132,24 @@ def run_points(
     ]
 
 
-def _queue(
-    distant: Sequence[Point], root: Path, plan: SweepPlan, display: Display
+def _run_all(
+    plan: SweepPlan, theirs: Sequence[Point], root: Path, display: Display, as_job: AsJob
 ) -> tuple[list[Point], dict[str, Record]]:
-    """Submit what no job holds and no other controller has done meanwhile.
-
-    Returns:
-        What is then queued, and the records of what Slurm refuses, by the points' names.
-
-    Raises:
-        UserError: it refuses all points of the sweep, in its own words; then there is no record.
-    """
-    clients.check()
-    alive = clients.queue()
-    standings = [(p, status.get(p)) for p in distant]
-    without_job = [p for p, standing in standings if not holds(standing, standing.slurm_id, alive)]
-    done = {p.name for p in without_job if _is_done(p, plan.settings.mode)}
-    missing = [p for p in without_job if p.name not in done]
-    display.line(f"{len(distant) - len(missing)} points are queued, {len(missing)} submitted")
-    refused = slurm.submit(missing, root, plan.settings.pack)
-    if len(refused) == len(plan.points):
-        raise UserError(next(iter(refused.values())).words)
+    """What is with Slurm, and the records that were made here, by the points' names."""
+    queued: list[Point] = []
     made: dict[str, Record] = {}
-    for point in (p for p in missing if p.name in refused):
-        attempt, words = refused[point.name]
-        display.line(f"{point.name}: {words}")
-        made[point.name] = _ended(point, "failed", words)
-        status.put(point, "failed", attempt, "")
-    return [p for p in distant if p.name not in done | refused.keys()], made
-
-
-def _is_done(point: Point, mode: str) -> bool:
-    """Whether a job of another controller has ended it, unless all is to run again."""
-    standing = status.get(point)
-    if standing.state in ("submitted", "running"):
-        watch.take_in_record(point, standing)  # killed before it could say so for the point
-    return points.earlier(point, mode)[0] is not None
+    how = How(root, plan.settings.pack, say=display.line)
+    if theirs and plan.settings.here:
+        here.run_steps(theirs, plan.settings.pack, display.line)
+    elif theirs:
+        clients.check()
+        if plan.settings.snapshot:
+            how = replace(how, code=Snapshot.of(root).write())
+        queued, made = distant.queue(theirs, how, plan, display)
+    made |= _run_here([p for p in plan.points if not p.is_distant], display, as_job)
+    if queued and plan.settings.wait:
+        watch.watch(queued, how, plan.settings, display)
+    return queued, made
 
 
 def _run_here(local: Sequence[Planned], display: Display, as_job: AsJob) -> dict[str, Record]:
@@ -191,7 +180,7 @@ def _left_out(planned: Planned, count: str, display: Display) -> Record:
         return planned.kept
     assert planned.skip
     display.line(f"{count}{point.job.parallel.name}: skipped: {planned.skip}")
-    return _ended(point, "skipped", planned.skip)
+    return distant.end_here(point, "skipped", planned.skip)
 
 
 def _run_one(point: Point, agent: Agent, display: Display) -> Record:
@@ -232,22 +221,6 @@ def controller_lock(root: Path) -> Iterator[None]:
             holder = f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n"
             os.write(file.fileno(), holder.encode())
         yield
-
-
-def _ended(point: Point, how: record.Status, reason: str) -> Record:
-    """A record for a point that cannot run; an earlier one stays in its attempt's folder."""
-    try:
-        point.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write results to {point.directory}: {error.strerror}") from None
-    begun = record.begin(point, _environment())
-    return record.keep(record.ended(begun, how, reason), point.timing)
-
-
-@cache
-def _environment() -> dict[str, Any]:
-    """This machine and code, asked once per process and not once per point that is skipped."""
-    return environment.of_controller()
 
 
 def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> None:

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from refit.display import Display
 from refit.job import UserError
@@ -18,10 +17,12 @@ from sweeper import clients, slurm, status, submitit_side
 from sweeper.agreement import Settings
 from sweeper.decisions import Decision, End, Resubmit, decide, is_requeued
 from sweeper.status import Standing
+from sweeper.submission import How, submit
 from sweeper.waiting import waiting
 
 POLL_S = 1.0
 REFUSED_S = 5.0  # that a refusal adds to the time until the next poll
+FULL_S = 60.0  # until Slurm is asked again for room, where none of our jobs has ended
 REFUSED = 5  # times that Slurm, or the disk, may refuse on end
 
 Standings = Mapping[str, Standing]  # by the point's name
@@ -35,12 +36,12 @@ class _Memory:
     unknown_polls: int = 0  # on end, in which Slurm did not know its job
 
 
-def watch(points: Sequence[Point], root: Path, settings: Settings, display: Display) -> None:
+def watch(points: Sequence[Point], how: How, settings: Settings, display: Display) -> None:
     """Return when every point has a final state. A controller that is killed may be run again.
 
     Args:
-        points: submitted; their status.json says under which ids.
-        root: the sweep's folder.
+        points: submitted, and their status.json says under which ids; or waiting for room.
+        how: as they were submitted.
         display: shows what the points of each shape do.
 
     Raises:
@@ -48,7 +49,7 @@ def watch(points: Sequence[Point], root: Path, settings: Settings, display: Disp
     """
     groups = slurm.labelled(points)
     with display.groups() as show:
-        _Watch(points, root, settings, display.line).follow(
+        _Watch(points, how, settings, display.line).follow(
             lambda standings: show({name: counts(standings, g) for name, g in groups.items()})
         )
 
@@ -64,9 +65,11 @@ class _Watch:
     """Turns decisions (`sweeper.decisions`) into deeds, poll after poll."""
 
     def __init__(
-        self, points: Sequence[Point], root: Path, settings: Settings, say: Callable[[str], None]
+        self, points: Sequence[Point], how: How, settings: Settings, say: Callable[[str], None]
     ) -> None:
-        self._points, self._root, self._settings, self._say = points, root, settings, say
+        self._points, self._how, self._settings, self._say = points, how, settings, say
+        self._ended: dict[str, Standing] = {}
+        self._full: tuple[int, float] | None = None  # jobs queued when Slurm took no more; when
         self._reasons: set[str] = set()  # for which jobs wait, as said
         self._memories = {p.name: _Memory() for p in points}
 
@@ -74,7 +77,8 @@ class _Watch:
         """Poll until every point has ended."""
         refused, start = 0, time.monotonic()
         while True:
-            standings = {p.name: status.get(p) for p in self._points}
+            standings = {p.name: self._ended.get(p.name) or status.get(p) for p in self._points}
+            self._ended |= {name: at for name, at in standings.items() if at.is_final}
             show(standings)
             still_open = [p for p in self._points if not standings[p.name].is_final]
             if not still_open:
@@ -106,25 +110,41 @@ class _Watch:
                 # Slurm will start its job anew; the next attempt has a name of its own
                 status.put(point, "submitted", standing.attempt, standing.slurm_id)
         began = {s.slurm_id for s in standings.values() if s.state != "submitted"}
+        lost = [
+            p
+            for p in gone
+            if not (standings[p.name].is_final or take_in_record(p, standings[p.name]))
+        ]
+        said = clients.states({standings[p.name].slurm_id for p in lost} - {""})
         again: dict[str, Resubmit] = {}
-        for point in gone:
+        for point in lost:
             standing = standings[point.name]
-            if standing.is_final or take_in_record(point, standing):
-                continue
-            decision = self._decide(point, standing, standing.slurm_id in began)
+            decision = self._decide(point, standing, standing.slurm_id in began, said)
             if isinstance(decision, Resubmit):
                 if decision.why:
                     self._say(f"{point.name}: {decision.why}")
                 again[point.name] = decision
             elif isinstance(decision, End):
                 self._end(point, standing, decision)
-        if again:
-            missing = [p for p in gone if p.name in again]
-            refused = slurm.submit(missing, self._root, self._settings.pack)
-            for name in again.keys() - refused.keys():
-                self._memories[name].tries += again[name].cost
-            for refusal in refused.values():  # those are tried again
-                raise UserError(refusal.words)
+        if again and self._has_room(len(queue)):
+            self._submit_again([p for p in lost if p.name in again], again)
+
+    def _submit_again(self, missing: Sequence[Point], again: Mapping[str, Resubmit]) -> None:
+        """Submit them; those that Slurm refuses, or has no room for, at a later poll."""
+        done = submit(missing, self._how)
+        waiting = {p.name for p in done.waiting}
+        for name in again.keys() - done.refused.keys() - waiting:
+            self._memories[name].tries += again[name].cost
+        self._full = (done.queued, time.monotonic()) if waiting else None
+        for refusal in done.refused.values():  # those are tried again
+            raise UserError(refusal.words)
+
+    def _has_room(self, queued: int) -> bool:
+        """Whether Slurm may take more than when it last took no more."""
+        if self._full is None:
+            return True
+        then, when = self._full
+        return queued < then or time.monotonic() - when > FULL_S
 
     def _say_why(
         self, points: Sequence[Point], standings: Standings, queue: Mapping[str, clients.Queued]
@@ -137,9 +157,12 @@ class _Watch:
                 self._reasons.add(held.reason)
                 self._say(str(held))
 
-    def _decide(self, point: Point, standing: Standing, began: bool) -> Decision:
-        memory = self._memories[point.name]
-        slurm_state = None if standing.state == "pending" else slurm.state(standing.slurm_id)
+    def _decide(
+        self, point: Point, standing: Standing, began: bool, said: Mapping[str, str]
+    ) -> Decision:
+        memory, slurm_state = self._memories[point.name], None
+        if standing.state != "pending":
+            slurm_state = said.get(standing.slurm_id, "UNKNOWN")
         memory.unknown_polls = memory.unknown_polls + 1 if slurm_state == "UNKNOWN" else 0
         attempts = self._settings.max_attempts
         return decide(standing, slurm_state, memory.tries, attempts, began, memory.unknown_polls)
@@ -147,7 +170,11 @@ class _Watch:
     def _end(self, point: Point, standing: Standing, decision: End) -> None:
         """Give a point that left no record one of the controller's, with the end of its log."""
         folder = point.directory.parent.resolve() / submitit_side.FOLDER
-        log = tail(submitit_side.log(folder, standing.slurm_id)) or "; it wrote no log"
+        log = tail(submitit_side.log(folder, standing.slurm_id))
+        if not log:
+            log = "; it wrote no log"
+            if standing.state == "submitted" and decision.status == "crashed":
+                log += f": do its nodes see {folder.parent}? results are to be on a shared folder"
         begun = record.begin(point, environment.of_controller())
         final = record.ended(begun, decision.status, decision.reason + log)
         record.write(point.attempt(standing.attempt).timing, final)
@@ -157,7 +184,7 @@ class _Watch:
         """Say that it is tried again, or raise what a user is to know."""
         wait = f"{POLL_S + REFUSED_S:g} s"
         if isinstance(error, OSError):
-            lost = f"cannot write results to {self._root}: {error.strerror}"
+            lost = f"cannot write results to {self._how.root}: {error.strerror}"
             if times >= REFUSED:
                 raise UserError(
                     f"{lost}; nothing that was written is lost: make room, and the same command"

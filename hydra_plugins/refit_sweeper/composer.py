@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from refit import naming, settings
 from refit.cli import job_of
 from refit.job import Job, UserError
+from sweeper.shared import Alone, Shared
 
 WHOLE = ("sweeper", "launcher", "sweep", "callbacks", "hydra_logging")
 """Below `hydra`: what a sweep has once, for all of its points."""
@@ -52,6 +53,7 @@ class Composer:
         self._numbers = count(first)
         self._ours = {name: _plain(whole.hydra, name) for name in WHOLE}
         self._row = cache(self._job)
+        self._shared = Shared(loader, self._checked)
         self.hydra: list[dict[str, Any] | None] = []
         """Of each point so far: its `hydra` node, where it needs any where it runs."""
 
@@ -62,14 +64,30 @@ class Composer:
             UserError: a value is wrong; or an option brings a setting that is the sweep's.
         """
         own, number = tuple(overrides), next(self._numbers)
+        try:
+            job = naming.composed(self._quickly, own)
+        except Alone:
+            return self._whole_job(own, number)
+        self.hydra.append(None)
+        return job
+
+    def _quickly(self, overrides: tuple[str, ...]) -> Job:
+        return Job.from_dict(self._shared.values(overrides))
+
+    def _whole_job(self, own: tuple[str, ...], number: int) -> Job:
         config = self._load(own, number)
-        self._check(config, overrides)
+        self._check(config, own)
         with hydra_config(config):
             is_plain = settings.is_plain(config.hydra)
             self.hydra.append(None if is_plain else _frozen(config.hydra))
             return naming.composed(
                 lambda asked: job_of(config) if asked == own else self._row(asked), own
             )
+
+    def _checked(self, overrides: Sequence[str]) -> DictConfig:
+        config = self._load(overrides, 0)
+        self._check(config, overrides)
+        return config
 
     def _load(self, overrides: Sequence[str], number: int) -> DictConfig:
         config = self._loader.load_sweep_config(self._whole, list(overrides))

@@ -177,7 +177,7 @@ class Agent:
         on_cpu = devices.device(job) == "cpu"
         if on_cpu and (reason := self._shortage(setup.catalogue, placement, here)):
             return Ended("oom", reason), []
-        deadline_s, threads = job.bench.deadline_s, os.cpu_count() or 1
+        deadline_s, threads = job.bench.deadline_s, len(os.sched_getaffinity(0))
         nodes = {placement.node_of(rank) for rank in here}
         meetings = {node: self._meeting(node, placement.ranks_per_node) for node in nodes}
         with team.meeting(deadline_s) as (host, port, listener):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 """Of a checkout; elsewhere the folder that packages are installed in."""
 
 FOLDERS = ("refit", "sweeper", "hydra_plugins/refit_sweeper", "conf")
+SNAPSHOT = "code.json"  # beside packages that a sweep has put aside: what `describe` said of them
 OURS = "refit/record/code.py"  # a repository that does not track it is somebody else's
 
 # Somebody else's checkout may be read here, whose code is being run anyway; what its config would
@@ -36,6 +38,8 @@ def describe(root: Path = ROOT) -> dict[str, Any]:
     Args:
         root: the folder that holds `FOLDERS`.
     """
+    if (known := _of_snapshot(root)) is not None:
+        return known
     try:
         if not _git(root, "ls-files", "--", OURS):
             return _built("no repository tracks this code")
@@ -52,6 +56,14 @@ def describe(root: Path = ROOT) -> dict[str, Any]:
         return _built(f"git says: {said}")
     found = {"commit": commit, "dirty": changed}
     return {**found, "untracked": untracked} if untracked else found
+
+
+def _of_snapshot(root: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((root / SNAPSHOT).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def used_by(described: dict[str, Any], point: Point) -> dict[str, Any]:

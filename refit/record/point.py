@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Point:
     overrides: tuple[str, ...] = ()
     hydra: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """See `identity`."""
         return identity(self.job)
@@ -71,7 +72,10 @@ class Point:
         tag += allocation.suffix(job)
         if job.sweep.repetition > 1:
             tag += f"-r{job.sweep.repetition}"
-        return Point(job, root / f"{tag}-{identity(job)}", overrides, hydra)
+        own = identity(job)
+        point = Point(job, root / f"{tag}-{own}", overrides, hydra)
+        vars(point)["id"] = own  # of thousands of points it is worked out once each
+        return point
 
     @staticmethod
     def load(directory: Path) -> Point:

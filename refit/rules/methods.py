@@ -193,6 +193,19 @@ def unsupported(method: str, job: Job, placement: Placement) -> str | None:
     )
 
 
+def cannot_anywhere(job: Job) -> str | None:
+    """Why a method of ours can do a job on no machine, or None: what needs no device to be asked.
+
+    Args:
+        job: a possible one (`refit.rules.impossible`).
+    """
+    method, placement = METHODS.get(job.refit.method), place(job)
+    if method is None:
+        return None
+    device = "cpu" if job.cluster.device == "cpu" else "cuda"
+    return _of_the_job(job.refit.method, job, placement, device) or method.refuses(job)
+
+
 def not_there(method: str) -> str | None:
     """Why there is no such method, or None; all that can be asked of it on another machine."""
     if method in METHODS or _importable(method):
@@ -260,6 +273,15 @@ def _cannot(name: str, job: Job, placement: Placement) -> str | None:
             )
         also = f" and {method.library} ({_install(method)})" if method.library else ""
         return f"{name} needs GPUs{also}; {_on_cpu()}; use refit={others}"
+    if reason := _of_the_job(name, job, placement, device):
+        return reason
+    if method.library and not _installed(method.library):
+        return f"{method.library} is not installed; {_install(method)}"
+    return method.refuses(job) or method.cannot(job, placement)
+
+
+def _of_the_job(name: str, job: Job, placement: Placement, device: str) -> str | None:
+    method = METHODS[name]
     if method.one_node and placement.nodes > 1:
         others = _others(device, placement.nodes)
         return f"{name} needs one node, and this point spans {placement.nodes}; use refit={others}"
@@ -268,9 +290,7 @@ def _cannot(name: str, job: Job, placement: Placement) -> str | None:
             f"{name} reads the source's own memory, so casts are on arrival, and"
             " refit.cast_at=source asks otherwise; use refit.cast_at=destination"
         )
-    if method.library and not _installed(method.library):
-        return f"{method.library} is not installed; {_install(method)}"
-    return method.refuses(job) or method.cannot(job, placement)
+    return None
 
 
 def _others(device: str, nodes: int) -> str:

@@ -102,7 +102,7 @@ class Config:
         if self.accounting:
             slurm += ACCOUNTING.format(**values)
         if self.enforce_accounts:
-            slurm += "AccountingStorageEnforce=associations\n"
+            slurm += "AccountingStorageEnforce=limits\n"
         for node in self.nodes:
             slurm += (
                 f"NodeName={node} NodeHostname={node if own_names else host} NodeAddr=127.0.0.1"

@@ -34,6 +34,7 @@ class Sweep:
     cluster: Cluster
     folder: Path
     arguments: tuple[str, ...]
+    checkout: Path = ROOT
 
     @property
     def go_on(self) -> Path:
@@ -54,7 +55,7 @@ class Sweep:
         with self.output.open("wb") as output:
             return subprocess.Popen(
                 [*command, *self.arguments, *more],
-                cwd=ROOT,
+                cwd=self.checkout,
                 env={**kept, **self.cluster.env, "REFIT_TEST_GO_ON": str(self.go_on), **shell},
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -33,7 +33,7 @@ def with_cluster(**changes: Any) -> Job:
 
 def test_settings_are_those_of_the_jobs() -> None:
     settings = Settings.of([with_sweep(), with_sweep(repeat=2, exclude=["x"], repetition=4)])
-    assert settings == Settings("cached", True, False, True, 3, 7)
+    assert settings == Settings("cached", True, False, True, 3, 7, True)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,7 @@ def test_settings_are_those_of_the_jobs() -> None:
         ({"wait": True}, "sweep.wait is of the whole sweep, and its points say false and true;"),
         ({"here": False}, "sweep.here is of the whole sweep, and its points say true and false;"),
         ({"pack": 8}, "sweep.pack is of the whole sweep, and its points say 3 and 8;"),
+        ({"snapshot": False}, "sweep.snapshot is of the whole sweep, and its points say true and"),
         ({"max_attempts": 1}, "sweep.max_attempts is of the whole sweep, and its points say 7 and"),
     ],
 )

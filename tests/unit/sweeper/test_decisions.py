@@ -114,7 +114,8 @@ CASES: dict[str, tuple[Standing, str | None, int, bool, Decision]] = {
     ),
     "too long": (RUNNING, "TIMEOUT", 3, True, End("timeout", LEFT.format("TIMEOUT") + " in try 3")),
     "too long, first": (
-        RUNNING, "TIMEOUT", 1, True, Resubmit(1, "job 12_3 is TIMEOUT; try 2 of 3"),
+        RUNNING, "TIMEOUT", 1, True,
+        Resubmit(1, "job 12_3 is TIMEOUT; try 2 of 3, under the same time limit"),
     ),
     "out of memory": (RUNNING, "OUT_OF_MEMORY", 1, True, End("oom", LEFT.format("OUT_OF_MEMORY"))),
     "cancelled": (RUNNING, "CANCELLED", 1, True, End("failed", LEFT.format("CANCELLED"))),
@@ -214,7 +215,9 @@ def test_which_record_stands_for_a_point(
     found = outcome(POINT, standing, made, stored, is_distant)
     assert (found.state, found.is_good) == (state, is_good)
     if stands is None:
-        assert found.record is None and found.reason == f"{POINT.timing} is gone"
+        lacks = "not submitted yet: Slurm had no room; the same command submits it"
+        expected = lacks if state == "pending" else f"{POINT.timing} is gone"
+        assert found.record is None and found.reason == expected
     else:
         assert found.record is not None and found.record.status == stands.status
         assert found.reason == stands.reason

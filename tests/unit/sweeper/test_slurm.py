@@ -13,8 +13,10 @@ import pytest
 from refit.job import UserError
 from refit.record.point import Point
 from refit.record.record import begin, ended, write
+from refit.rules.setup import Setup
+from refit.weights import memory
 from sweeper import clients, slurm, status, submitit_side
-from tests.support.jobs import job
+from tests.support.jobs import SMALL, job
 
 
 def asking(root: Path, slurm: Any) -> Point:
@@ -48,7 +50,55 @@ def test_what_is_said_reaches_sbatch(tmp_path: Path) -> None:
         assert f"#SBATCH --{line}" in said
     assert "module load x" in said
     (srun,) = (line for line in said if line.startswith("srun "))
-    assert "--kill-on-bad-exit=1 --export=ALL --mpi=none" in srun and "--cpus-per" not in srun
+    assert "--kill-on-bad-exit=1 --export=ALL --cpus-per-task=4 --mpi=none" in srun
+
+
+def test_what_nobody_says_is_for_the_ranks_of_a_node(tmp_path: Path) -> None:
+    def asked(slurm: Any, **cluster: Any) -> dict[str, str]:
+        made = replace(job(), cluster=replace(job().cluster, slurm=slurm, **cluster))
+        said = flags(Point.of(made, tmp_path))
+        options = [line[len("#SBATCH --") :].partition("=") for line in said]
+        return {name: value for name, _, value in options if name in ("cpus-per-task", "mem")}
+
+    # four ranks: half a GB each, the agent's two and twice the weights; eight of GPUs, 4 GB each
+    assert asked(None) == {"cpus-per-task": "4", "mem": "8G"}
+    assert asked({"gpus_per_node": 8}, ranks_per_node=8, device="auto") == {
+        "cpus-per-task": "8",
+        "mem": "64G",
+    }
+    assert asked({"gres": "gpu:h100:8"}, ranks_per_node=8, device="cpu")["mem"] == "8G"
+    for site in ({"mem": "site", "cpus_per_task": "site"}, {"mem_per_cpu": "1G", "mem": None}):
+        assert "mem" not in asked(site)
+    assert asked({"cpus_per_gpu": 6, "gpus_per_task": 1, "mem": "site"}) == {}
+    assert asked({"mem": "0", "cpus_per_task": 6}) == {"cpus-per-task": "6", "mem": "0"}
+    wide = replace(SMALL, hidden_size=1 << 14, ffn_hidden_size=1 << 16)
+    large = Point.of(replace(job(model=wide), cluster=replace(job().cluster, slurm={})), tmp_path)
+    (mem,) = (line for line in flags(large) if "--mem=" in line)
+    setup = Setup.of(large.job)
+    weights = sum(map(sum, memory.needed(setup.catalogue, setup.placement, range(4)))) / 1e9
+    assert weights > 8 and 4 + 2 * weights <= int(mem.split("=")[1][:-1]) < 2 * (4 + 2 * weights)
+
+
+def test_flags_mean_what_they_say(tmp_path: Path) -> None:
+    def said(value: bool) -> list[str]:
+        asked = {"exclusive": value, "additional_parameters": {"no-requeue": value}}
+        return [
+            line for line in flags(asking(tmp_path, asked)) if "exclu" in line or "requ" in line
+        ]
+
+    assert said(True) == ["#SBATCH --exclusive", "#SBATCH --no-requeue"] and not said(False)
+
+
+def test_a_sweep_has_one_limit_for_its_jobs(tmp_path: Path) -> None:
+    points = [asking(tmp_path, {"array_parallelism": n, "mem": f"{n}G"}) for n in (4, 4, 9)]
+    assert slurm.at_once(points[:2]) == 4 and slurm.at_once([asking(tmp_path, None)]) == 256
+    with pytest.raises(UserError, match=r"array_parallelism is of the whole sweep, .* 4 and 9;"):
+        slurm.at_once(points)
+    made = slurm.executor(points[0], tmp_path, Path("/code's"), 3, ["12", "14"])
+    said = submitit_side.sbatch_text(made, jobs=7).splitlines()
+    assert "#SBATCH --array=0-6%3" in said and "#SBATCH --dependency=afterany:12:14" in said
+    path = """export PYTHONPATH='/code'"'"'s'"${PYTHONPATH:+:$PYTHONPATH}:$PWD\""""
+    assert path in said and "export PYTHONSAFEPATH=1" in said
 
 
 def test_a_step_has_what_its_job_has(tmp_path: Path) -> None:
@@ -97,7 +147,7 @@ def test_a_folder_whose_name_means_something_to_sbatch(letter: str, tmp_path: Pa
 
 
 def test_points_that_ask_for_the_same_are_one_array(tmp_path: Path) -> None:
-    time, no_time, wider = {"time": "1:00:00"}, {"time": None}, {"time": "1:00:00", "mem": "4G"}
+    time, no_time, wider = {"time": "1:00:00"}, {"time": None}, {"time": "1:00:00", "mem": "9G"}
     points = [asking(tmp_path, asked) for asked in (time, no_time, None, time, wider)]
     assert [list(map(points.index, g)) for g in slurm.groups(points).values()] == [
         [0, 0],  # the fourth is the first
@@ -105,9 +155,9 @@ def test_points_that_ask_for_the_same_are_one_array(tmp_path: Path) -> None:
         [4],
     ]
     names = {
-        "1 node(s), time=1:00:00, mem=None": 2,
-        "1 node(s), time=None, mem=None": 2,
-        "1 node(s), time=1:00:00, mem=4G": 1,
+        "1 node(s), time=1:00:00, mem=8G": 2,
+        "1 node(s), time=None, mem=8G": 2,
+        "1 node(s), time=1:00:00, mem=9G": 1,
     }
     assert {name: len(g) for name, g in slurm.labelled(points).items()} == names
     assert list(slurm.labelled(points[:1])) == ["1 node(s)"]
@@ -182,3 +232,9 @@ def test_status_of_every_kind_of_point(tmp_path: Path, capsys: pytest.CaptureFix
     assert most == "2 ok" and sorted(others) == ["1 pending", "1 skipped", "1 submitted"]
     with pytest.raises(UserError, match="no points in"):
         status.main([str(tmp_path / "none")])
+    # what is damaged is not ok
+    there.timing.write_text(there.timing.read_text()[:100])
+    here.timing.write_text("")
+    status.main([str(tmp_path)])
+    found = dict(line.split()[2::-2] for line in capsys.readouterr().out.splitlines()[:-1])
+    assert found[there.name] == found[here.name] == "damaged" and found[queued.name] == "submitted"
