@@ -13,7 +13,7 @@ from refit.job import Job, UserError
 from refit.record import environment
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
-from refit.record.record import Record
+from refit.record.record import NotARecord, Record
 from refit.rules.impossible import impossible
 from refit.rules.values import mistake
 from sweeper import here
@@ -193,8 +193,12 @@ def earlier(point: Point, mode: str) -> tuple[Record | None, str | None]:
 
     A record stands for what ran on the nodes, and with the variables, that are asked for now.
     """
-    record = Record.find(point.timing)
-    if record is None or not keeps(mode, record):
+    try:
+        record = Record.load(point.timing)
+    except NotARecord as error:
+        there = point.timing.exists()
+        return None, f"{error}; it is kept aside once there is another" if there else None
+    if not keeps(mode, record):
         return None, None
     reason = elsewhere(point.job, record.environment)
     if point.job.mode == "measure" and not reason:

@@ -129,9 +129,8 @@ def _without_job(points: Sequence[Point], root: Path) -> list[Point]:
     holders: dict[str, tuple[str, str]] = {}
     alive = clients.queue() if points else {}
     for slurm_id in alive:
-        pack = submitit_side.submitted_call(root / submitit_side.FOLDER, slurm_id)
-        if pack is not None:
-            holders |= {Path(folder).name: (attempt, slurm_id) for folder, attempt in pack.points}
+        held = submitit_side.submitted_points(root / submitit_side.FOLDER, slurm_id)
+        holders |= {Path(folder).name: (attempt, slurm_id) for folder, attempt in held}
     without = []
     for point in points:
         attempt, slurm_id = holders.get(point.name, ("", ""))

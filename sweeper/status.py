@@ -14,6 +14,7 @@ from refit.job import UserError
 from refit.record import allocation
 from refit.record.point import Point, read_json, write_atomic
 from refit.record.record import Record, Status, begin, now
+from refit.record.typed import typed
 from sweeper import clients, where
 from sweeper.waiting import NONE_YET, waiting
 
@@ -61,8 +62,10 @@ def get(point: Point) -> Standing:
 
 
 def _read(directory: Path) -> Standing | None:
-    values = read_json(_path(directory))
-    return Standing(**values) if values else None
+    try:
+        return typed(Standing, read_json(_path(directory)))
+    except TypeError:  # none, or damaged: the same as none
+        return None
 
 
 def _path(directory: Path) -> Path:
@@ -119,8 +122,9 @@ def _records(directories: Sequence[Path]) -> list[Record]:
 def _standing(directory: Path) -> Standing:
     standing = _read(directory)
     if standing is None:  # a point that ran here and not through Slurm has its record only
-        timing = read_json(directory / "timing.json") or {}
-        standing = Standing(state=timing.get("status") or "pending")
+        timing = directory / "timing.json"
+        record, there = Record.find(timing), timing.exists()
+        standing = Standing(record.status if record else "damaged" if there else "pending")
     return standing
 
 

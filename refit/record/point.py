@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,10 @@ class Point:
             UserError: there is none in that folder.
         """
         values = read_json(directory / "point.json")
-        if values is None:
+        if values is None or not _is_frozen(values):
             raise UserError(f"{directory} holds no point: no whole point.json in it")
-        job, overrides = Job.from_dict(values["config"]), tuple(values["overrides"])
-        return Point(job, directory, overrides, values.get("hydra"))
+        job, hydra = Job.from_dict(values["config"]), values.get("hydra")
+        return Point(job, directory, tuple(values["overrides"]), hydra)
 
     def freeze(self) -> None:
         """Write what the ranks will read: editing YAML afterwards changes nothing.
@@ -272,10 +273,24 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+def _is_frozen(values: Mapping[str, Any]) -> bool:
+    """Whether these can be what `Point.freeze` wrote."""
+    overrides, hydra = values.get("overrides"), values.get("hydra")
+    texts = isinstance(overrides, list) and all(isinstance(o, str) for o in overrides)
+    env_set: Any = {}
+    if hydra is not None:
+        env_set = hydra["job"].get("env_set") if _has(hydra, "job") else None
+    return texts and isinstance(values.get("config"), dict) and isinstance(env_set, dict)
+
+
+def _has(value: Any, key: str) -> bool:
+    return isinstance(value, dict) and isinstance(value.get(key), dict)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from disk, or None where there is no whole one."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

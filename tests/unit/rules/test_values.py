@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from refit.job import Degrees, Job
-from refit.rules.impossible import impossible
 from refit.rules.bounds import AMOUNTS, COUNTS, SIDE_COUNTS, SWEEP_COUNTS
+from refit.rules.impossible import impossible
 from refit.rules.values import CHOICES, mistake
 from tests.support.jobs import make_job
 
@@ -71,7 +71,8 @@ def test_degrees_together_have_a_most() -> None:
             "are 10000000 experts, and 262144 at most can be planned",
         ),
         (
-            {"model__hidden_size": 2**22, "model__ffn_hidden_size": 2**22, "model__num_layers": 999},
+            {f"model__{name}": 2**22 for name in ("hidden_size", "ffn_hidden_size")}
+            | {"model__num_layers": 999},
             "weights (layers * experts * hidden size * the widest layer), and 7.2e+16 at most",
         ),
         (
