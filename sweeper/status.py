@@ -96,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
     reasons = _reasons(standings.values())
     for name, standing in standings.items():
         why = reasons.get(standing.slurm_id, "")
-        print(f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip())
+        line = f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip()
+        print(program.printable(line))
     counts = Counter(standing.state for standing in standings.values())
     print(", ".join(f"{n} {state}" for state, n in counts.most_common()))
     for held in waiting(reasons.items()):

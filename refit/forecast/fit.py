@@ -19,7 +19,7 @@ from refit.plan.selection import selected
 from refit.record.parts import Throughput
 from refit.record.record import Record
 from refit.rules import methods
-from refit.rules.values import mistake
+from refit.rules.values import VALUES
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def row_of(record: Record, path: Path) -> Row:
     if not (build and seconds and throughput and record.plan and record.method):
         raise UserError(f"{path} is ok, and does not say all that a measurement does")
     job = Job.from_dict(record.config)
-    if reason := mistake(job):
+    if reason := next((said for rule in VALUES if (said := rule(job))), None):
         raise UserError(f"{path}: {reason}")
     placement = place(job)
     tensors = tensors_of(job, placement, build.convention)

@@ -35,6 +35,7 @@ ENVIRONMENT: Mapping[str, tuple[type, ...]] = {
 
 OF_TEXTS = ("nodes", "slurm", "env_set")
 
+
 def too_deep(value: Any) -> bool:
     """Whether lists and mappings are within each other deeper than anybody writes them."""
     level = [value]

@@ -12,7 +12,7 @@ from typing import Any
 from refit.job import Job
 from refit.model.lora import TARGETS
 from refit.other_names import WORDS
-from refit.rules import bounds
+from refit.rules import bounds, names
 from refit.rules.methods import METHODS
 
 JobRule = Callable[[Job], str | None]
@@ -62,7 +62,9 @@ def known_words(job: Job) -> str | None:
 def method_known(job: Job) -> str | None:
     """The method is one of ours, or written as somebody's class, which is looked for later."""
     value = job.refit.method
-    if value == "auto" or value in METHODS or ":" in value:
+    module, colon, name = value.partition(":")
+    is_class = all(part.isidentifier() for part in module.split(".")) and name.isidentifier()
+    if value == "auto" or value in METHODS or (colon and is_class):
         return None
     return (
         f"no refit method '{value}'; there are {_listed(('auto', *METHODS))}, and any importable"
@@ -258,6 +260,7 @@ def coefficients_match(job: Job) -> str | None:
 
 MISTAKES: tuple[JobRule, ...] = (
     known_words,
+    names.are_parts_of_a_path,
     method_known,
     bounds.sweep_counts_large_enough,
     exclude_is_a_list,

@@ -62,6 +62,7 @@ from refit.rules.model import (
     topk_one_needs_pre_softmax,
     topk_within_experts,
 )
+from refit.rules.names import are_parts_of_a_path
 from refit.rules.stated_memory import weights_fit
 from refit.rules.values import (
     balancing_known,
@@ -161,6 +162,16 @@ BAD: dict[Any, list[Case]] = {
         ),
         ({"model__activation_func_clamp_value": -7.0}, "=-7.0: must be more than 0"),
         ({"bench__deadline_s": float("inf")}, "bench.deadline_s=inf: must be 1e+06 or less"),
+    ],
+    are_parts_of_a_path: [
+        (
+            {"parallel__name": "../x"},
+            "parallel.name='../x': a name is a part of a folder's name: 1",
+        ),
+        ({"model__name": ""}, "model.name='': a name is"),
+        ({"cluster__name": "a\x1b[31m"}, "cluster.name='a\\x1b[31m': a name is"),
+        ({"refit__name": "x" * 81}, f"refit.name='{'x' * 80}...': a name is"),
+        ({"parallel__name": ".."}, "without a slash or spaces around it, and not . or .."),
     ],
     sides_within: [
         ({"parallel__source__tp": 10**7}, "parallel.source.tp=10000000: must be 262144 or less"),
