@@ -13,7 +13,7 @@ import yaml
 from refit import program
 from refit.forecast.fit import HeldOut, Row, base, fit, leave_one_out, row_of
 from refit.job import UserError
-from refit.record.point import write_atomic
+from refit.record.files import write_output
 from refit.record.record import NotARecord, Record, now
 from refit.rules.methods import METHODS
 
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         print(text, end="")
         return 0
     try:
-        write_atomic(options.output, text)
+        write_output(options.output, text)
     except OSError as error:
         raise UserError(f"cannot write {options.output}: {error.strerror}") from None
     print(f"written: {options.output}")

@@ -116,7 +116,7 @@ def run_point(config: DictConfig) -> float | None:
     from refit.forecast import predict
     from refit.ranks.agent import Agent
     from refit.ranks.processes import NO_IMPORT
-    from refit.record import environment
+    from refit.record import environment, lock
     from refit.record.point import Point
 
     hydra = HydraConfig.get()
@@ -132,6 +132,8 @@ def run_point(config: DictConfig) -> float | None:
     variables = {} if alone else dict(hydra.job.env_set)
     own = {"job": {"env_set": variables}} if variables else None
     point = Point.of(job, root, overrides, own)
+    if alone:
+        lock.check_free(root)
     display.begin(job)
     if job.mode == "plan":
         record = predict.predict_point(point)
@@ -206,6 +208,24 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     """
     program.standard_streams()
     program.interruptible()
+    try:
+        _ordered()
+        _run(main)
+        sys.stdout.flush()
+    except program.Interrupted as end:
+        print(
+            f"interrupted by {end}; no rank is left running here. Jobs in Slurm's queue go on: the"
+            " same command takes them up again",
+            file=sys.stderr,
+        )
+        sys.exit(end.exit_code)
+    except OSError as error:  # of the flush
+        sys.exit(program.lost_stdout(error))
+    sys.exit(0)
+
+
+def _ordered() -> None:
+    """Make the command line one that Hydra's parser takes, or exit with what is wrong with it."""
     if "--version" in sys.argv[1:]:  # Hydra's own option says Hydra's version
         print(VERSION)
         sys.exit(0)
@@ -215,16 +235,20 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     if reason := command_line.deletes(COMMAND_LINE):
         _give_up(reason)
     sys.argv[1:] = command_line.for_each_point(COMMAND_LINE)
+
+
+def _run(main: Callable[[], Any]) -> None:
+    """Call it; what a user got wrong ends the program with a message."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
-        sys.exit(0)
+        return
     # Hydra itself prints a traceback for malformed YAML and exits 1; this makes it hand errors
     # over.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
     except PointFailed as error:  # all of it stands above
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"error: {program.printable(str(error).splitlines()[0])}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except Exception as error:
         if (message := mistakes.message(error)) is not None:
@@ -232,16 +256,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
         if isinstance(error, OSError):
             sys.exit(program.lost_stdout(error))
         raise
-    except program.Interrupted as end:
-        print(
-            f"interrupted by {end}; no rank is left running here. Jobs in Slurm's queue go on: the"
-            " same command takes them up again",
-            file=sys.stderr,
-        )
-        sys.exit(end.exit_code)
-    sys.exit(0)
 
 
 def _give_up(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {program.printable(message)}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)

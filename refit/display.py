@@ -63,7 +63,7 @@ class Display:
         Where stdout takes no more, points are run and recorded all the same.
         """
         try:
-            self._console.print(text, markup=False)
+            self._console.print(program.printable(text), markup=False)
         except OSError as error:
             if not program.is_of_stdout(error):
                 raise
@@ -159,7 +159,7 @@ class Display:
         table = Table(*COLUMNS)
         for *cells_before, state in rows:
             style = {"ok": "green", "skipped": "dim"}.get(state, "red")
-            table.add_row(*cells_before, Text(state, style=style))
+            table.add_row(*map(program.printable, cells_before), Text(state, style=style))
         self._console.print(table, soft_wrap=False)
 
 

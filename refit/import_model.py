@@ -27,7 +27,7 @@ from refit import program
 from refit.job import Job, Model, UserError
 from refit.model.hf.read import Imported, imported
 from refit.model.parameters import Parameters, count
-from refit.record.point import write_atomic
+from refit.record.files import write_output
 from refit.rules.model import MODEL
 from refit.rules.values import VALUES
 
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str]) -> None:
     path = asked.output / "model" / f"{name}.yaml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+        write_output(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     for what in found.left_out:

@@ -70,6 +70,15 @@ def standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def printable(text: str) -> str:
+    """A text of a record, a name or a library as a terminal may show it: no escape codes in it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _shown(c) for c in text)
+
+
+def _shown(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def write_nowhere() -> None:
     """What is still buffered for stdout has nowhere to go; Python would complain at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,7 +130,7 @@ def exit_with(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         code = main(sys.argv[1:]) or 0
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except OSError as error:
         code = lost_stdout(error)

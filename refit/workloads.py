@@ -15,7 +15,7 @@ from refit.forecast import traffic
 from refit.job import Model, UserError
 from refit.layout.layout import Layout
 from refit.model.workload_grid import NUM_EXPERTS, SHAPES, TOPK, Workload, workloads
-from refit.record.point import write_atomic
+from refit.record.files import write_output
 from refit.rules.impossible import impossible
 
 MESSAGES = {  # column of the CSV: what it is and what is in it; the last two once per step
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str]) -> int:
     print("\n".join(lines))
     if options.csv:
         try:
-            write_atomic(options.csv, as_csv(rows))
+            write_output(options.csv, as_csv(rows))
         except OSError as error:
             raise UserError(f"cannot write {options.csv}: {error.strerror or error}") from None
         print("\n".join((f"written: {options.csv}", *LEGEND)))

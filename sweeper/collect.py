@@ -13,7 +13,7 @@ from typing import get_type_hints
 from refit import program
 from refit.display import Display
 from refit.job import UserError
-from refit.record.point import write_atomic
+from refit.record.files import write_output
 from refit.record.record import NotARecord, Record
 from refit.record.row import Row
 from sweeper import where
@@ -42,7 +42,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    write_atomic(path, text.getvalue())
+    write_output(path, text.getvalue())
 
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:

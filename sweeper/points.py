@@ -13,10 +13,10 @@ from refit.job import Job, UserError
 from refit.record import environment
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
-from refit.record.record import Record
+from refit.record.record import NotARecord, Record
 from refit.rules.impossible import impossible
 from refit.rules.values import mistake
-from sweeper import here
+from sweeper import foreign, here
 from sweeper.agreement import Settings, check_one_job
 from sweeper.decisions import keeps
 
@@ -32,18 +32,24 @@ class Planned:
     Attributes:
         kept: an earlier record, which stands for the point.
         skip: why it cannot run, also where an earlier record is kept.
+        unsupported: why its method is none.
     """
 
     point: Point
     kept: Record | None = None
     skip: str | None = None
+    unsupported: str | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is to be measured or predicted at all."""
+        return not (self.kept or self.skip or self.unsupported)
 
     @property
     def is_distant(self) -> bool:
         """Whether it is to be measured, and its own cluster is a Slurm one."""
         job = self.point.job
-        runs = not self.kept and not self.skip
-        return runs and job.cluster.launcher == "slurm" and job.mode == "measure"
+        return self.runs and job.cluster.launcher == "slurm" and job.mode == "measure"
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,10 @@ def plan_points(
     planned = tuple(
         Planned(point, _earlier(point, settings.mode, say), points[point.id][1])
         for point in _not_excluded([point for point, _ in points.values()], say)
+    )
+    bad = foreign.refusals(p.point.job for p in planned if p.runs)
+    planned = tuple(
+        replace(p, unsupported=bad.get(p.point.job.refit.method)) if p.runs else p for p in planned
     )
     missing = [p.point.name for p in planned if not p.kept]
     if settings.mode == "read-only" and missing:
@@ -207,8 +217,12 @@ def earlier(point: Point, mode: str) -> tuple[Record | None, str | None]:
 
     A record stands for what ran on the nodes, and with the variables, that are asked for now.
     """
-    record = Record.find(point.timing)
-    if record is None or not keeps(mode, record):
+    try:
+        record = Record.load(point.timing)
+    except NotARecord as error:
+        there = point.timing.exists()
+        return None, f"{error}; it is kept aside once there is another" if there else None
+    if not keeps(mode, record):
         return None, None
     reason = elsewhere(point.job, record.environment)
     if point.job.mode == "measure" and not reason:

@@ -14,6 +14,7 @@ from refit.job import UserError
 from refit.record import allocation
 from refit.record.point import Point, read_json, write_atomic
 from refit.record.record import Record, Status, begin, now
+from refit.record.typed import typed
 from sweeper import clients, where
 from sweeper.waiting import NONE_YET, waiting
 
@@ -71,8 +72,10 @@ def get(point: Point) -> Standing:
 
 
 def _read(directory: Path) -> Standing | None:
-    values = read_json(_path(directory))
-    return Standing(**values) if values else None
+    try:
+        return typed(Standing, read_json(_path(directory)))
+    except TypeError:  # none, or damaged: the same as none
+        return None
 
 
 def _path(directory: Path) -> Path:
@@ -103,7 +106,8 @@ def main(arguments: Sequence[str]) -> int:
     standings, reasons = _held_against_slurm(standings)
     for name, standing in standings.items():
         why = reasons.get(standing.slurm_id, "")
-        print(f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip())
+        line = f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip()
+        print(program.printable(line))
     counts = Counter(standing.state for standing in standings.values())
     print(", ".join(f"{n} {state}" for state, n in counts.most_common()))
     for held in waiting(reasons.items()):
@@ -131,11 +135,10 @@ def _standing(directory: Path) -> Standing:
     standing, path = _read(directory), directory / "timing.json"
     if standing is not None and not standing.is_final:
         return standing
-    timing = read_json(path) or {}
-    state = timing.get("status")
-    is_damaged = state not in FINAL and (standing is not None or path.exists())
+    record = Record.find(path)
+    is_damaged = record is None and (standing is not None or path.exists())
     if standing is None:  # a point that ran here and not through Slurm has its record only
-        standing = Standing(state=state or "pending")
+        standing = Standing(state=record.status if record else "pending")
     return replace(standing, state="damaged") if is_damaged else standing
 
 

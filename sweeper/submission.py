@@ -209,10 +209,9 @@ def _without_job(points: Sequence[Point], how: How, alive: Mapping[str, Queued])
     for slurm_id, queued in alive.items():
         if queued.sweep not in ("", own):
             continue
-        pack = submitit_side.submitted_call(folder, slurm_id)
-        if pack is not None:
-            holders |= {Path(point).name: (attempt, slurm_id) for point, attempt in pack.points}
-        elif queued.sweep == own:
+        held = submitit_side.submitted_points(folder, slurm_id)
+        holders |= {Path(point).name: (attempt, slurm_id) for point, attempt in held}
+        if not held and queued.sweep == own:
             orphans.append(slurm_id)
     if orphans:
         clients.ask("scancel", *orphans)

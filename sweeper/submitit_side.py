@@ -7,19 +7,22 @@ else imports it. Read in submitit 1.5; pyproject keeps the next version out.
 from __future__ import annotations
 
 import io
+import json
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import submitit
 from submitit.core.job_environment import JobEnvironment
-from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
+from submitit.core.utils import FailedJobError, JobPaths
 
 from refit.job import UserError
 from refit.record import environment
+from refit.record.point import read_json, write_atomic
+from refit.record.typed import typed
 from sweeper import clients
 
 UNSAFE = "%\\\n"  # in a path: sbatch reads %j and the like, and a backslash turns that off
@@ -81,7 +84,18 @@ def sbatch_text(made: Executor, jobs: int = 1) -> str:
     return made._make_submission_file_text(made._submitit_command_str, "dry-run")
 
 
-def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[str]:
+class Call(Protocol):
+    """What a job does, as `sweeper.pack.Pack`."""
+
+    @property
+    def points(self) -> Sequence[tuple[str, str]]:
+        """Of each its folder, and the attempt's name."""
+
+    def __call__(self) -> None:
+        """Do it."""
+
+
+def submit_array(made: Executor, calls: Sequence[Call]) -> list[str]:
     """Submit calls as one array; the Slurm id of each.
 
     Raises:
@@ -99,7 +113,9 @@ def submit_array(made: Executor, calls: Sequence[Callable[[], None]]) -> list[st
         clean(Path(made.folder))
         words = re.findall(r"sbatch: error: (.*)", str(error))
         raise Refused(f"Slurm refuses the job: {'; '.join(words) or str(error).strip()}") from None
-    return [str(job.job_id) for job in jobs]
+    slurm_ids = [str(job.job_id) for job in jobs]
+    _write_points(Path(made.folder), slurm_ids, calls)
+    return slurm_ids
 
 
 def clean(folder: Path) -> None:
@@ -122,10 +138,30 @@ def given(folder: Path, slurm_id: str) -> list[str]:
     return re.findall(r"^#SBATCH (.*)$", text, re.MULTILINE)
 
 
-def submitted_call(folder: Path, slurm_id: str) -> Any:
-    """What was submitted as this job from this folder; None where it was not."""
-    path = JobPaths(folder, slurm_id).submitted_pickle
-    return DelayedSubmission.load(path).function if path.exists() else None
+def submitted_points(folder: Path, slurm_id: str) -> list[tuple[str, str]]:
+    """Folder and attempt of each point of a job that was submitted from here; empty otherwise.
+
+    It is read from a file of our own: submitit's is a pickle, which does what is in it when it is
+    read, and anybody who may write results may write one.
+    """
+    array, _, index = slurm_id.partition("_")
+    packs = (read_json(_points_file(folder, array)) or {}).get("packs")
+    try:
+        pack = typed(list[list[list[str]]], packs)[int(index or 0)]
+        return [(point, attempt) for point, attempt in pack]
+    except (TypeError, ValueError, IndexError):
+        return []
+
+
+def _points_file(folder: Path, array: str) -> Path:
+    return folder / f"{array}_points.json"
+
+
+def _write_points(folder: Path, slurm_ids: Sequence[str], calls: Sequence[Call]) -> None:
+    """What the jobs of an array hold. Where it cannot be written, status.json may be yet."""
+    text = json.dumps({"packs": [call.points for call in calls]})
+    with suppress(OSError):
+        write_atomic(_points_file(folder, slurm_ids[0].partition("_")[0]), text)
 
 
 def log(folder: Path, slurm_id: str) -> Path:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +11,9 @@ from pathlib import Path
 from refit import program
 from refit.display import Display
 from refit.forecast import predict
-from refit.job import UserError
 from refit.layout.place import place
 from refit.ranks.agent import Agent
-from refit.record import record
+from refit.record import lock, record
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.record import Record
@@ -91,6 +86,8 @@ def _fate(planned: Planned) -> str:
         ranks = f"{placement.used} of {placement.world} ranks"
         shape = f"{ranks}, {placement.nodes} node(s)"
     fate = f"skip: {planned.skip}" if planned.skip else "run"
+    if planned.unsupported:
+        fate = f"unsupported: {planned.unsupported}"
     if planned.kept:
         fate = f"keep: {planned.kept.status}"
     return f"{planned.point.name}  {shape}  {where}  {fate}"
@@ -111,7 +108,7 @@ def run_points(
     Raises:
         UserError: another controller holds the folder, or Slurm refuses a job.
     """
-    with controller_lock(root):
+    with lock.held(root):
         theirs = [p.point for p in plan.points if p.is_distant]
         try:
             queued, made = _run_all(plan, theirs, root, display, as_job)
@@ -155,14 +152,14 @@ def _run_all(
 def _run_here(local: Sequence[Planned], display: Display, as_job: AsJob) -> dict[str, Record]:
     """Run, predict, keep or skip each point that needs no Slurm; the records by point's name."""
     made: dict[str, Record] = {}
-    runs = [p.point.job for p in local if not p.kept and not p.skip]
+    runs = [p.point.job for p in local if p.runs]
     if said := room.shortage([job for job in runs if job.mode == "measure"]):
         display.line(said)
     with Agent(p.point.job for p in local) as agent:
         for number, planned in enumerate(local, 1):
             count = f"[{number}/{len(local)}] "
             point = planned.point
-            if planned.kept or planned.skip:
+            if not planned.runs:
                 made[point.name] = _left_out(planned, count, display)
                 continue
             display.begin(point.job, count)
@@ -178,9 +175,10 @@ def _left_out(planned: Planned, count: str, display: Display) -> Record:
         when = planned.kept.finished_at
         display.line(f"{count}{point.job.parallel.name}: kept from {when}")
         return planned.kept
-    assert planned.skip
-    display.line(f"{count}{point.job.parallel.name}: skipped: {planned.skip}")
-    return distant.end_here(point, "skipped", planned.skip)
+    how: record.Status = "skipped" if planned.skip else "unsupported"
+    reason = planned.skip or planned.unsupported or ""
+    display.line(f"{count}{point.job.parallel.name}: {how}: {reason}")
+    return distant.end_here(point, how, reason)
 
 
 def _run_one(point: Point, agent: Agent, display: Display) -> Record:
@@ -193,34 +191,6 @@ def _run_one(point: Point, agent: Agent, display: Display) -> Record:
         measured = agent.measure_point(point, progress)
     display.result(measured)
     return measured
-
-
-@contextmanager
-def controller_lock(root: Path) -> Iterator[None]:
-    """Hold the sweep's folder; it is let go when this process ends, however it ends.
-
-    Raises:
-        UserError: another controller holds it, or the folder cannot be written.
-    """
-    path = root / ".controller"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write results to {root}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another controller works on {root}: {path.read_text().strip()}; wait for it, or"
-                " choose another folder with hydra.sweep.dir=..."
-            ) from None
-        with suppress(OSError):  # a full disk: who holds it is then not said, but it is held
-            os.ftruncate(file.fileno(), 0)
-            holder = f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n"
-            os.write(file.fileno(), holder.encode())
-        yield
 
 
 def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> None:

@@ -19,6 +19,7 @@ from refit.plan.selection import selected
 from refit.record.parts import Throughput
 from refit.record.record import Record
 from refit.rules import methods
+from refit.rules.values import VALUES
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,15 @@ def row_of(record: Record, path: Path) -> Row:
     """The row of a record that is measured and ok.
 
     Raises:
-        UserError: its bytes are not those of the plan that this code makes of its config.
+        UserError: it is not whole; or its bytes are not those of the plan that this code makes of
+            its config.
     """
     build, seconds, throughput = record.model_build, record.seconds, record.throughput
-    assert build and seconds and throughput and record.plan and record.method
+    if not (build and seconds and throughput and record.plan and record.method):
+        raise UserError(f"{path} is ok, and does not say all that a measurement does")
     job = Job.from_dict(record.config)
+    if reason := next((said for rule in VALUES if (said := rule(job))), None):
+        raise UserError(f"{path}: {reason}")
     placement = place(job)
     tensors = tensors_of(job, placement, build.convention)
     travels = selected(tensors, job.refit)

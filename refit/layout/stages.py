@@ -13,6 +13,7 @@ from refit.job import UserError
 
 LAYOUT = "pipeline_model_parallel_layout"
 VIRTUAL = "virtual_pipeline_model_parallel_size"
+LONGEST = 100_000  # letters of a part of Megatron's string, as often as it is repeated
 _EXAMPLES = f"{LAYOUT}=[3,1], or Megatron's string, quoted: '{LAYOUT}=\"Et*3|tL\"'"
 
 
@@ -38,11 +39,18 @@ def listed(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _repeated(text: str, part: str, times: str) -> str:
+    """A part of the string as often as it says."""
+    if len(times) > 5 or len(part) * int(times) > LONGEST:
+        raise UserError(f"{LAYOUT}={text}: {part}*{times} is longer than {LONGEST} letters")
+    return part * int(times)
+
+
 def _of_string(text: str) -> tuple[int, ...]:
     """As Megatron's `PipelineParallelLayerLayout.parse_str_to_list` reads it."""
     unrolled = text.replace(",", "")
     for pattern in (r"\(([^)]+)\)\*(\d+)", r"(.)\*(\d+)"):
-        unrolled = re.sub(pattern, lambda found: found[1] * int(found[2]), unrolled)
+        unrolled = re.sub(pattern, lambda found: _repeated(text, found[1], found[2]), unrolled)
     if "m" in unrolled:
         raise UserError(
             f"{LAYOUT}={text}: m, multi-token prediction, is not modelled; its weights would be"

@@ -8,6 +8,8 @@ from itertools import groupby
 from refit.job import Model, UserError
 from refit.model.mamba import layers_of
 
+LONGEST = 10_000  # lists that a string may stand for: `refit.rules.bounds` has no more layers
+
 
 def moe_layers(model: Model) -> list[bool]:
     """For each layer, whether it has experts.
@@ -71,11 +73,11 @@ def _list_expression(text: str) -> object:
                     return a + b
             case ast.BinOp(left=one, op=ast.Mult(), right=factor):
                 a, times = value(one), value(factor)
-                if isinstance(a, list) and isinstance(times, int) and times <= 10_000:
+                if isinstance(a, list) and isinstance(times, int) and len(a) * times <= LONGEST:
                     return a * times
         return None
 
     try:
         return value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

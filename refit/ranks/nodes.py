@@ -22,6 +22,7 @@ from refit.record.record import Ended
 from refit.record.report import RankReport
 from refit.rules.setup import Setup
 
+LOOPBACK = "127.0.0.1"
 POLL_S = 0.2
 LOOPBACK_S = 1.0  # for a connection of this machine with itself, which takes no time
 # For the other nodes to say how they ended, once this node has. Slurm takes SlurmdTimeout, 300 s by
@@ -64,8 +65,8 @@ class Nodes:
             return
         if self.count == 1:  # loopback, as nobody else needs to reach it
             _reach_loopback()
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                yield "127.0.0.1", int(listener.getsockname()[1]), listener
+            with socket.create_server((LOOPBACK, 0)) as listener:
+                yield LOOPBACK, int(listener.getsockname()[1]), listener
             return
         with socket.create_server(("", 0)) as listener:
             host, port = socket.gethostname(), int(listener.getsockname()[1])
@@ -164,7 +165,7 @@ def _reach_loopback() -> None:
         UserError: it cannot be done.
     """
     try:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server((LOOPBACK, 0)) as listener:
             socket.create_connection(listener.getsockname(), LOOPBACK_S).close()
     except OSError as error:
         raise UserError(

@@ -21,6 +21,7 @@ from refit.job import UserError
 from refit.ranks import bench
 from refit.ranks.clock import Clock
 from refit.ranks.meeting import Meeting
+from refit.ranks.nodes import LOOPBACK
 from refit.ranks.task import Task
 from refit.record.point import write_atomic
 from refit.record.report import RankReport
@@ -30,6 +31,14 @@ from refit.transport import Unsupported
 # A rank waits so much longer for others: its agent, which knows more, is to end it first. It may
 # still be starting other ranks when the deadline is past.
 AGENT_FIRST_S = 60.0
+
+PORTS = (
+    "GLOO_SOCKET_IFNAME",
+    "UCX_NET_DEVICES",  # of nixl
+    "NCCL_SOCKET_IFNAME",
+    "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME",
+)
+"""Which interface a library listens on, by its variable; docs/security.md."""
 
 
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
@@ -69,6 +78,8 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
         agent.send(("progress", doing))
 
     progress("joining")
+    if task.host == LOOPBACK:
+        stay_here()
     world = task.setup.placement.world
     timeout = timedelta(seconds=task.setup.job.bench.deadline_s + AGENT_FIRST_S)
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
@@ -85,6 +96,16 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
     report = bench.measure(task.setup, task.rank, task.slab, clock, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
     return report
+
+
+def stay_here() -> None:
+    """Have the libraries that open ports do so on the loopback alone, as all ranks are here.
+
+    None of them asks who connects. What the user has set for them stays.
+    """
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    for variable in PORTS if names else ():
+        os.environ.setdefault(variable, names[0])
 
 
 def _log_to(path: os.PathLike[str]) -> None:

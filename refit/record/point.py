@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from refit.job import Job, Model, UserError
 from refit.record import allocation
+from refit.record.files import read_json as read_json
+from refit.record.files import write_atomic as write_atomic
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ class Point:
             UserError: there is none in that folder.
         """
         values = read_json(directory / "point.json")
-        if values is None:
+        if values is None or not _is_frozen(values):
             raise UserError(f"{directory} holds no point: no whole point.json in it")
-        job, overrides = Job.from_dict(values["config"]), tuple(values["overrides"])
-        return Point(job, directory, overrides, values.get("hydra"))
+        job, hydra = Job.from_dict(values["config"]), values.get("hydra")
+        return Point(job, directory, tuple(values["overrides"]), hydra)
 
     def freeze(self) -> None:
         """Write what the ranks will read: editing YAML afterwards changes nothing.
@@ -101,7 +105,9 @@ class Point:
             values["hydra"] = self.hydra
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.frozen, json.dumps(values, indent=2))
+            # values of variables, which may be secrets, are for who runs it alone
+            mode = 0o600 if self.variables or self.job.cluster.env else 0o666
+            write_atomic(self.frozen, json.dumps(values, indent=2), mode)
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -118,8 +124,7 @@ class Point:
         try:
             attempts.mkdir(parents=True, exist_ok=True)
             if name is None:
-                taken = [int(p.name) for p in attempts.iterdir() if p.name.isdigit()]
-                name = str(max(taken, default=-1) + 1)
+                return Attempt(_next(attempts))
             (attempts / name).mkdir(exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -130,6 +135,16 @@ class Point:
             f"cannot write results to {self.directory}: {error.strerror}; choose another with"
             " hydra.run.dir=... (one run) or hydra.sweep.dir=... (a sweep)"
         )
+
+
+def _next(attempts: Path) -> Path:
+    """Make the folder of the next attempt; of two who ask at once each has one of its own."""
+    taken = [int(p.name) for p in attempts.iterdir() if p.name.isdecimal()]
+    for number in count(max(taken, default=-1) + 1):
+        with suppress(FileExistsError):
+            (attempts / str(number)).mkdir()
+            break
+    return attempts / str(number)
 
 
 @dataclass(frozen=True)
@@ -258,28 +273,15 @@ def _of_cluster(job: Job, cluster: dict[str, Any]) -> dict[str, Any]:
     return {**{name: cluster[name] for name in names}, **({"slurm": asked} if asked else {})}
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write by rename: a reader sees the old file or the new one, never half of either.
-
-    Raises:
-        OSError: as from the file system; the old file is untouched and nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _is_frozen(values: Mapping[str, Any]) -> bool:
+    """Whether these can be what `Point.freeze` wrote."""
+    overrides, hydra = values.get("overrides"), values.get("hydra")
+    texts = isinstance(overrides, list) and all(isinstance(o, str) for o in overrides)
+    env_set: Any = {}
+    if hydra is not None:
+        env_set = hydra["job"].get("env_set") if _has(hydra, "job") else None
+    return texts and isinstance(values.get("config"), dict) and isinstance(env_set, dict)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from disk, or None where there is no whole one."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+def _has(value: Any, key: str) -> bool:
+    return isinstance(value, dict) and isinstance(value.get(key), dict)

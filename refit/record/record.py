@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from refit.model.parameters import Parameters, count
 from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
 from refit.plan.plan import Bounds, Plan
-from refit.record import code
+from refit.record import code, sound
 from refit.record.parts import (
     Forecast,
     Memory,
@@ -125,12 +126,19 @@ class Record:
         if values is None:
             raise NotARecord("not a whole JSON object, or it cannot be read")
         version = values.get("schema_version")
-        if version not in (1, SCHEMA_VERSION):
-            raise NotARecord(f"schema version {version}, and this reads 1 and {SCHEMA_VERSION}")
+        if type(version) is not int or version not in (1, SCHEMA_VERSION):
+            said = str(version)[:40]
+            raise NotARecord(f"schema version {said}, and this reads 1 and {SCHEMA_VERSION}")
+        if sound.too_deep(values):
+            raise NotARecord("not a record: it is nested too deep")
         try:
-            return typed(Record, _from_version_1(values) if version == 1 else values)
-        except (TypeError, KeyError, AttributeError) as error:
+            values = sound.from_version_1(values, SCHEMA_VERSION) if version == 1 else values
+            record = typed(Record, values)
+        except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
             raise NotARecord(f"not a record: {error}") from None
+        if reason := sound.fault(asdict(record)):
+            raise NotARecord(f"not a record: {reason}")
+        return record
 
     @staticmethod
     def find(path: Path) -> Record | None:
@@ -164,23 +172,6 @@ class Record:
 
 class NotARecord(Exception):
     """A file that holds no record; the text says why."""
-
-
-def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """What was called `mode` is `placement`; fields that came later get what held before them."""
-    values = {**values, "schema_version": SCHEMA_VERSION, "placement": values["mode"]}
-    del values["mode"]
-    later: dict[str, dict[str, Any]] = {
-        "throughput": {"limit_source": "measured", "limits": []},
-        "seconds": {"drift": None},
-        "memory": {"refit_peak_bytes": None},
-        "verification": {"source_mismatches": 0, "logits": None},
-    }
-    for part, defaults in later.items():
-        if values.get(part):
-            values[part] = {**defaults, **values[part]}
-    sweep = {"repetition": 1, **values["config"].get("sweep", {})}
-    return {"prediction": None, **values, "config": {**values["config"], "sweep": sweep}}
 
 
 def now() -> str:
@@ -266,12 +257,20 @@ def ended(record: Record, status: Status, reason: str) -> Record:
 
 
 def write(path: Path, record: Record) -> None:
-    """Write by rename.
+    """Write by rename; what lies there and is no record is kept aside.
 
     Raises:
         OSError: as from the file system; an earlier file is untouched.
     """
+    if path.exists() and Record.find(path) is None:
+        path.rename(_aside(path))
     write_atomic(path, json.dumps(asdict(record), indent=2) + "\n")
+
+
+def _aside(path: Path) -> Path:
+    """A name beside a path that nothing has: timing.json.damaged-1."""
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in count_from(1))
+    return next(name for name in names if not name.exists())
 
 
 def keep(record: Record, *paths: Path) -> Record:

@@ -37,6 +37,8 @@ def typed(hint: Any, value: Any, where: str = "") -> Any:
         return value
     if hint is float and type(value) is int:
         return float(value)
+    if hint is int and type(value) is int and not -(2**63) <= value < 2**64:
+        raise TypeError(f"{where or 'it'} is {str(value)[:40]}, which is no int of 64 bits")
     if hint is Any or type(value) is hint:
         return value
     name = getattr(hint, "__name__", str(hint))

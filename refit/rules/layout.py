@@ -375,7 +375,5 @@ LAYOUT: tuple[Rule, ...] = (
 
 
 def _indivisible(what: str, size: int, degree: str, parts: int) -> str:
-    fits = [d for d in range(1, parts) if size % d == 0]
-    return (
-        f"{what}={size} does not divide by {degree}={parts}; the next below that does: {fits[-1]}"
-    )
+    fits = next(d for d in range(min(parts - 1, size), 0, -1) if size % d == 0)
+    return f"{what}={size} does not divide by {degree}={parts}; the next below that does: {fits}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from difflib import get_close_matches
 from operator import attrgetter
@@ -12,6 +12,7 @@ from typing import Any
 from refit.job import Job
 from refit.model.lora import TARGETS
 from refit.other_names import WORDS
+from refit.rules import bounds, names
 from refit.rules.methods import METHODS
 
 JobRule = Callable[[Job], str | None]
@@ -45,59 +46,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 AUX_LOSSES = ("aux_loss", "seq_aux_loss", "global_aux_loss")
 LOAD_BALANCING = (*AUX_LOSSES, "sinkhorn", "none")
-MINIMA: dict[str, int] = {
-    "bench.iterations": 1,
-    "bench.warmup": 0,
-    "cluster.nodes": 1,
-    "cluster.ranks_per_node": 1,
-    "refit.in_flight": 1,
-    "refit.max_ops_per_group": 2,  # a send and the receive that goes with it
-    "refit.streams": 1,
-    "model.num_layers": 1,
-    "model.hidden_size": 1,
-    "model.num_attention_heads": 1,
-    "model.ffn_hidden_size": 1,
-    "model.num_query_groups": 1,
-    "model.kv_channels": 1,
-    "model.q_lora_rank": 1,
-    "model.kv_lora_rank": 1,
-    "model.qk_head_dim": 1,
-    "model.qk_pos_emb_head_dim": 1,
-    "model.v_head_dim": 1,
-    "model.vocab_size": 1,
-    "model.make_vocab_size_divisible_by": 1,
-    "model.seq_length": 1,
-    "model.max_position_embeddings": 1,
-    "model.original_max_position_embeddings": 1,
-    "model.rotary_base": 1,
-    "model.num_moe_experts": 1,
-    "model.moe_ffn_hidden_size": 1,
-    "model.moe_shared_expert_intermediate_size": 1,
-    "model.moe_router_topk": 1,
-    "model.moe_router_num_groups": 1,
-    "model.moe_router_group_topk": 1,
-    "model.published_parameters": 1,
-    "model.mtp_num_layers": 1,
-    "model.moe_latent_size": 1,
-    "model.mamba_state_dim": 1,
-    "model.mamba_head_dim": 1,
-    "model.mamba_num_groups": 1,
-    "model.mamba_num_heads": 1,
-    "model.linear_conv_kernel_dim": 1,
-    "model.linear_key_head_dim": 1,
-    "model.linear_value_head_dim": 1,
-    "model.linear_num_key_heads": 1,
-    "model.linear_num_value_heads": 1,
-    "model.dsa_indexer_n_heads": 1,
-    "model.dsa_indexer_head_dim": 1,
-    "model.dsa_indexer_topk": 1,
-}
-SWEEP_MINIMA: dict[str, int] = {
-    "sweep.pack": 1,
-    "sweep.repeat": 1,
-    "sweep.repetition": 1,
-    "sweep.max_attempts": 1,
-}
 
 
 def known_words(job: Job) -> str | None:
@@ -114,7 +62,9 @@ def known_words(job: Job) -> str | None:
 def method_known(job: Job) -> str | None:
     """The method is one of ours, or written as somebody's class, which is looked for later."""
     value = job.refit.method
-    if value == "auto" or value in METHODS or ":" in value:
+    module, colon, name = value.partition(":")
+    is_class = all(part.isidentifier() for part in module.split(".")) and name.isidentifier()
+    if value == "auto" or value in METHODS or (colon and is_class):
         return None
     return (
         f"no refit method '{value}'; there are {_listed(('auto', *METHODS))}, and any importable"
@@ -125,44 +75,11 @@ def method_known(job: Job) -> str | None:
 def mistake(job: Job) -> str | None:
     """The first reason that is of the command line and no property of a point, or None.
 
-    A word that no job can mean, or a wrong setting of the sweep: nothing of the sweep is to run.
-    A pair of layouts that does not fit, or a model that cannot be, is a point that is skipped.
+    A word or a number that no job can have, or a wrong setting of the sweep: nothing of the sweep
+    is to run. A pair of layouts that does not fit, or a model that cannot be, is a point that is
+    skipped.
     """
     return next((reason for rule in MISTAKES if (reason := rule(job))), None)
-
-
-def sweep_counts_large_enough(job: Job) -> str | None:
-    """The sweep's own counts are positive."""
-    return _too_small(job, SWEEP_MINIMA)
-
-
-def counts_large_enough(job: Job) -> str | None:
-    """Sizes and counts are positive; `null` means Megatron's default and is left alone."""
-    return _too_small(job, MINIMA)
-
-
-def _too_small(job: Job, minima: Mapping[str, int]) -> str | None:
-    for name, minimum in minima.items():
-        value = attrgetter(name)(job)
-        if value is not None and value < minimum:
-            return f"{name}={value}: must be {minimum} or more"
-    return None
-
-
-def amounts_positive(job: Job) -> str | None:
-    """Times, factors and sizes in fractions are above zero, and numbers at all."""
-    for name in (
-        "bench.deadline_s",
-        "refit.bucket_mb",
-        "model.rotary_percent",
-        "model.rope_scaling_factor",
-        "model.rotary_scaling_factor",
-        "model.activation_func_clamp_value",
-    ):
-        value = attrgetter(name)(job)
-        if value is not None and not value > 0:  # also NaN
-            return f"{name}={value}: must be more than 0"
-    return None
 
 
 def rates_positive(job: Job) -> str | None:
@@ -343,20 +260,26 @@ def coefficients_match(job: Job) -> str | None:
 
 MISTAKES: tuple[JobRule, ...] = (
     known_words,
+    names.are_parts_of_a_path,
     method_known,
-    sweep_counts_large_enough,
+    bounds.sweep_counts_large_enough,
     exclude_is_a_list,
+    patterns_are_lists,
+    bounds.counts_within,
+    bounds.sides_within,
+    bounds.amounts_positive,
+    rates_positive,
+    bounds.numbers_are_finite,
+    env_is_a_mapping,
+    balancing_known,
 )
+"""Of one value, whatever the others are."""
+
 VALUES: tuple[JobRule, ...] = (
     *MISTAKES,
-    patterns_are_lists,
+    bounds.weights_countable,
     lora_valid,
-    counts_large_enough,
-    amounts_positive,
-    rates_positive,
-    env_is_a_mapping,
     windows_valid,
-    balancing_known,
     coefficients_match,
 )
 

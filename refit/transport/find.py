@@ -13,10 +13,18 @@ def transport(method: str) -> type[Transport]:
     """The class of a method.
 
     Raises:
-        Unsupported: what a user named is no transport.
+        Unsupported: what a user named is no transport, or cannot be imported.
     """
     module, name = methods.locate(method)
-    found = getattr(importlib.import_module(module), name, None)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # whatever a user's module raises
+        if method in methods.METHODS:
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        raise Unsupported(
+            f"refit.method={method} cannot be imported: {type(error).__name__}: {first}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Transport)):
         raise Unsupported(
             f"refit.method={method} is no transport; name a class that extends"
@@ -26,3 +34,12 @@ def transport(method: str) -> type[Transport]:
         lacks = ", ".join(sorted(found.__abstractmethods__))
         raise Unsupported(f"refit.method={method} lacks {lacks}; see refit.transport.Transport")
     return found
+
+
+def refusal(method: str) -> str | None:
+    """Why a method is no transport, or None."""
+    try:
+        transport(method)
+    except Unsupported as error:
+        return str(error)
+    return None

@@ -21,6 +21,7 @@ from refit.plan.copies import Copies
 from refit.transport import Transport, blocks, share
 from refit.transport.lanes import Clock
 from refit.transport.schedule import aligned
+from refit.weights import memory
 from refit.weights.weights import TORCH_DTYPE, Weights, device_of
 
 # One descriptor costs what reading some 16 KB more does (5 us; UCX over CMA, on two cores), so
@@ -41,7 +42,7 @@ class NixlTransport(Transport):
 
     def __init__(self, refit: Refit) -> None:
         self._bucket_bytes = int(refit.bucket_mb * 1e6)
-        self._in_flight = refit.in_flight
+        self._refit, self._in_flight = refit, refit.in_flight
         self._into: list[torch.Tensor] = []
         self._out_of: list[torch.Tensor] = []
         self._batches: list[_Batch] = []
@@ -60,15 +61,17 @@ class NixlTransport(Transport):
         batches = _batches(copies, rank, self._bucket_bytes) if destination is not None else []
         size = aligned(max((b.staged for b in batches), default=0))
         count = min(self._in_flight, len(batches))
+        if device.type == "cpu":
+            memory.require_staging(count * size, self._refit)
         self._staging = torch.empty(count * size, dtype=torch.uint8, device=device)
         peers = sorted({b.peer for b in batches})
         lends = source is not None and bool(copies.remote[copies.from_rank(rank)].any())
         if peers or lends:
             self._agent = nixl.nixl_agent(f"rank{rank}", nixl.nixl_agent_config())
             arenas = [w.arena for w in (source, destination) if w is not None]
-            for memory in (*arenas, self._staging):
-                if memory.numel():
-                    self._registered.append(self._agent.register_memory(memory))
+            for held in (*arenas, self._staging):
+                if held.numel():
+                    self._registered.append(self._agent.register_memory(held))
         lent: list[_Lent | None] = [None] * copies.placement.world
         dist.all_gather_object(lent, self._lend(source.arena) if source and lends else None)
         names = {}

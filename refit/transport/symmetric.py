@@ -18,6 +18,7 @@ from refit.transport.heap import OpenHeap, SymmetricHeap
 from refit.transport.heap_shared import SharedHeap
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
 from refit.transport.schedule import Message, aligned, messages
+from refit.weights import memory
 from refit.weights.weights import Weights, device_of
 
 
@@ -42,7 +43,7 @@ class SymmetricTransport(Transport):
 
     def __init__(self, refit: Refit, open_heap: OpenHeap) -> None:
         self._bucket_bytes = int(refit.bucket_mb * 1e6)
-        self._in_flight = refit.in_flight
+        self._refit, self._in_flight = refit, refit.in_flight
         self._streams = refit.streams
         self._open_heap = open_heap
         self._into: list[torch.Tensor] = []
@@ -68,6 +69,8 @@ class SymmetricTransport(Transport):
         # Counters: arrivals in each receiving slot, then grants of each slot of each rank. A count
         # alone does not say which slot it frees, and streams may free two in either order.
         self._heap_bytes = 2 * self._in_flight * self._slot_bytes
+        if device.type == "cpu":
+            memory.require_staging(self._heap_bytes, self._refit)
         self._heap = heap = self._open_heap(
             rank, self._heap_bytes, self._in_flight * (1 + world), {m.peer for m in todo}, device
         )

@@ -15,6 +15,7 @@ from refit.plan.copies import Copies
 from refit.transport import Transport, blocks
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
 from refit.transport.schedule import Message, aligned, group_numbers, messages
+from refit.weights import memory
 from refit.weights.weights import Weights, device_of
 
 # Below this a message of its own costs more than the two copies that it saves (gloo, loopback).
@@ -52,7 +53,7 @@ class TwoSided(Transport):
     def __init__(self, refit: Refit, wire: Wire) -> None:
         self._bucket_bytes = int(refit.bucket_mb * 1e6)
         self._max_ops = refit.max_ops_per_group
-        self._in_flight = refit.in_flight
+        self._refit, self._in_flight = refit, refit.in_flight
         self._streams = refit.streams
         self._wire = wire
         self._into: list[torch.Tensor] = []
@@ -79,6 +80,8 @@ class TwoSided(Transport):
         for is_send in (False, True):
             size = max((_staged(group, is_send)[1] for group in groups), default=0)
             count = min(self._in_flight, len(groups)) if size else 0
+            if device.type == "cpu":
+                memory.require_staging(count * size, self._refit)
             slots[is_send] = [
                 torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)
             ]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from refit.job import Refit
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
 from refit.model.weight_bytes import weight_bytes
@@ -40,6 +41,24 @@ def shortage(
         f" destination {destination / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available;"
         f" {_WAY_OUT}"
     )
+
+
+def require_staging(nbytes: int, refit: Refit) -> None:
+    """Check that a CPU rank's buckets alone fit this node, before they are allocated.
+
+    Args:
+        nbytes: of all its buckets, both ways.
+
+    Raises:
+        MemoryError: they do not; the kernel would end somebody, once they are written.
+    """
+    free = available()
+    if free is not None and nbytes > free:
+        raise MemoryError(
+            f"refit.in_flight={refit.in_flight} buckets of refit.bucket_mb={refit.bucket_mb:g} or"
+            f" less need {nbytes / 1e9:.2f} GB on a rank, and {free / 1e9:.2f} GB is available; use"
+            " fewer or smaller ones"
+        )
 
 
 def needed_gb(reason: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refit import run
-from sweeper.sweep import controller_lock
+from refit.record import lock
 from tests.support.forks import fork_of
 from tests.support.pages import DOCS, planned, printed, rows, says, ticked
 from tests.support.table import ROWS
@@ -48,7 +48,7 @@ def test_the_message_is_what_is_printed(
     command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not command:  # two at once
-        with controller_lock(tmp_path):
+        with lock.held(tmp_path):
             done = fork_of(run.main, "-m", "mode=plan", f"hydra.sweep.dir={tmp_path}")
     elif "PATH" in message:  # away from Slurm
         monkeypatch.setenv("PATH", os.devnull)

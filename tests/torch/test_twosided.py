@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import Phase, given, settings
@@ -15,7 +16,9 @@ from refit.job import Degrees, Refit
 from refit.plan.copies import Copies
 from refit.rules.setup import Setup
 from refit.transport.schedule import group_numbers, messages
+from refit.transport.symmetric import SymmetricTransport
 from refit.transport.twosided import Parts, TwoSided
+from refit.weights import memory
 from refit.weights.pattern import Check, Pattern
 from refit.weights.weights import Weights
 from tests.support.jobs import job
@@ -161,6 +164,38 @@ def test_any_plan_in_any_groups(
         thread.join()
     assert [c and c.mismatches for c in found] == [0] * world
     assert exchange.largest_group <= max_ops
+
+
+class Alone:
+    """A wire of one rank, who gathers what it sends itself."""
+
+    def open(self, device: torch.device) -> None:
+        pass
+
+    def gather(self, sent: dict[tuple[int, int], int]) -> list[dict[tuple[int, int], int]]:
+        return [sent]
+
+
+@pytest.mark.parametrize("make", ["twosided", "symmetric"])
+def test_buckets_are_held_against_memory_before_there_are_any(
+    make: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = copies_of(Degrees(tp=2, etp=1), Degrees(tp=1, etp=1), "non-collocated")
+    refit = Refit(bucket_mb=0.01, in_flight=3)
+    old = Weights.allocate(copies.shards(0, of_source=True))
+
+    def prepare() -> None:
+        if make == "twosided":
+            TwoSided(refit, Alone()).prepare(copies, 0, old, None)  # type: ignore[arg-type]
+            return
+        transport = SymmetricTransport(refit, lambda *_: pytest.fail("a heap is made"))
+        monkeypatch.setattr(transport, "_agree", lambda largest, *_: (largest, {}))
+        transport.prepare(copies, 0, old, None)
+
+    monkeypatch.setattr(memory, "available", lambda: 100)
+    words = "refit.in_flight=3 buckets of refit.bucket_mb=0.01 or less need 0.00 GB on a rank"
+    with pytest.raises(MemoryError, match=words):
+        prepare()
 
 
 def test_groups_by_hand() -> None:

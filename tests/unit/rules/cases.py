@@ -6,6 +6,14 @@ from typing import Any
 
 from refit.layout.place import place
 from refit.model import megatron_versions as versions
+from refit.rules.bounds import (
+    amounts_positive,
+    counts_within,
+    numbers_are_finite,
+    sides_within,
+    sweep_counts_large_enough,
+    weights_countable,
+)
 from refit.rules.families import (
     kinds_agree,
     megatron_builds_it,
@@ -54,12 +62,11 @@ from refit.rules.model import (
     topk_one_needs_pre_softmax,
     topk_within_experts,
 )
+from refit.rules.names import are_parts_of_a_path
 from refit.rules.stated_memory import weights_fit
 from refit.rules.values import (
-    amounts_positive,
     balancing_known,
     coefficients_match,
-    counts_large_enough,
     env_is_a_mapping,
     exclude_is_a_list,
     known_words,
@@ -67,7 +74,6 @@ from refit.rules.values import (
     method_known,
     patterns_are_lists,
     rates_positive,
-    sweep_counts_large_enough,
     windows_valid,
 )
 
@@ -135,7 +141,7 @@ BAD: dict[Any, list[Case]] = {
         ({"refit__include": "*"}, "refit.include=* is not a list of patterns"),
         ({"refit__exclude": [3]}, "refit.exclude=[3] is not a list of patterns"),
     ],
-    counts_large_enough: [
+    counts_within: [
         ({"bench__iterations": 0}, "bench.iterations=0: must be 1 or more"),
         ({"bench__warmup": -1}, "bench.warmup=-1: must be 0 or more"),
         ({"refit__in_flight": 0}, "refit.in_flight=0: must be 1 or more"),
@@ -155,6 +161,28 @@ BAD: dict[Any, list[Case]] = {
             "model.rotary_scaling_factor=0.0: must be more than 0",
         ),
         ({"model__activation_func_clamp_value": -7.0}, "=-7.0: must be more than 0"),
+        ({"bench__deadline_s": float("inf")}, "bench.deadline_s=inf: must be 1e+06 or less"),
+    ],
+    are_parts_of_a_path: [
+        (
+            {"parallel__name": "../x"},
+            "parallel.name='../x': a name is a part of a folder's name: 1",
+        ),
+        ({"model__name": ""}, "model.name='': a name is"),
+        ({"cluster__name": "a\x1b[31m"}, "cluster.name='a\\x1b[31m': a name is"),
+        ({"refit__name": "x" * 81}, f"refit.name='{'x' * 80}...': a name is"),
+        ({"parallel__name": ".."}, "without a slash or spaces around it, and not . or .."),
+    ],
+    sides_within: [
+        ({"parallel__source__tp": 10**7}, "parallel.source.tp=10000000: must be 262144 or less"),
+        ({"parallel__destination__ep": -2}, "parallel.destination: ep=-2: a parallel degree must"),
+        ({"parallel__nodes": 10**7}, "parallel.nodes=10000000: must be 262144 or less"),
+    ],
+    numbers_are_finite: [
+        ({"model__mscale": float("nan")}, "model.mscale=nan: must be a number from -1e+12 to"),
+    ],
+    weights_countable: [
+        ({"model__num_moe_experts": 262_144}, "are 1048576 experts, and 262144 at most can be"),
     ],
     rates_positive: [
         (
@@ -431,7 +459,6 @@ BAD: dict[Any, list[Case]] = {
             {"parallel__destination": {"kind": "fsdp", "sequence_parallel": False}},
             "parallel.destination: sequence_parallel=False is Megatron's, and kind=fsdp has",
         ),
-        ({"parallel__source__tp": 0}, "parallel.source: tp=0: a parallel degree must be 1 or more"),
         ({"parallel__source__gpus": 5}, "the smallest that works is 2"),
         (
             {"parallel__source__num_layers_in_first_pipeline_stage": 1},

@@ -78,13 +78,17 @@ MISTAKEN: list[tuple[dict[str, Any], str]] = [
     ({"sweep__repetition": 0}, "sweep.repetition=0: must be 1 or more"),
     ({"sweep__max_attempts": 0}, "sweep.max_attempts=0: must be 1 or more"),
     ({"sweep__exclude": "*gloo*"}, "sweep.exclude=*gloo* is not a list of patterns"),
+    ({"model__vocab_size": 0}, "model.vocab_size=0: must be 1 or more"),
+    ({"bench__iterations": -1}, "bench.iterations=-1: must be 1 or more"),
+    ({"refit__bucket_mb": float("nan")}, "refit.bucket_mb=nan: must be more than 0"),
+    ({"parallel__destination__tp": 0}, "parallel.destination: tp=0: a parallel degree must be 1"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "says"), MISTAKEN, ids=str)
 def test_a_mistake_of_the_command_line_is_no_point(changes: dict[str, Any], says: str) -> None:
     # also of a job that has other reasons, which are a point's
-    for more in ({}, {"model__num_layers": 0}, {"parallel__source": {"tp": 64}}):
+    for more in ({}, {"model__num_attention_heads": 7}, {"parallel__source": {"tp": 64}}):
         reason = mistake(make_job(**{**more, **changes}))
         assert reason is not None and says in reason
 
@@ -92,9 +96,7 @@ def test_a_mistake_of_the_command_line_is_no_point(changes: dict[str, Any], says
 def test_what_a_point_cannot_be_is_no_mistake() -> None:
     for changes in (
         {},
-        {"model__num_layers": 0},
-        {"bench__iterations": 0},
-        {"cluster__nodes": 0},
+        {"model__num_attention_heads": 7},
         {"parallel__source": {"tp": 64}},
         {"refit__method": "nomod:Cls"},
     ):

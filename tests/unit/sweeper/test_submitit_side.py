@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from submitit.core import utils
@@ -45,15 +47,51 @@ def test_an_unknown_parameter_is_a_message(tmp_path: Path) -> None:
         submitit_side.executor(tmp_path, {"foo": 1})
 
 
-@pytest.mark.parametrize("slurm_id", ["12", "12_3"])
-def test_what_was_submitted_is_found_by_the_id_of_its_job(tmp_path: Path, slurm_id: str) -> None:
-    assert submitit_side.submitted_call(tmp_path, slurm_id) is None
-    paths = utils.JobPaths(tmp_path, slurm_id)
-    utils.DelayedSubmission(PACK).dump(paths.submitted_pickle)
-    assert [p.name for p in tmp_path.iterdir()] == [f"{slurm_id}_submitted.pkl"], (
-        "queued jobs of earlier releases are looked for under this name"
-    )
-    assert submitit_side.submitted_call(tmp_path, slurm_id) == PACK
+def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    sbatch = folder / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\n{script}\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("packs", [1, 3])
+def test_what_was_submitted_is_found_by_the_id_of_its_job(
+    packs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_sbatch(tmp_path, monkeypatch, "echo Submitted batch job 12")
+    calls = [Pack(((f"/results/{n}", "0"), (f"/results/more{n}", "2"))) for n in range(packs)]
+    folder = tmp_path / "folder"
+    ids = submitit_side.submit_array(submitit_side.executor(folder, {}), calls)
+    assert ids == (["12"] if packs == 1 else ["12_0", "12_1", "12_2"])
+    for slurm_id, call in zip(ids, calls, strict=True):
+        assert submitit_side.submitted_points(folder, slurm_id) == list(call.points)
+    for unknown in ("13", "12_7", "1", "12_x"):
+        assert submitit_side.submitted_points(folder, unknown) == []
+
+
+class Planted:
+    """What writes a file wherever it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self._path, "executed")
+
+
+def test_no_pickle_of_the_results_is_loaded(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    planted = pickle.dumps(Planted(executed))
+    for name in ("12_submitted.pkl", "12_0_submitted.pkl", "12_points.json", "12_points.pkl"):
+        (tmp_path / name).write_bytes(planted)
+    (tmp_path / "14_submitted.pkl").write_bytes(b"")
+    for text in ("", "[]", '{"packs": 3}', '{"packs": [[["a"]]]}', '{"packs": [[[3, "0"]]]}'):
+        (tmp_path / "13_points.json").write_text(text)
+        for slurm_id in ("12", "12_0", "13", "14"):
+            assert submitit_side.submitted_points(tmp_path, slurm_id) == []
+    assert not executed.exists()
+    pickle.loads(planted)
+    assert executed.exists()  # it would have been
 
 
 def test_a_jobs_log_is_its_first_tasks_output(tmp_path: Path) -> None:
@@ -76,13 +114,12 @@ def test_submitit_would_requeue_at_a_signal_that_a_pack_ignores() -> None:
 
 
 def test_a_refusal_is_slurms_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sbatch = tmp_path / "sbatch"
-    sbatch.write_text(
-        "#!/bin/sh\necho 'sbatch: error: no such partition' >&2\n"
-        "echo 'sbatch: error: try another' >&2\nexit 1\n"
+    fake_sbatch(
+        tmp_path,
+        monkeypatch,
+        "echo 'sbatch: error: no such partition' >&2\n"
+        "echo 'sbatch: error: try another' >&2\nexit 1",
     )
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     made = submitit_side.executor(tmp_path / "folder", {})
     words = "^Slurm refuses the job: no such partition; try another$"
     with pytest.raises(UserError, match=words):
