@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from refit import command_line, mistakes, naming, program, settings
+from refit.command_line import VERBOSE
 from refit.importers import flags
 from refit.job import MISSING, Job, UserError
 from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
@@ -118,7 +119,7 @@ def run_point(config: DictConfig) -> float | None:
     alone = hydra.mode is not RunMode.MULTIRUN
     if reason := settings.refused(hydra, is_sweep=not alone):
         raise UserError(reason)
-    display = Display()
+    display = Display(is_verbose())
     overrides = tuple(settings.said(hydra, "task"))
     job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
     _check(job, alone)
@@ -130,12 +131,11 @@ def run_point(config: DictConfig) -> float | None:
     display.begin(job)
     if job.mode == "plan":
         record = predict.predict_point(point)
-        display.predicted(record)
     else:
         around = environment.with_variables(hydra.job.env_set)  # Hydra has set them
         with Agent([job], around) as agent, display.progress() as progress:
             record = agent.measure_point(point, progress)
-        display.result(record)
+    display.result(record)
     display.line(f"  record: {point.timing}")
     if record.status != "ok":
         if alone and NO_IMPORT in record.reason:
@@ -161,6 +161,11 @@ def _check(job: Job, alone: bool) -> None:
             f"cluster={job.cluster.name} starts jobs in a sweep, of one point too; {more}, or"
             " cluster=local"
         )
+
+
+def is_verbose() -> bool:
+    """Whether the command line has -v: every point of a sweep is told of in full."""
+    return VERBOSE in COMMAND_LINE
 
 
 def of_a_sweep(job: Job) -> str | None:
@@ -209,7 +214,8 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
     if reason := command_line.deletes(COMMAND_LINE):
         _give_up(reason)
-    sys.argv[1:] = command_line.for_each_point(COMMAND_LINE)
+    ours = [word for word in COMMAND_LINE if word != VERBOSE]  # Hydra has no such option
+    sys.argv[1:] = command_line.for_each_point(ours)
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         main()
         sys.exit(0)

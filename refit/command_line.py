@@ -12,6 +12,9 @@ from hydra.errors import HydraException
 from refit.hydra_side import get_args_parser
 from refit.job import Job
 
+VERBOSE = "--verbose"
+"""The one option that is ours: every point of a sweep is told of in full."""
+
 
 def ordered(words: Sequence[str]) -> list[str]:
     """The same command line with its options before its overrides.
@@ -20,7 +23,9 @@ def ordered(words: Sequence[str]) -> list[str]:
     them. Its own definitions are used here: whatever it offers is found, and what is wrong is said
     by Hydra, with exit code 2.
     """
-    options = vars(get_args_parser().parse_intermixed_args(list(words)))
+    parser = get_args_parser()
+    parser.add_argument("-v", VERBOSE, action="store_true")
+    options = vars(parser.parse_intermixed_args(list(words)))
     overrides = options.pop("overrides")
     before = []
     for name, value in options.items():
