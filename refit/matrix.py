@@ -120,12 +120,13 @@ def _cell(
     pad = " " if is_first else ""
     if row is None:
         return (f"{MISSING}{pad}", "dim") if is_first else ("", "")
-    value = numbers.of(row)
+    value = numbers.of(row) if row.status == "ok" else None  # what does not fit has an estimate
     if value is None:
         return (f"{row.status}{pad}", STYLES.get(row.status, "red")) if is_first else ("", "")
     text = numbers.text(value)
     if not is_first:
         return text, ""
-    known = [v for v in (numbers.of(one) for one in line if one) if v is not None]
+    good = [numbers.of(one) for one in line if one and one.status == "ok"]
+    known = [each for each in good if each is not None]
     is_best = len(known) > 1 and value == min(known)
     return (f"{text}{BEST}", "bold green") if is_best else (f"{text} ", "")

@@ -68,10 +68,9 @@ class Running:
         if self._bar:
             self._bar(self._ended, what)
 
-    def ended(self, number: int, label: str, record: Record) -> None:
-        """A point has run and ended; as `told`."""
+    def ended(self) -> None:
+        """A point has run and ended; `told` says how."""
         self._ended += 1
-        self.told(number, label, record)
         self.doing("")
 
     def told(self, number: int, label: str, record: Record, note: str = "") -> None:

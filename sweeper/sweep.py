@@ -245,7 +245,9 @@ class _Here:
             raise
         if self._display.is_verbose:
             self._display.result(record)
-        self._running.ended(number, label, record)
+        else:
+            self._running.told(number, label, record)
+        self._running.ended()
 
 
 @contextmanager

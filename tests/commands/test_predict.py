@@ -259,7 +259,10 @@ def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
             assert (record["status"], record["prediction"]) == ("skipped", None)
             continue
         assert (record["prediction"]["floor"] is None) is (cluster == "slurm")
-    assert ("Floor: " in done.stdout) is (cluster == "h100")
+    said, skipped = done.stdout.split("\n\n")[0::2][:2]
+    assert ("floor " in said and "estimate " in said) is (cluster == "h100")
+    assert len(said.splitlines()) == 1 and said.startswith("[1/2] predicted  twonode_tp4ep4")
+    assert skipped.startswith("skipped: qwen3_30b_a3b_32_tp4pp4ep4_to_tp4ep4: ")
 
 
 def test_an_unknown_field_in_a_hardware_file(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def ran() -> None:
     """A sweep of 105 points, of which 100 need not run."""
     with Display().running(105, 100) as running:
         running.told(7, "pair ipc", KEPT, " (kept)")
-        running.ended(101, "pair gloo", KEPT)
+        running.told(101, "pair gloo", KEPT)
+        running.ended()
         running.counts(AFTER)
 
 
@@ -108,7 +109,7 @@ def test_how_wide_a_terminal_is(
 def test_the_time_left_is_known_from_the_first_point_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def two() -> None:
         with Display().running(2) as running:
-            running.ended(1, "pair ipc", KEPT)
+            running.ended()
             running.doing("pair gloo: filling weights")
 
     said = read_as_text(on_terminal(80, two, monkeypatch))

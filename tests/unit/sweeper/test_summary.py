@@ -58,14 +58,16 @@ def took(what: Job, median: float, fraction: float = 0.9, nbytes: int = 2_000_00
                    throughput=throughput, verification=checked)  # fmt: skip
 
 
-def foreseen(what: Job, estimate: float | None, nbytes: int = 32_000_000_000) -> Outcome:
+def foreseen(what: Job, estimate: float | None, status: str = "ok") -> Outcome:
     """An outcome of a prediction; without rates where there is no estimate."""
     memory = DeviceMemory(1, None, None)
     forecast = Forecast({}, memory, None, None, "cluster.hardware.nic_gbps")
     if estimate:
         forecast = Forecast({}, memory, {"seconds": 0.0123}, {"seconds": estimate}, None)
     what = replace(what, mode="plan")
-    return outcome(what, method=what.refit.method, plan=moved(nbytes), prediction=forecast)
+    reason = "" if status == "ok" else "rank 0 needs 99 GB"
+    known = {"method": what.refit.method, "plan": moved(32_000_000_000), "prediction": forecast}
+    return outcome(what, status, reason, **known)
 
 
 def outcome(what: Job, status: Any = "ok", reason: str = "", **known: Any) -> Outcome:
@@ -105,6 +107,11 @@ SWEEPS = {
         for number, method in enumerate(
             ("ipc", "gloo", "nccl", "symmetric", "nvshmem", "nixl", "mine.transport:Fast"), 1
         )
+    ],
+    "what does not fit has no estimate, though its record has one": [
+        foreseen(asked(row, method), seconds, status=status)
+        for row in ROWS[:2]
+        for method, seconds, status in (("ipc", 0.02, "oom"), ("gloo", 0.03, "ok"))
     ],
     "a number by a number": [
         took(asked(seed=seed, bench={"iterations": n}), 0.0001 * (4 - seed) * n, nbytes=5_000)
