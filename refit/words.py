@@ -46,23 +46,18 @@ def in_sweep(record: Record) -> str:
     if record.status != "ok":
         return record.reason.partition("\n")[0]
     row = Row.of(record)
+    moved = "" if row.bytes is None else size(row.bytes)
+    if row.median_s is not None and row.cold_s is not None:
+        moved += f" in {row.median_s:.3g} s (cold {row.cold_s:.3g} s)"
     said = [
-        "" if row.bytes is None else size(row.bytes),
-        *(f"{name} {value:.3g} s" for name, value in _seconds(row) if value is not None),
+        moved,
+        "" if row.floor_s is None else f"floor {row.floor_s:.3g} s",
+        "" if row.estimate_s is None else f"estimate {row.estimate_s:.3g} s",
         "" if row.fraction is None else f"{row.fraction:.0%} of limit",
     ]
     if record.prediction and record.prediction.missing:
         said.append(f"no estimate: {record.prediction.missing} not set")
     return ", ".join(filter(None, said))
-
-
-def _seconds(row: Row) -> list[tuple[str, float | None]]:
-    return [
-        ("cold", row.cold_s),
-        ("median", row.median_s),
-        ("floor", row.floor_s),
-        ("estimate", row.estimate_s),
-    ]
 
 
 def prediction(record: Record) -> Iterator[str]:
