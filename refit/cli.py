@@ -212,7 +212,7 @@ def guarded(main: Callable[[], Any]) -> NoReturn:
     if reason := flags.foreign(sys.argv[1:]):
         _give_up(reason)
     sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
-    if reason := command_line.deletes(COMMAND_LINE):
+    if reason := command_line.deletes(COMMAND_LINE) or command_line.chooses_nothing(COMMAND_LINE):
         _give_up(reason)
     ours = [word for word in COMMAND_LINE if word != VERBOSE]  # Hydra has no such option
     sys.argv[1:] = command_line.for_each_point(ours)
