@@ -58,10 +58,21 @@ def measured(
     )
     if wrong := _wrong(checked, reports) or _uncovered(reports, elements):
         return ended(record, "invalid", wrong)
-    active = [r for r in reports if r.active]
     # every element was right, so what was written is what any plan writes
     assert record.plan is not None
     plan = replace(record.plan, bytes=begun.plan.bytes)
+    return _timed(record, reports, plan, hardware, forecast_s)
+
+
+def _timed(
+    record: Record,
+    reports: Sequence[RankReport],
+    plan: PlanNumbers,
+    hardware: Hardware,
+    forecast_s: float | None,
+) -> Record:
+    """With times, if they are possible."""
+    active = [r for r in reports if r.active]
     seconds = seconds_of(active)
     throughput = throughput_of(active, plan, hardware, seconds.median)
     if impossible := impossible_rate(throughput):
