@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from refit.running import Running
 from sweeper import clients, here, points, room, slurm, status, submitit_side, watch
 from sweeper.decisions import Outcome, holds, outcome
 from sweeper.hydra_job import AsJob
+from sweeper.lock import controller_lock
 from sweeper.points import Compose, HydraOf, Planned, SweepPlan
 from sweeper.summary import print_summary
 
@@ -115,6 +112,7 @@ def run_points(
         queued: list[Point] = []
         if distant and plan.settings.here:
             here.run_steps(distant, plan.settings.pack, display.line)
+            _tell(distant, running, numbered)
         elif distant:
             queued, refused = _queue(distant, root, plan, display)
             made |= refused
@@ -124,6 +122,12 @@ def run_points(
             watch.watch(queued, root, plan.settings, display.line, running, numbered)
     with_slurm = {point.name for point in queued}
     return [_outcome(p.point, made, p.point.name in with_slurm) for p in plan.points]
+
+
+def _tell(points: Sequence[Point], running: Running, numbered: watch.Numbered) -> None:
+    for point in points:
+        if ended := Record.find(point.timing):
+            running.told(*numbered[point.name], ended)
 
 
 def _numbered(points: Sequence[Point]) -> watch.Numbered:
@@ -248,34 +252,6 @@ class _Here:
         else:
             self._running.told(number, label, record)
         self._running.ended()
-
-
-@contextmanager
-def controller_lock(root: Path) -> Iterator[None]:
-    """Hold the sweep's folder; it is let go when this process ends, however it ends.
-
-    Raises:
-        UserError: another controller holds it, or the folder cannot be written.
-    """
-    path = root / ".controller"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write results to {root}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another controller works on {root}: {path.read_text().strip()}; wait for it, or"
-                " choose another folder with hydra.sweep.dir=..."
-            ) from None
-        with suppress(OSError):  # a full disk: who holds it is then not said, but it is held
-            os.ftruncate(file.fileno(), 0)
-            holder = f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n"
-            os.write(file.fileno(), holder.encode())
-        yield
 
 
 def _ended(point: Point, how: record.Status, reason: str) -> Record:

@@ -84,6 +84,7 @@ def test_one_bar_over_all_points(
     assert all(line in said for line in LINES)
     bar = re.search(r"104/105 left: .*1 pending, 1 running, 2 done, 1 failed", said)
     assert bool(bar) is ("left:" in said) is is_live
+    assert ("1 node(s): 0 pending, 1 running" in said) is not is_live  # as in a pipe
     assert ("\x1b[" in written) is is_live
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", written)) is is_coloured
     # no frame is wider than the terminal, which would fold it and draw it anew
