@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from refit import command_line, mistakes, naming, program, settings
+from refit.command_line import VERBOSE
 from refit.importers import flags
 from refit.job import MISSING, Job, UserError
 from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
@@ -123,7 +124,7 @@ def run_point(config: DictConfig) -> float | None:
     alone = hydra.mode is not RunMode.MULTIRUN
     if reason := settings.refused(hydra, is_sweep=not alone):
         raise UserError(reason)
-    display = Display()
+    display = Display(is_verbose())
     overrides = tuple(settings.said(hydra, "task"))
     job = naming.composed(lambda o: job_of(config if o == overrides else _again(o)), overrides)
     _check(job, alone)
@@ -137,12 +138,11 @@ def run_point(config: DictConfig) -> float | None:
     display.begin(job)
     if job.mode == "plan":
         record = predict.predict_point(point)
-        display.predicted(record)
     else:
         around = environment.with_variables(hydra.job.env_set)  # Hydra has set them
         with Agent([job], around) as agent, display.progress() as progress:
             record = agent.measure_point(point, progress)
-        display.result(record)
+    display.result(record)
     display.line(f"  record: {point.timing}")
     if record.status != "ok":
         if alone and NO_IMPORT in record.reason:
@@ -168,6 +168,11 @@ def _check(job: Job, alone: bool) -> None:
             f"cluster={job.cluster.name} starts jobs in a sweep, of one point too; {more}, or"
             " cluster=local"
         )
+
+
+def is_verbose() -> bool:
+    """Whether the command line has -v: every point of a sweep is told of in full."""
+    return VERBOSE in COMMAND_LINE
 
 
 def of_a_sweep(job: Job) -> str | None:
@@ -232,9 +237,10 @@ def _ordered() -> None:
     if reason := flags.foreign(sys.argv[1:]):
         _give_up(reason)
     sys.argv[1:] = COMMAND_LINE[:] = command_line.ordered(sys.argv[1:])
-    if reason := command_line.deletes(COMMAND_LINE):
+    if reason := command_line.deletes(COMMAND_LINE) or command_line.chooses_nothing(COMMAND_LINE):
         _give_up(reason)
-    sys.argv[1:] = command_line.for_each_point(COMMAND_LINE)
+    ours = [word for word in COMMAND_LINE if word != VERBOSE]  # Hydra has no such option
+    sys.argv[1:] = command_line.for_each_point(ours)
 
 
 def _run(main: Callable[[], Any]) -> None:

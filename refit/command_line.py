@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from refit.hydra_side import get_args_parser
 from refit.job import Job
+
+VERBOSE = "--verbose"
+"""The one option that is ours: every point of a sweep is told of in full."""
 
 
 def ordered(words: Sequence[str]) -> list[str]:
@@ -20,7 +23,9 @@ def ordered(words: Sequence[str]) -> list[str]:
     them. Its own definitions are used here: whatever it offers is found, and what is wrong is said
     by Hydra, with exit code 2.
     """
-    options = vars(get_args_parser().parse_intermixed_args(list(words)))
+    parser = get_args_parser()
+    parser.add_argument("-v", VERBOSE, action="store_true")
+    options = vars(parser.parse_intermixed_args(list(words)))
     overrides = options.pop("overrides")
     before = []
     for name, value in options.items():
@@ -42,6 +47,37 @@ def deletes(words: Sequence[str]) -> str | None:
                 f"{word} deletes what every point needs; leave it out for the shipped value, or set"
                 f" another: {key}=..."
             )
+    return None
+
+
+NEEDED = ("model", "parallel", "refit", "cluster")
+OPTIONAL = {
+    "hardware": "--help lists them",
+    "workload": "python -m refit.workloads lists them",
+    "experiment": "--help lists them",
+}
+"""Config groups of which a point may have no option; where the options are listed."""
+
+
+def chooses_nothing(words: Sequence[str]) -> str | None:
+    """Why a group's option cannot be null, alone or among others of a sweep, or None."""
+    for word in words:
+        override = _read(word) if "null" in word else None
+        key = override.key_or_group if override else ""
+        if override is None or override.is_delete() or key not in (*NEEDED, *OPTIONAL):
+            continue
+        named = override.value()
+        if override.is_choice_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            named = list(override.sweep_iterator())
+        if named is not None and not (isinstance(named, list) and {None, "null"} & set(named)):
+            continue
+        where = OPTIONAL.get(key, "--help lists them")
+        without = "for none" if key in OPTIONAL else "for the shipped one"
+        apart = ", in a command of its own" if override.is_sweep_override() else ""
+        return (
+            f"{word}: null is no option of {key}; allowed are the names of its options ({where});"
+            f" leave {key}= out {without}{apart}"
+        )
     return None
 
 

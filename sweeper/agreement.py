@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from refit.job import Job, UserError
@@ -52,9 +52,22 @@ NAMES = frozenset(
 
 
 def differing(one: Job, other: Job) -> list[str]:
-    """The fields in which two jobs differ, `cluster.slurm.partition` say; names are none."""
-    a, b = (dict(_flat(job.to_dict())) for job in (one, other))
+    """The fields in which two jobs differ, `cluster.slurm.partition` say; names are none.
+
+    Nor is ETP without experts, which says nothing there.
+    """
+    a, b = (dict(_flat(_meant(job).to_dict())) for job in (one, other))
     return [n for n in dict.fromkeys([*a, *b]) if n not in NAMES and a.get(n) != b.get(n)]
+
+
+def _meant(job: Job) -> Job:
+    """The job without what has no meaning for its model."""
+    if job.model.is_moe:
+        return job
+    pair = job.parallel
+    sides = {name: replace(getattr(pair, name), etp=None) for name in ("source", "destination")}
+    listed = pair.destinations and [replace(side, etp=None) for side in pair.destinations]
+    return replace(job, parallel=replace(pair, **sides, destinations=listed))
 
 
 def check_one_job(first: Point, second: Point) -> None:

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"no records in {options.folder}: it has no */timing.json{left_out}")
     records = where.chosen(records, wanted)
     display = Display()
-    display.table(records)
+    display.listing(records)
     frozen = {path.parent for path in options.folder.glob("*/point.json")}
     waiting = len([point for point in frozen if not (point / "timing.json").exists()])
     display.line(f"\n{len(records)} records, {len(refused)} left out, {waiting} points without one")

@@ -175,7 +175,9 @@ def _twice(point: Point, one: Sequence[str], other: Sequence[str]) -> str:
     if not any(only):
         return f"asked for twice, runs once: {' '.join(one) or 'the point'}"
     differ = " and ".join(words or "what is shipped" for words in only)
-    return f"the same point, runs once: {differ} make one job, {point.name}"
+    of_experts = "etp" in differ and not point.job.model.is_moe
+    why = "; ETP has no meaning without experts" if of_experts else ""
+    return f"the same point, runs once: {differ} make one job, {point.name}{why}"
 
 
 def _repeated(

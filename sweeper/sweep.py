@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from refit import program
 from refit.display import Display
 from refit.forecast import predict
 from refit.layout.place import place
 from refit.ranks.agent import Agent
-from refit.record import lock, record
-from refit.record.allocation import elsewhere
+from refit.record import lock, varied
 from refit.record.point import Point
 from refit.record.record import Record
-from refit.weights import memory
+from refit.running import Running
 from sweeper import clients, distant, here, points, room, slurm, status, submitit_side, watch
 from sweeper.decisions import Outcome, outcome
 from sweeper.hydra_job import AsJob
@@ -25,6 +21,7 @@ from sweeper.lanes import lanes
 from sweeper.points import Compose, HydraOf, Planned, SweepPlan
 from sweeper.snapshot import Snapshot
 from sweeper.submission import How
+from sweeper.summary import print_summary
 
 
 def run_sweep(
@@ -55,7 +52,15 @@ def run_sweep(
     if plan.settings.dry_run:
         print_plan(plan, root, display)
         return []
-    outcomes = run_points(plan, root, display, as_job)
+    made: dict[str, Record] = {}
+    try:
+        outcomes = run_points(plan, root, display, as_job, made)
+    except KeyboardInterrupt:
+        print_summary(so_far(plan, made), root, display)
+        theirs = [(p.point, status.get(p.point)) for p in plan.points if p.is_distant]
+        if said := distant.going_on(theirs, root):
+            display.line(said)
+        raise
     print_summary(outcomes, root, display)
     return outcomes
 
@@ -98,121 +103,133 @@ def run_points(
     root: Path,
     display: Display,
     as_job: AsJob = lambda point, run: run(),
+    made: dict[str, Record] | None = None,
 ) -> list[Outcome]:
     """Submit what goes to Slurm, run the rest here one after another, wait; how each point ended.
 
     Args:
         root: the sweep's folder; one controller at a time works on it.
         as_job: runs a point that runs here.
+        made: takes each record that this process makes or keeps, by the point's name.
 
     Raises:
         UserError: another controller holds the folder, or Slurm refuses a job.
     """
-    with lock.held(root):
+    made = {} if made is None else made
+    numbered = _numbered([p.point for p in plan.points])
+    idle = sum(not p.runs for p in plan.points)
+    with lock.held(root), display.running(len(plan.points), idle) as running:
         theirs = [p.point for p in plan.points if p.is_distant]
-        try:
-            queued, made = _run_all(plan, theirs, root, display, as_job)
-        except program.Interrupted:
-            if said := distant.going_on([(p, status.get(p)) for p in theirs], root):
-                display.line(said)
-            raise
+        queued: list[Point] = []
+        how = How(root, plan.settings.pack, say=display.line)
+        if theirs and plan.settings.here:
+            here.run_steps(theirs, plan.settings.pack, display.line)
+            _tell(theirs, running, numbered)
+        elif theirs:
+            clients.check()
+            if plan.settings.snapshot:
+                how = replace(how, code=Snapshot.of(root).write())
+            queued, ended = distant.queue(theirs, how, plan, display)
+            made |= ended
+        local = [p for p in plan.points if not p.is_distant]
+        _Here(display, running, numbered, as_job, made).run(local)
+        if queued and plan.settings.wait:
+            watch.watch(queued, how, plan.settings, running, numbered)
     with_slurm = {point.name for point in queued}
+    return [_outcome(p.point, made, p.point.name in with_slurm) for p in plan.points]
+
+
+def _tell(points: Sequence[Point], running: Running, numbered: watch.Numbered) -> None:
+    for point in points:
+        if ended := Record.find(point.timing):
+            running.told(*numbered[point.name], ended)
+
+
+def _numbered(points: Sequence[Point]) -> watch.Numbered:
+    configs = [point.job.to_dict() for point in points]
+    labels = varied.labels(configs, varied.axes(configs))
+    named = enumerate(zip(points, labels, strict=True), 1)
+    return {point.name: (number, label) for number, (point, label) in named}
+
+
+def so_far(plan: SweepPlan, made: Mapping[str, Record]) -> list[Outcome]:
+    """How each point stands where a sweep is interrupted; `pending` where it had not begun.
+
+    Args:
+        made: what this process has made or kept.
+    """
     return [
-        outcome(
-            point,
-            status.get(point),
-            made.get(point.name),
-            None if point.name in made else Record.find(point.timing),
-            is_distant=point.name in with_slurm,
-        )
-        for point in (p.point for p in plan.points)
+        _outcome(p.point, made, p.is_distant)
+        if p.is_distant or p.point.name in made
+        else Outcome(p.point, "pending", None)
+        for p in plan.points
     ]
 
 
-def _run_all(
-    plan: SweepPlan, theirs: Sequence[Point], root: Path, display: Display, as_job: AsJob
-) -> tuple[list[Point], dict[str, Record]]:
-    """What is with Slurm, and the records that were made here, by the points' names."""
-    queued: list[Point] = []
-    made: dict[str, Record] = {}
-    how = How(root, plan.settings.pack, say=display.line)
-    if theirs and plan.settings.here:
-        here.run_steps(theirs, plan.settings.pack, display.line)
-    elif theirs:
-        clients.check()
-        if plan.settings.snapshot:
-            how = replace(how, code=Snapshot.of(root).write())
-        queued, made = distant.queue(theirs, how, plan, display)
-    made |= _run_here([p for p in plan.points if not p.is_distant], display, as_job)
-    if queued and plan.settings.wait:
-        watch.watch(queued, how, plan.settings, display)
-    return queued, made
+def _outcome(point: Point, made: Mapping[str, Record], is_distant: bool) -> Outcome:
+    found = made.get(point.name)
+    stored = None if found else Record.find(point.timing)
+    return outcome(point, status.get(point), found, stored, is_distant=is_distant)
 
 
-def _run_here(local: Sequence[Planned], display: Display, as_job: AsJob) -> dict[str, Record]:
-    """Run, predict, keep or skip each point that needs no Slurm; the records by point's name."""
-    made: dict[str, Record] = {}
-    runs = [p.point.job for p in local if p.runs]
-    if said := room.shortage([job for job in runs if job.mode == "measure"]):
-        display.line(said)
-    with Agent(p.point.job for p in local) as agent:
-        for number, planned in enumerate(local, 1):
-            count = f"[{number}/{len(local)}] "
-            point = planned.point
-            if not planned.runs:
-                made[point.name] = _left_out(planned, count, display)
-                continue
-            display.begin(point.job, count)
-            run = partial(_run_one, point, agent, display)
-            made[point.name] = as_job(point, run)
-    return made
+class _Here:
+    """Runs, predicts, keeps or skips each point that needs no Slurm, and says how it ended."""
 
+    def __init__(
+        self,
+        display: Display,
+        running: Running,
+        numbered: watch.Numbered,
+        as_job: AsJob,
+        made: dict[str, Record],
+    ) -> None:
+        self._display, self._running, self._numbered = display, running, numbered
+        self._as_job, self._made = as_job, made
 
-def _left_out(planned: Planned, count: str, display: Display) -> Record:
-    """Keep or skip a point, and print why; its record."""
-    point = planned.point
-    if planned.kept:
-        when = planned.kept.finished_at
-        display.line(f"{count}{point.job.parallel.name}: kept from {when}")
-        return planned.kept
-    how: record.Status = "skipped" if planned.skip else "unsupported"
-    reason = planned.skip or planned.unsupported or ""
-    display.line(f"{count}{point.job.parallel.name}: {how}: {reason}")
-    return distant.end_here(point, how, reason)
+    def run(self, local: Sequence[Planned]) -> None:
+        """One after another; each record is in `made` as soon as the point has ended."""
+        runs = [p.point.job for p in local if p.runs]
+        if said := room.shortage([job for job in runs if job.mode == "measure"]):
+            self._display.line(said)
+        with Agent(p.point.job for p in local) as agent:
+            for planned in local:
+                point = planned.point
+                if planned.kept:
+                    self._keep(point, planned.kept)
+                elif planned.skip:  # the summary says why, once for all of a reason
+                    self._made[point.name] = distant.end_here(point, "skipped", planned.skip)
+                elif planned.unsupported:
+                    self._made[point.name] = distant.end_here(
+                        point, "unsupported", planned.unsupported
+                    )
+                else:
+                    self._run_one(point, agent)
 
+    def _keep(self, point: Point, kept: Record) -> None:
+        self._made[point.name] = kept
+        note = f" (kept from {kept.finished_at[:16]}Z)"
+        self._running.told(*self._numbered[point.name], kept, note)
 
-def _run_one(point: Point, agent: Agent, display: Display) -> Record:
-    """Predict or measure a point, and print how it ended; its record."""
-    if point.job.mode == "plan":
-        predicted = predict.predict_point(point)
-        display.predicted(predicted)
-        return predicted
-    with display.progress() as progress:
-        measured = agent.measure_point(point, progress)
-    display.result(measured)
-    return measured
+    def _run_one(self, point: Point, agent: Agent) -> None:
+        """Predict or measure a point, and say how it ended."""
+        number, label = self._numbered[point.name]
+        if self._display.is_verbose:
+            self._display.begin(point.job, f"[{number}/{len(self._numbered)}] ")
+        self._running.doing(label)
 
+        def run() -> Record:
+            if point.job.mode == "plan":
+                return predict.predict_point(point)
+            return agent.measure_point(point, lambda what: self._running.doing(f"{label}: {what}"))
 
-def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> None:
-    """Print the table, why points are not ok, and how many ended how."""
-    display.line("")
-    # one without a record has a row all the same: what it is, and where it stands
-    rows = [o.record or record.begin(o.point, {}) for o in outcomes]
-    display.table(rows, [o.state for o in outcomes])
-    largest = max((o.reason for o in outcomes if not o.is_good), default="", key=memory.needed_gb)
-    bad: dict[tuple[str, str], list[Point]] = {}
-    for ended in outcomes:
-        if not ended.is_good:
-            # of all that do not fit this machine's memory the largest says it
-            reason = largest if memory.needed_gb(ended.reason) else ended.reason
-            bad.setdefault((ended.state, reason), []).append(ended.point)
-    for ended in outcomes:
-        if ended.record and (where := elsewhere(ended.point.job, ended.record.environment)):
-            display.line(f"\n{ended.point.name}: {where}; its record will not be kept")
-    for (state, reason), alike in bad.items():  # a reason that many points share is said once
-        who = alike[0].name if len(alike) == 1 else f"{len(alike)} points"
-        paths = "".join(f"\n  record: {point.timing}" for point in alike)
-        display.line(f"\n{state}: {who}\n  {reason}{paths}")
-    counts = Counter(o.state for o in outcomes)
-    states = ", ".join(f"{n} {state}" for state, n in counts.items())
-    display.line(f"\n{len(outcomes)} points: {states}; records below {root}")
+        try:
+            record = self._made[point.name] = self._as_job(point, run)
+        except KeyboardInterrupt:
+            if (stored := Record.find(point.timing)) and stored.status == "interrupted":
+                self._made[point.name] = stored
+            raise
+        if self._display.is_verbose:
+            self._display.result(record)
+        else:
+            self._running.told(number, label, record)
+        self._running.ended()

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from refit.display import Display
 from refit.job import UserError
 from refit.ranks.processes import tail
 from refit.record import environment, record
 from refit.record.point import Point, write_atomic
 from refit.record.record import Record
+from refit.running import Running
 from sweeper import clients, slurm, status, submitit_side
 from sweeper.agreement import Settings
 from sweeper.decisions import Decision, End, Resubmit, decide, is_requeued
@@ -26,6 +26,8 @@ FULL_S = 60.0  # until Slurm is asked again for room, where none of our jobs has
 REFUSED = 5  # times that Slurm, or the disk, may refuse on end
 
 Standings = Mapping[str, Standing]  # by the point's name
+Numbered = Mapping[str, tuple[int, str]]
+"""By the point's name its number in the sweep, and what tells it from the others."""
 
 
 @dataclass
@@ -36,22 +38,33 @@ class _Memory:
     unknown_polls: int = 0  # on end, in which Slurm did not know its job
 
 
-def watch(points: Sequence[Point], how: How, settings: Settings, display: Display) -> None:
+def watch(
+    points: Sequence[Point],
+    how: How,
+    settings: Settings,
+    running: Running,
+    numbered: Numbered,
+) -> None:
     """Return when every point has a final state. A controller that is killed may be run again.
 
     Args:
         points: submitted, and their status.json says under which ids; or waiting for room.
         how: as they were submitted.
-        display: shows what the points of each shape do.
+        running: shows what the points of each shape do, and how each ended.
 
     Raises:
         UserError: Slurm refuses, several times, what is submitted again; or the disk is full.
     """
     groups = slurm.labelled(points)
-    with display.groups() as show:
-        _Watch(points, how, settings, display.line).follow(
-            lambda standings: show({name: counts(standings, g) for name, g in groups.items()})
-        )
+    open_points = {point.name: point for point in points}
+
+    def show(standings: Standings) -> None:
+        for name in [n for n in open_points if standings[n].is_final]:
+            if ended := Record.find(open_points.pop(name).timing):
+                running.told(*numbered[name], ended)
+        running.counts({name: counts(standings, g) for name, g in groups.items()})
+
+    _Watch(points, how, settings, how.say).follow(show)
 
 
 def counts(standings: Standings, points: Sequence[Point]) -> Counter[str]:

@@ -107,6 +107,7 @@ class RefitLauncher(Launcher):
         """
         from hydra_plugins.refit_sweeper.composer import Composer, hydra_config
         from refit import settings
+        from refit.cli import is_verbose
         from refit.display import Display
         from refit.job import UserError
         from sweeper import hydra_job, sweep
@@ -125,7 +126,7 @@ class RefitLauncher(Launcher):
                 job_overrides,
                 compose,
                 Path(self.config.hydra.sweep.dir),
-                Display(),
+                Display(is_verbose()),
                 compose.hydra.__getitem__,
                 hydra_job.here(self.hydra_context.callbacks, self.task_function),
             )

@@ -153,6 +153,18 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
     )
 
 
+def estimate_s(setup: Setup, plan: Plan) -> float | None:
+    """Seconds of the estimate, of a refit that is measured; None where `predict` has none.
+
+    Args:
+        plan: the setup's own.
+    """
+    if cost.lacking(setup.job.cluster.hardware, plan) or methods.plans_itself(setup.method):
+        return None
+    terms = predict(setup, plan).forecast().estimate
+    return terms["seconds"] if terms else None
+
+
 def predict_point(point: Point) -> Record:
     """The agent's counterpart: predict a point and write its timing.json.
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
+from refit.forecast import predict
 from refit.job import Job, UserError
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
@@ -132,10 +133,10 @@ class Agent:
         self, point: Point, team: Nodes, begun: Record, progress: Progress
     ) -> Record | None:
         """On node 0 the record of a point, None on the others."""
-        setup, elements = Setup.of(point.job), []
+        setup, elements, forecast_s = Setup.of(point.job), [], None
         if team.node == 0:
             plan, build = setup.plan(), setup.build
-            elements = plan.elements_to.tolist()
+            elements, forecast_s = plan.elements_to.tolist(), predict.estimate_s(setup, plan)
             begun = record.placed(
                 begun, setup.job.model, setup.placement, plan, setup.method, setup.why, build
             )
@@ -153,8 +154,7 @@ class Agent:
             return None
         verdict, reports = team.verdict(ended, reports)
         if verdict.status == "ok":
-            hardware = point.job.cluster.hardware
-            return measured(begun, reports, hardware, elements)
+            return measured(begun, reports, point.job.cluster.hardware, elements, forecast_s)
         return record.ended(begun, verdict.status, verdict.reason)
 
     def _run_node(

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from refit.job import Hardware
 from refit.record.parts import Limit, LimitKind, PlanNumbers
 
 
-def memory_copy(nbytes: int, seconds: float, device: str) -> Limit:
+def memory_copy(nbytes: int, seconds: Sequence[float], device: str) -> Limit:
     """The rate of the destination ranks' own copy of as many bytes.
 
     Args:
+        seconds: of each of several such copies, of which the fastest is what can be done: what a
+            busy machine adds to a copy is no limit.
         device: as in the ranks' reports; `cpu`, or the name of a GPU, whose memory it then is.
     """
     where = "" if device == "cpu" else f" in the memory of {device}"
     what = f"memory copy by the destination ranks{where}, measured in this run"
-    return Limit(what, nbytes / seconds / 1e9, "measured", "memory")
+    return _measured(what, nbytes, seconds, "memory")
 
 
-def peer_copy(nbytes: int, seconds: float, device: str) -> Limit:
+def peer_copy(nbytes: int, seconds: Sequence[float], device: str) -> Limit:
     """The rate of as many bytes between the same ranks as the plan's, each pair's in one copy.
 
     Args:
-        device: as for `memory_copy`.
+        seconds, device: as for `memory_copy`.
     """
     by = "shared memory" if device == "cpu" else "CUDA IPC"
     what = (
         f"plain copies between the plan's ranks by {by}, one for each two of them, all at once,"
         " measured in this run"
     )
-    return Limit(what, nbytes / seconds / 1e9, "measured", "peers")
+    return _measured(what, nbytes, seconds, "peers")
+
+
+def _measured(what: str, nbytes: int, seconds: Sequence[float], kind: LimitKind) -> Limit:
+    fastest = min(seconds)
+    return Limit(what, nbytes / fastest / 1e9, "measured", kind, max(seconds) / fastest)
 
 
 def no_peer_copy(cross_node_bytes: int, on_cpu: bool, method: str) -> str:

@@ -16,20 +16,28 @@ from refit.record.parts import (
     Verification,
 )
 from refit.record.record import Record, ended
+from refit.record.remarks import impossible_rate
 from refit.record.report import WHOLE_CHECKS, FirstWrong, RankReport
 from refit.record.times import drift, seconds_of, throughput_of
 
 
 def measured(
-    begun: Record, reports: Sequence[RankReport], hardware: Hardware, elements: Sequence[int]
+    begun: Record,
+    reports: Sequence[RankReport],
+    hardware: Hardware,
+    elements: Sequence[int],
+    forecast_s: float | None = None,
 ) -> Record:
     """The record of a point whose ranks all finished: times only if every element was right.
+
+    None either where they are shorter than a link of a configured rate allows.
 
     Args:
         begun: from `refit.record.record.placed`.
         reports: one per rank of the world, in any order.
         hardware: of the cluster.
         elements: [world], what the plan writes on each rank, so what each must have looked at.
+        forecast_s: what mode=plan estimates on that hardware; None where it does not.
     """
     assert begun.plan is not None and begun.layout is not None
     reports = sorted(reports, key=lambda report: report.rank)
@@ -50,12 +58,28 @@ def measured(
     )
     if wrong := _wrong(checked, reports) or _uncovered(reports, elements):
         return ended(record, "invalid", wrong)
-    active = [r for r in reports if r.active]
     # every element was right, so what was written is what any plan writes
     assert record.plan is not None
     plan = replace(record.plan, bytes=begun.plan.bytes)
+    return _timed(record, reports, plan, hardware, forecast_s)
+
+
+def _timed(
+    record: Record,
+    reports: Sequence[RankReport],
+    plan: PlanNumbers,
+    hardware: Hardware,
+    forecast_s: float | None,
+) -> Record:
+    """With times, if they are possible."""
+    active = [r for r in reports if r.active]
     seconds = seconds_of(active)
     throughput = throughput_of(active, plan, hardware, seconds.median)
+    if impossible := impossible_rate(throughput):
+        return ended(record, "invalid", impossible)
+    of_such_devices = (hardware.device == "cpu") == (reports[0].device == "cpu")
+    if forecast_s and of_such_devices:
+        throughput = replace(throughput, forecast_gbps=plan.bytes / forecast_s / 1e9)
     done = replace(record, seconds=seconds, throughput=throughput)
     return ended(done, "ok", "")
 

@@ -160,12 +160,14 @@ class Limit:
         gbps: of the whole refit: bytes written at all destinations per second.
         source: measured in the same run, or configured for the cluster.
         kind: null in records of before it was kept.
+        spread: of a measured one, the slowest copy over the fastest; null as above.
     """
 
     what: str
     gbps: float
     source: Literal["measured", "configured"]
     kind: LimitKind | None = None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ class Throughput:
         limit: the tightest of `limits`, in words; `limit_gbps` and `limit_source` are its own.
         fraction: of that limit.
         missing: which limit was not measured, and why; null where none is missing.
+        forecast_gbps: what mode=plan estimates of this plan; null where the cluster does not state
+            rates of such devices, where there is no estimate, and in older records.
     """
 
     gbps: float
@@ -185,6 +189,7 @@ class Throughput:
     fraction: float
     limits: list[Limit]
     missing: str | None = None
+    forecast_gbps: float | None = None
 
 
 @dataclass(frozen=True)

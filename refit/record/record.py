@@ -39,7 +39,7 @@ SCHEMA = Path(__file__).with_name("timing.schema.json")
 
 Status = Literal[
     "ok",  # every element verified; times are reported
-    "invalid",  # at least one element was wrong; no time is reported
+    "invalid",  # an element was wrong, or the rate is impossible; no time is reported
     "failed",  # a rank raised
     "timeout",  # a rank outlived the deadline
     "oom",  # memory ran out, or would have

@@ -63,13 +63,10 @@ def _measured(active: Sequence[RankReport], plan: PlanNumbers) -> list[Limit]:
     return found
 
 
-def _copied(ranks: Sequence[RankReport], copied: Sequence[Copied]) -> float:
-    """Seconds of the copies of all bytes, by the clock of the refits; of several the shortest.
-
-    A limit is what can be done: what a busy machine adds to a copy is none of it.
-    """
+def _copied(ranks: Sequence[RankReport], copied: Sequence[Copied]) -> list[float]:
+    """Seconds of each copy of all bytes, by the clock of the refits."""
     each = zip(*(one.spans for one in copied), strict=True)
-    return min(_slowest(ranks, spans) for spans in each) / copied[0].share
+    return [_slowest(ranks, spans) / copied[0].share for spans in each]
 
 
 def drift(values: Sequence[float]) -> float | None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refit.display import cells, prediction
 from refit.forecast import predict
 from refit.job import Hardware, Job, UserError
 from refit.record.parts import DeviceMemory
@@ -21,6 +20,8 @@ from refit.record.record import Record
 from refit.record.row import Row
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
+from refit.table import plain
+from refit.words import prediction
 from tests.support.jobs import SMALL, TINY, job
 from tests.support.records import CHECKER
 
@@ -76,7 +77,7 @@ def test_the_record_holds_every_rank(tmp_path: Path) -> None:
     assert (row.kind, row.median_s) == ("predicted", None)
     assert row.floor_s == found["prediction"]["floor"]["seconds"]
     assert row.estimate_s == found["prediction"]["estimate"]["seconds"] > row.floor_s
-    assert "predicted, local" in cells(record)
+    assert "  predicted, local  " in plain([record])[1].plain
 
 
 def test_a_layout_that_does_not_fit_says_so(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_nothing_is_predicted_where_it_plans_on_ranks_only(
     assert (found["plan"], found["prediction"]) == (None, None)
     assert "refit=megatron carries out a plan of its own" in found["reason"]
     assert "mode=measure with any" in found["reason"]
-    assert cells(record)[3] == "megatron" and cells(record)[-1] == "unsupported"
+    assert plain([record])[1].plain.split()[3::2] == ["megatron", "unsupported"]
     assert Row.of(record).bytes is None
     with pytest.raises(UserError, match="from real models on real ranks"):
         predict.predict(Setup.of(peer))
@@ -258,7 +259,10 @@ def test_a_sweep_of_predictions_submits_nothing_and_imports_no_torch(
             assert (record["status"], record["prediction"]) == ("skipped", None)
             continue
         assert (record["prediction"]["floor"] is None) is (cluster == "slurm")
-    assert ("Floor: " in done.stdout) is (cluster == "h100")
+    said, skipped = done.stdout.split("\n\n")[0::2][:2]
+    assert ("floor " in said and "estimate " in said) is (cluster == "h100")
+    assert len(said.splitlines()) == 1 and said.startswith("[1/2] predicted  twonode_tp4ep4")
+    assert skipped.startswith("skipped: qwen3_30b_a3b_32_tp4pp4ep4_to_tp4ep4: ")
 
 
 def test_an_unknown_field_in_a_hardware_file(tmp_path: Path) -> None:

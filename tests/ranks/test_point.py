@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from refit.display import outcome
 from refit.job import Degrees, Job, UserError
 from refit.layout.place import place
 from refit.ranks.agent import Agent
@@ -22,6 +21,7 @@ from refit.record.report import WHOLE_CHECKS
 from refit.rules import devices, methods
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
+from refit.words import outcome
 from tests.support import shm
 from tests.support.jobs import TINY, job, methods_on_cpu
 from tests.support.records import ran, verified

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refit.command_line import deletes, ordered
+from refit.command_line import chooses_nothing, deletes, ordered
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,32 @@ def test_what_every_point_needs_is_not_deleted(word: str) -> None:
 @pytest.mark.parametrize("word", ["~experiment", "~workload", "bench.warmup=1", "~hydra.job.chdir"])
 def test_what_may_be_deleted(word: str) -> None:
     assert deletes([word]) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "way_out"),
+    [
+        ("workload=null", "(python -m refit.workloads lists them); leave workload= out for none"),
+        ("+hardware=null", "(--help lists them); leave hardware= out for none"),
+        ("hardware=h100,null", "leave hardware= out for none, in a command of its own"),
+        ("experiment=[a,null]", "leave experiment= out for none"),
+        ("model=null", "leave model= out for the shipped one"),
+    ],
+)
+def test_null_is_no_option_of_a_group(word: str, way_out: str) -> None:
+    reason = chooses_nothing(["seed=1", word])
+    assert reason is not None and reason.startswith(f"{word}: null is no option of ")
+    assert reason.endswith(way_out)
+
+
+@pytest.mark.parametrize(
+    "word", ["~workload", "model.lora=null", "model=glob(null*)", "workload=null_1", "seed=null,1"]
+)
+def test_what_may_be_null(word: str) -> None:
+    assert chooses_nothing([word]) is None
+
+
+def test_v_is_an_option_anywhere_and_with_others() -> None:
+    for words in (["-v", "-m", "a=1,2"], ["a=1,2", "-mv"], ["-m", "a=1,2", "--verbose"]):
+        assert ordered(words) == ["--multirun", "--verbose", "a=1,2"]
+    assert "--verbose" not in ordered(["-m", "a=1"])

@@ -1,12 +1,9 @@
-"""What a person sees of a sweep: rows that can be told apart, live lines on a real terminal."""
+"""What a person sees of a sweep while it runs, in a pipe and on terminals of all sorts."""
 
 from __future__ import annotations
 
-import os
-import pty
-import sys
+import re
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +11,27 @@ import pytest
 
 from refit.display import Display
 from refit.record.point import Point
-from refit.record.record import begin
+from refit.record.record import begin, ended
+from refit.record.varied import axes, labels
+from refit.running import Running
 from tests.support.jobs import job
+from tests.support.terminals import on_terminal, read_as_text
 
 BEFORE = {"1 node(s)": Counter(pending=3, running=1), "2 node(s)": Counter(pending=1)}
 AFTER = {
     "1 node(s)": Counter(running=1, done=2, failed=1),
     "2 node(s)": Counter(pending=1),
 }
+KEPT = replace(
+    ended(begin(Point.of(job(), Path("results")), {}), "failed", "rank 0: [lost]\nits log"),
+    method="ipc",
+)
 
 
 def test_groups_in_a_pipe_are_lines_when_counts_change(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display().groups() as show:
+    with Display().running(5) as running:
         for groups in (BEFORE, BEFORE, AFTER, AFTER):
-            show(groups)
+            running.counts(groups)
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "1 node(s): 3 pending, 1 running, 0 done, 0 failed",
@@ -36,66 +40,98 @@ def test_groups_in_a_pipe_are_lines_when_counts_change(capsys: pytest.CaptureFix
     ]
 
 
-def shown(terminal: int) -> str:
-    """All that was written to the other end, which is closed."""
-    said = b""
-    with suppress(OSError):
-        while more := os.read(terminal, 65536):
-            said += more
-    os.close(terminal)
-    return said.decode()
+def ran() -> None:
+    """A sweep of 105 points, of which 100 need not run."""
+    with Display().running(105, 100) as running:
+        running.told(7, "pair ipc", KEPT, " (kept)")
+        running.told(101, "pair gloo", KEPT)
+        running.ended()
+        running.counts(AFTER)
 
 
-def test_groups_on_a_terminal_are_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stdout", terminal)
-        display = Display()
-        with display.groups() as show:
-            show(BEFORE)
-            display.line("something happened")
-            show(AFTER)
-        monkeypatch.undo()
-    text = shown(ours)
-    assert "something happened" in text
-    assert "0 pending, 1 running, 2 done, 1 failed" in text and "left:" in text
-    assert "\x1b[" in text  # written over itself
+LINES = [
+    "[  7/105] failed  pair ipc  rank 0: [lost] (kept)",
+    "[101/105] failed  pair gloo  rank 0: [lost]",
+]
 
 
-@pytest.mark.parametrize("variable", ["NOTHING", "FORCE_COLOR"])  # which makes rich draw a table
-def test_rows_that_begin_alike_say_what_differs(
-    variable: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+def test_a_point_that_has_ended_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    ran()
+    out = capsys.readouterr().out
+    assert out.splitlines()[:2] == LINES and "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("columns", "variables", "is_live", "is_coloured"),
+    [
+        (80, {}, True, True),
+        (80, {"NO_COLOR": "1"}, True, False),
+        (80, {"TERM": "dumb"}, False, False),
+        (80, {"COLUMNS": "0"}, True, True),
+        (0, {"COLUMNS": "0"}, True, True),
+        (0, {"COLUMNS": "many"}, True, True),
+    ],
+)
+def test_one_bar_over_all_points(
+    columns: int,
+    variables: dict[str, str],
+    is_live: bool,
+    is_coloured: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(variable, "1")
-    monkeypatch.setenv("COLUMNS", "400")
-    said = [("a=1", "seed=0"), ("a=1", "seed=1"), ("a=1", "refit=gloo", "seed=0")]
-    methods = ("ipc", "ipc", "gloo")
-    points = [
-        Point.of(job(method=m), tmp_path, overrides)
-        for m, overrides in zip(methods, said, strict=True)
-    ]
-    records = [replace(begin(p, {}), method=m) for p, m in zip(points, methods, strict=True)]
-    Display().table(records)
-    first, *rows = capsys.readouterr().out.splitlines()
-    assert first.startswith("row")
-    assert [row.split("  ")[0] for row in rows] == ["pair seed=0", "pair seed=1", "pair"]
+    written = on_terminal(columns, ran, monkeypatch, **variables)
+    said = read_as_text(written)
+    assert all(line in said for line in LINES)
+    bar = re.search(r"104/105 left: .*1 pending, 1 running, 2 done, 1 failed", said)
+    assert bool(bar) is ("left:" in said) is is_live
+    assert ("1 node(s): 0 pending, 1 running" in said) is not is_live  # as in a pipe
+    assert ("\x1b[" in written) is is_live
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", written)) is is_coloured
+    # no frame is wider than the terminal, which would fold it and draw it anew
+    assert max(len(line) for line in said.splitlines()) <= 80 or not is_live
 
 
-@pytest.mark.parametrize(("columns", "is_table"), [(80, False), (200, True)])
-def test_a_table_that_a_terminal_is_too_narrow_for_is_lines(
-    columns: int, is_table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("columns", "variable", "width"),
+    [(120, None, 120), (120, "90", 90), (120, "0", 120), (0, "0", 80), (0, "x", 80)],
+)
+def test_how_wide_a_terminal_is(
+    columns: int, variable: str | None, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", str(columns))
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stdout", terminal)
-        Display().table([begin(Point.of(job(), tmp_path), {})])
-        monkeypatch.undo()
-    said = shown(ours)
-    assert "non-collocated" in said and "verified" in said  # none of it is cut
-    assert ("\u2503" in said) is is_table  # between rich's headings
+    said = {} if variable is None else {"COLUMNS": variable}
+    words = "a " * 100
+    for more in ({}, {"TERM": "dumb"}):
+        written = on_terminal(
+            columns, lambda: Display().paragraph(words), monkeypatch, **said, **more
+        )
+        assert max(map(len, read_as_text(written).splitlines())) == width - 1
+
+
+def test_the_time_left_is_known_from_the_first_point_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two() -> None:
+        with Display().running(2) as running:
+            running.ended()
+            running.doing("pair gloo: filling weights")
+
+    said = read_as_text(on_terminal(80, two, monkeypatch))
+    assert re.search(r"1/2 left: \d:\d\d:\d\d pair gloo: filling weights", said)
+
+
+def test_points_are_named_by_what_tells_them_apart() -> None:
+    jobs = [job(seed=0), job(seed=1), job(method="gloo", seed=1), job(bench={"deadline_s": 9.0})]
+    configs = [each.to_dict() for each in jobs]
+    assert [axis.key for axis in axes(configs[:3])] == ["refit", "seed"]
+    assert labels(configs[:3], axes(configs[:3])) == [
+        "pair ipc seed=0", "pair ipc seed=1", "pair gloo seed=1",
+    ]  # fmt: skip
+    # what changes no result tells nothing apart, nor what an older record does not have
+    older = {key: value for key, value in configs[1].items() if key != "verify"}
+    assert axes([configs[0], configs[3]]) == []
+    assert [axis.key for axis in axes([configs[0], older])] == ["seed"]
+
+
+def test_a_pipe_has_no_bar() -> None:
+    said: list[str] = []
+    with Running.of(said.append, None, 1) as running:
+        running.doing("nothing that anybody sees")
+    assert said == []

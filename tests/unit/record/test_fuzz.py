@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from refit.display import cells
+from refit import table
 from refit.forecast.fit import row_of
 from refit.job import Job, UserError
 from refit.record.allocation import elsewhere
@@ -84,7 +84,7 @@ def changed(whole: Any, path: tuple[Any, ...], value: Any) -> Any:
 def read_as_all_do(record: Record, what: Job, path: Path) -> None:
     """What is done with a record that was loaded."""
     Row.of(record)
-    cells(record)
+    table.plain([record])
     remarks(record)
     keeps("retry", record)
     elsewhere(what, record.environment)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from refit.display import outcome
 from refit.job import Hardware, Job
 from refit.record import limits
 from refit.record.measured import measured
@@ -19,6 +18,7 @@ from refit.record.record import Record, begin, placed
 from refit.record.report import Copied, FirstWrong, Limits, RankReport, Span
 from refit.record.row import Row
 from refit.rules.setup import Setup
+from refit.words import outcome
 from tests.support.jobs import SMALL, job
 from tests.support.reports import reports
 
@@ -29,7 +29,10 @@ GOOD = reports(SMALL_JOB)
 
 
 def record_of(
-    found: list[RankReport], hardware: Hardware | None = None, what: Job = SMALL_JOB
+    found: list[RankReport],
+    hardware: Hardware | None = None,
+    what: Job = SMALL_JOB,
+    forecast_s: float | None = None,
 ) -> Record:
     setup = Setup.of(what)
     begun = begin(Point.of(what, Path("nowhere")), {"host": "here"})
@@ -37,7 +40,8 @@ def record_of(
     begun = placed(
         begun, setup.job.model, setup.placement, plan, setup.method, setup.why, setup.build
     )
-    return measured(begun, found, hardware or Hardware(), plan.elements_to.tolist())
+    elements = plan.elements_to.tolist()
+    return measured(begun, found, hardware or Hardware(), elements, forecast_s)
 
 
 def with_rank(rank: int, **changes: Any) -> list[RankReport]:
@@ -79,11 +83,41 @@ def test_a_share_that_was_copied_stands_for_the_whole() -> None:
 def test_links_that_are_slower_than_memory_limit() -> None:
     # rank 2 receives all 1456 bytes, so that the refit is as fast as its link
     gpus = [replace(one, device="NVIDIA") for one in GOOD]
-    record = record_of(gpus, Hardware(peer_gbps=1e-6))
+    record = record_of(gpus, Hardware(peer_gbps=4e-6))
     assert record.throughput is not None
     assert record.throughput.limit_source == "configured"
-    assert record.throughput.limit_gbps == pytest.approx(1e-6)
+    assert record.throughput.limit_gbps == pytest.approx(4e-6)
     assert [limit.source for limit in record.throughput.limits] == ["measured", "configured"]
+
+
+def test_a_rate_above_that_of_a_link_is_impossible() -> None:
+    gpus = [replace(one, device="NVIDIA") for one in GOOD]
+    rate = BYTES / 0.5 / 1e9
+    assert record_of(gpus, Hardware(peer_gbps=rate)).status == "ok"
+    record = record_of(gpus, Hardware(peer_gbps=0.99 * rate))
+    assert (record.status, record.seconds, record.throughput) == ("invalid", None, None)
+    assert record.verification is not None and record.verification.mismatches == 0
+    assert record.reason.startswith(
+        "impossible rate: 2.912e-06 GB/s is above 2.883e-06 GB/s, the most by links between GPUs"
+    )
+    assert "cluster.hardware.peer_gbps; correct that rate if" in record.reason
+    # a measured limit can be exceeded: what is read from a cache is faster than a copy
+    slow = Limits(Copied([Span(0.0, 5.0)]))
+    found = record_of([replace(one, limits=slow) for one in GOOD])
+    assert found.throughput is not None and found.throughput.fraction == pytest.approx(10)
+
+
+def test_the_forecast_is_of_such_devices() -> None:
+    def forecast(device: str, hardware: Hardware, seconds: float | None) -> float | None:
+        found = [replace(one, device=device) for one in GOOD]
+        throughput = record_of(found, hardware, forecast_s=seconds).throughput
+        assert throughput is not None
+        return throughput.forecast_gbps
+
+    cpu, gpu = Hardware(device="cpu"), Hardware()
+    assert forecast("cpu", cpu, 0.25) == forecast("NVIDIA", gpu, 0.25) == BYTES / 0.25 / 1e9
+    assert forecast("cpu", gpu, 0.25) is None and forecast("NVIDIA", cpu, 0.25) is None
+    assert forecast("cpu", cpu, None) is None
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def test_phases_are_per_rank_and_of_the_rank_that_spent_longest() -> None:
 def test_the_tightest_limit_counts_and_says_where_it_is_from() -> None:
     plan = numbers(8_000, 1_000, 2_000)
     hardware = Hardware(peer_gbps=450.0, nic_gbps=50.0, memory_gbps=4800.0)
-    copy = limits.memory_copy(8_000, 1e-9, "NVIDIA H100")
-    assert copy.gbps == pytest.approx(8_000)
+    copy = limits.memory_copy(8_000, [2e-9, 1e-9, 3e-9], "NVIDIA H100")
+    assert copy.gbps == pytest.approx(8_000) and copy.spread == 3.0  # of the fastest
     assert "in the memory of NVIDIA H100" in copy.what
     # 8 of 8000 bytes per busiest byte: 8 x 450, and 4 x 50
     peer, nic = limits.links(plan, hardware, "NVIDIA H100")

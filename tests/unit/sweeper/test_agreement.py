@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from refit.job import Cluster, Job, Sweep, UserError
+from refit.job import Cluster, Degrees, Job, Sweep, UserError
 from refit.record.environment import with_variables
 from refit.record.point import Point, identity
 from refit.record.record import begin, ended, write
 from sweeper.agreement import Settings, check_one_job, differing
 from sweeper.here import without_effect
 from sweeper.points import plan_points
-from tests.support.jobs import job
+from tests.support.jobs import dense, job
 
 ASKED = Sweep(mode="cached", dry_run=True, wait=False, here=True, pack=3, max_attempts=7)
 
@@ -192,6 +192,30 @@ def test_names_make_no_other_job(tmp_path: Path) -> None:
     assert differing(ONE, renamed) == []
     check_one_job(Point.of(ONE, tmp_path), Point.of(renamed, tmp_path))
     assert differing(ONE, replace(ONE, seed=3)) == ["seed"]
+
+
+def test_etp_without_experts_makes_no_other_job(tmp_path: Path) -> None:
+    bare = replace(ONE, model=dense(ONE.model))
+
+    def sides(job: Job, etp: int | None, listed: bool = False) -> Job:
+        side = replace(job.parallel.source, etp=etp)
+        pair = replace(job.parallel, source=side, destination=replace(side, etp=etp))
+        if listed:
+            pair = replace(pair, destination=Degrees(), destinations=[side, side])
+        return replace(job, parallel=pair)
+
+    assert differing(sides(bare, None), sides(bare, 2)) == []
+    assert differing(sides(bare, None, True), sides(bare, 2, True)) == []
+    etps = ["parallel.source.etp", "parallel.destination.etp"]
+    assert differing(sides(ONE, None), sides(ONE, 2)) == etps
+    said: list[str] = []
+    batch = [["parallel.source.etp=null"], ["parallel.source.etp=2"]]
+    jobs = {batch[0][0]: sides(bare, None), batch[1][0]: sides(bare, 2)}
+    plan = plan_points(batch, lambda overrides: jobs[overrides[0]], tmp_path, said.append)
+    assert len(plan.points) == 1 and said == [
+        "the same point, runs once: parallel.source.etp=null and parallel.source.etp=2 make one"
+        f" job, {plan.points[0].point.name}; ETP has no meaning without experts"
+    ]
 
 
 def test_nothing_asked_for_is_not_no_mapping() -> None:

@@ -14,7 +14,7 @@ from refit.rules.setup import Setup
 from refit.weights import memory
 from sweeper import room
 from sweeper.decisions import Outcome
-from sweeper.sweep import print_summary
+from sweeper.summary import print_summary
 from tests.support.jobs import SMALL, job
 
 WIDE = replace(SMALL, hidden_size=1 << 12, ffn_hidden_size=1 << 14, vocab_size=1 << 15)

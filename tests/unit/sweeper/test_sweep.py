@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from refit.record.record import Record, begin, ended, write
 from sweeper.decisions import outcome
 from sweeper.points import Planned, plan_points
 from sweeper.status import Standing
-from sweeper.sweep import print_plan, print_summary, run_points
+from sweeper.summary import print_summary
+from sweeper.sweep import print_plan, run_points, run_sweep
 from tests.support.jobs import job
 
 
@@ -204,8 +205,14 @@ def test_outcomes_are_of_this_sweep(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [o.state for o in outcomes] == ["ok", "ok", "ok", "skipped"]
     assert [o.point for o in outcomes] == [p.point for p in points]
     print_summary(outcomes, tmp_path, Display())
-    table, counts = capsys.readouterr().out.split("\n\n")[-2:]
-    assert [line.split()[-1] for line in table.splitlines()[1:]] == ["ok", "ok", "ok", "skipped"]
+    lines, table, skipped, counts = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[:5] for line in lines.splitlines()] == [
+        [f"[{n}/4]", "ok", "pair", method, f"seed={seed}"]
+        for n, (method, seed) in enumerate((("ipc", 0), ("ipc", 1), ("gloo", 0)), 1)
+    ]
+    assert lines.count("(kept from 20") == 3
+    assert [line.split()[-1] for line in table.splitlines()[2:]] == ["ok", "ok", "ok"]
+    assert skipped.startswith("skipped: pair: needs 3 GPUs")
     assert counts == f"4 points: 3 ok, 1 skipped; records below {tmp_path}\n"
 
 
@@ -234,7 +241,7 @@ def test_points_left_to_slurm_have_a_row(
     ]
     print_summary(outcomes, tmp_path, Display())
     out = capsys.readouterr().out
-    assert [line.split()[-1] for line in out.splitlines()[2:5]] == [
+    assert [line.split()[-1] for line in out.splitlines()[3:6]] == [
         "submitted",
         "failed",
         "crashed",
@@ -242,3 +249,27 @@ def test_points_left_to_slurm_have_a_row(
     assert f"\nfailed: {points[1].name}\n  {points[1].timing} is gone\n" in out
     assert f"\ncrashed: {points[2].name}\n  it is crashed\n  record: {points[2].timing}\n" in out
     assert "\n3 points: 1 submitted, 1 failed, 1 crashed; records below " in out
+
+
+def test_an_interrupted_sweep_says_what_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def as_job(point: Point, run: Callable[[], Record]) -> Record:
+        if point.job.seed == 2:
+            leave(point, "interrupted")  # as the agent does
+            raise KeyboardInterrupt
+        return run()
+
+    def compose(overrides: Sequence[str]) -> Job:
+        return replace(composed(overrides), mode="plan")
+
+    batch = [[f"seed={n}"] for n in range(5)]
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(batch, compose, tmp_path, Display(), as_job=as_job)
+    out = capsys.readouterr().out
+    lines, table, bad, counts = out.split("\n\n")
+    assert [line.split()[1] for line in lines.splitlines()] == ["predicted", "predicted"]
+    states = [line.split()[-1] for line in table.splitlines() if line[:1].isdigit()]
+    assert states == ["ok", "ok", "interrupted"]
+    assert bad.startswith("interrupted: tiny-pair-ipc") and "is gone" not in out
+    assert counts == f"5 points: 2 ok, 1 interrupted, 2 pending; records below {tmp_path}\n"
