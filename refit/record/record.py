@@ -82,7 +82,7 @@ class Record:
         id: the point's identity.
         name: of its folder.
         config: the resolved config.
-        placement: collocated or non-collocated.
+        placement: collocated or non-collocated; of imported times also unknown.
         method, method_reason, model_build, layout, plan: null where the job was not planned.
         seconds, throughput: null unless every element was right, and for a prediction.
         parameters: of the whole model, however it is cut; null as above, and in older records.
