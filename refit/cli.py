@@ -181,6 +181,7 @@ def of_a_sweep(job: Job) -> str | None:
     said = {
         "dry_run": sweep.dry_run,
         "repeat": sweep.repeat > 1,
+        "interleave": sweep.interleave,
         "exclude": sweep.exclude,
         "here": sweep.here,
     }

@@ -325,6 +325,7 @@ class Sweep:
     exclude: Any = None  # a list of patterns: points whose directory's name matches are dropped
     repeat: int = 1  # run each point so often; a higher number keeps the runs that are done
     repetition: int = 1  # which of them this one is; set by the sweep, and part of the identity
+    interleave: bool = False  # the first repetition of every point, then the second of every point
     wait: bool = True  # False: submit to Slurm and return
     here: bool = False  # run on the nodes of the allocation that this process is in
     pack: int = 1  # points of one shape that share an allocation, one after another

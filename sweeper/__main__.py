@@ -34,6 +34,10 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "status": ("sweeper.status", "where each point of a sweep stands"),
     "cancel": ("sweeper.cancel", "end the Slurm jobs of a sweep, and no others"),
     "collect": ("sweeper.collect", "the records of a folder as a table, CSV or Parquet"),
+    "compare": ("sweeper.compare", "two results, or two methods: faster, slower or the same"),
+    "trace": ("sweeper.trace", "one point's refits, rank by rank, for ui.perfetto.dev"),
+    "export": ("sweeper.export.__main__", "records for MLflow, GitHub, NIXL and other tools"),
+    "import-metrics": ("sweeper.import_metrics", "a training run's own times, beside the plan"),
 }
 """Subcommand -> its module, which `python -m` runs as well, and what it is for."""
 

@@ -19,6 +19,7 @@ class Settings:
 
     mode: str
     dry_run: bool
+    interleave: bool
     wait: bool
     here: bool
     pack: int

@@ -23,10 +23,16 @@ EXIT_INCOMPLETE = 1
 
 def read(folder: Path) -> tuple[list[Record], dict[Path, str]]:
     """Every record one level below a folder, by name, and why other files are none."""
-    records, refused = [], {}
+    records, refused = by_file(folder)
+    return list(records.values()), refused
+
+
+def by_file(folder: Path) -> tuple[dict[Path, Record], dict[Path, str]]:
+    """As `read`, with each record's file."""
+    records, refused = {}, {}
     for path in sorted(folder.glob("*/timing.json")):
         try:
-            records.append(Record.load(path))
+            records[path] = Record.load(path)
         except NotARecord as error:
             refused[path] = str(error)
     return records, refused
@@ -35,14 +41,22 @@ def read(folder: Path) -> tuple[list[Record], dict[Path, str]]:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """One line per row below the names; empty where there is no value.
 
+    A text that a spreadsheet would take for a formula and run has an apostrophe before it.
+
     Raises:
         OSError: as from the file system.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
     write_output(path, text.getvalue())
+
+
+def _cell(value: object) -> object:
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:

@@ -20,6 +20,11 @@ from sweeper import foreign, here
 from sweeper.agreement import Settings, check_one_job
 from sweeper.decisions import keeps
 
+ORDER_OF_JOBS = (
+    "sweep.interleave: of points on Slurm those of one shape are submitted in turn, and run so"
+    " within a job of sweep.pack and with sweep.here; which job starts when is Slurm's to decide"
+)
+
 Compose = Callable[[Sequence[str]], Job]
 HydraOf = Callable[[int], dict[str, Any] | None]
 """The number of a point that has been composed -> its `Point.hydra`."""
@@ -78,9 +83,9 @@ def plan_points(
 
     Raises:
         UserError: from `compose`; a word is misspelt; sweep.here without Slurm; a setting below
-            `sweep` is wrong, or not the same for all points; two points of one identity are not
-            one job; a pattern of sweep.exclude matches no point; or sweep.mode=read-only finds a
-            point without a record.
+            `sweep` is wrong, without effect, or not the same for all points; two points of one
+            identity are not one job; a pattern of sweep.exclude matches no point; or
+            sweep.mode=read-only finds a point without a record.
     """
     composed = [(overrides, compose(overrides)) for overrides in batch]
     jobs = [job for _, job in composed]
@@ -98,6 +103,10 @@ def plan_points(
     planned = tuple(
         replace(p, unsupported=bad.get(p.point.job.refit.method)) if p.runs else p for p in planned
     )
+    if settings.interleave:
+        planned = tuple(sorted(planned, key=lambda p: p.point.job.sweep.repetition))
+        if any(p.is_distant for p in planned):
+            say(ORDER_OF_JOBS)
     missing = [p.point.name for p in planned if not p.kept]
     if settings.mode == "read-only" and missing:
         raise UserError(
@@ -114,6 +123,11 @@ def _settings(jobs: Sequence[Job]) -> Settings:
         if reason := mistake(job):
             raise UserError(reason)
     settings = Settings.of(jobs)
+    if settings.interleave and all(job.sweep.repeat == 1 for job in jobs):
+        raise UserError(
+            "sweep.interleave=true runs the repetitions of points in turn, and sweep.repeat=1 says"
+            " there are none; add sweep.repeat=3"
+        )
     if settings.here:
         _check_allocation(jobs)
     return settings
@@ -189,7 +203,9 @@ def _repeated(
         return
     for number in range(1, job.sweep.repeat + 1):
         repetition = replace(job, sweep=replace(job.sweep, repetition=number))
-        alone = ("sweep.repeat=1", f"sweep.repetition={number}")
+        alone = ["sweep.repeat=1", f"sweep.repetition={number}"]
+        if job.sweep.interleave:
+            alone.append("sweep.interleave=false")
         yield Point.of(repetition, root, (*overrides, *alone), hydra)
 
 

@@ -57,7 +57,7 @@ class _Refits:
     cold: Span
     cold_phases: dict[str, float]
     warm: list[Span]
-    phases: dict[str, float]
+    warm_phases: dict[str, list[float]]
     held_bytes: list[int]
     host_peak_bytes: int
     refit_peak_bytes: int | None
@@ -115,7 +115,7 @@ def _refits(run: _Run) -> _Refits:
     with run.proof.beside("the cold refit"):
         run.progress("measuring plain copies")
         copies.make()
-    warm, phases, held_bytes = _warm(run)
+    warm, warm_phases, held_bytes = _warm(run)
     refit_peak, device_peak = memory.peak_since(before), rank_device.peak_bytes()
     logits = _changed(run)
     # asked before close, which empties them
@@ -127,7 +127,7 @@ def _refits(run: _Run) -> _Refits:
         cold=cold,
         cold_phases=cold_phases,
         warm=warm,
-        phases=phases,
+        warm_phases=warm_phases,
         held_bytes=held_bytes,
         host_peak_bytes=max(host_peak, _host_peak()),
         refit_peak_bytes=refit_peak,
@@ -150,7 +150,8 @@ def _report(run: _Run, refits: _Refits) -> RankReport:
         warm=refits.warm,
         limits=refits.limits,
         cold_phases=refits.cold_phases,
-        phases=refits.phases,
+        phases={name: statistics.median(each) for name, each in refits.warm_phases.items()},
+        warm_phases=refits.warm_phases,
         elements=proof.destination.elements,
         mismatches=proof.destination.mismatches,
         stamps=proof.stamps.elements,
@@ -232,11 +233,11 @@ def _cold(run: _Run) -> tuple[Span, dict[str, float], Plan]:
     return span, phases, plan
 
 
-def _warm(run: _Run) -> tuple[list[Span], dict[str, float], list[int]]:
+def _warm(run: _Run) -> tuple[list[Span], dict[str, list[float]], list[int]]:
     """The timed refits, after the warm-up; each of them with stamps of its own.
 
     Returns:
-        Their spans, the median seconds of each of their phases, and what is held after each: bytes.
+        Their spans, of each phase its seconds in each, and what is held after each: bytes.
     """
     bench, proof, progress = run.setup.job.bench, run.proof, run.progress
 
@@ -257,8 +258,7 @@ def _warm(run: _Run) -> tuple[list[Span], dict[str, float], list[int]]:
         warm.append(span)
         phases.append(seconds)
         held_bytes.append(memory.held_bytes() + rank_device.held_bytes())
-    medians = {name: statistics.median(p[name] for p in phases) for name in phases[0]}
-    return warm, medians, held_bytes
+    return warm, {name: [p[name] for p in phases] for name in phases[0]}, held_bytes
 
 
 def _changed(run: _Run) -> Logits | None:

@@ -144,10 +144,12 @@ class Seconds:
     device: list[float] | None = None
 
 
+LimitSource = Literal["measured", "configured", "imported"]
 LimitKind = Literal[
     "memory",  # copies within the destinations' memory
     "peers",  # one plain copy for each two ranks of the plan
     "links", "network",  # between GPUs of a node, between nodes
+    "nixl",  # the plan's bytes by NIXL's ct-perftest
 ]  # fmt: skip
 
 
@@ -158,14 +160,14 @@ class Limit:
     Attributes:
         what: in words.
         gbps: of the whole refit: bytes written at all destinations per second.
-        source: measured in the same run, or configured for the cluster.
+        source: measured in the same run, configured for the cluster, or imported afterwards.
         kind: null in records of before it was kept.
         spread: of a measured one, the slowest copy over the fastest; null as above.
     """
 
     what: str
     gbps: float
-    source: Literal["measured", "configured"]
+    source: LimitSource
     kind: LimitKind | None = None
     spread: float | None = None
 
@@ -185,7 +187,7 @@ class Throughput:
     gbps: float
     limit_gbps: float
     limit: str
-    limit_source: Literal["measured", "configured"]
+    limit_source: LimitSource
     fraction: float
     limits: list[Limit]
     missing: str | None = None

@@ -227,6 +227,12 @@ def identity(job: Job) -> str:
     prediction depends on the cluster's rates, a measurement on what the machine really has, and on
     Slurm on what chooses the machine.
     """
+    canonical = json.dumps(affecting(job), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def affecting(job: Job) -> dict[str, Any]:
+    """What of a config affects a result, as JSON: what `identity` is a hash of."""
     config = asdict(job)
     if job.mode == "measure":
         del config["mode"]
@@ -258,8 +264,7 @@ def identity(job: Job) -> str:
     if job.sweep.repetition > 1:
         config["repetition"] = job.sweep.repetition
     config["cluster"] = _of_cluster(job, config["cluster"])
-    canonical = json.dumps(config, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    return config
 
 
 def _of_cluster(job: Job, cluster: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from refit.model.weight_bytes import per_rank_bytes
 from refit.plan.copies import Rows
 from refit.plan.plan import Bounds, Plan
 from refit.record import code, sound
+from refit.record.imported import Imported
 from refit.record.parts import (
     Forecast,
     Memory,
@@ -47,6 +48,7 @@ Status = Literal[
     "unsupported",  # the method cannot run here
     "skipped",  # a rule says the job is impossible
     "interrupted",  # Ctrl-C, SIGTERM or SIGHUP came
+    "imported",  # another program's times; nothing was checked
 ]
 
 
@@ -81,12 +83,13 @@ class Record:
         id: the point's identity.
         name: of its folder.
         config: the resolved config.
-        placement: collocated or non-collocated.
+        placement: collocated or non-collocated; of imported times also unknown.
         method, method_reason, model_build, layout, plan: null where the job was not planned.
         seconds, throughput: null unless every element was right, and for a prediction.
         parameters: of the whole model, however it is cut; null as above, and in older records.
         memory, transport, verification: null unless all ranks ended, and for a prediction.
         prediction: null for a measurement.
+        imported: null but for kind imported, which has no other times.
     """
 
     status: Status
@@ -111,8 +114,9 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     started_at: str = ""
     finished_at: str = ""
-    kind: Literal["measured", "predicted"] = "measured"
+    kind: Literal["measured", "predicted", "imported"] = "measured"
     parameters: Parameters | None = None
+    imported: Imported | None = None
     schema_version: int = SCHEMA_VERSION
 
     @staticmethod
@@ -153,6 +157,8 @@ class Record:
         """What a sweep minimizes: the median refit, for a prediction the estimate."""
         if self.kind == "predicted":
             return self.estimate_s
+        if self.imported is not None:
+            return self.imported.median
         return self.seconds.median if self.seconds else None
 
     @property

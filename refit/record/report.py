@@ -69,6 +69,7 @@ class RankReport:
     Attributes:
         active: it holds weights of either side.
         cold_phases, phases: seconds; of the timed iterations the median.
+        warm_phases: seconds of each timed iteration; empty in reports of before it was kept.
         elements, mismatches: looked at after the `WHOLE_CHECKS` refits that are looked at whole,
             and wrong there.
         stamps, stamp_mismatches: looked at after the others, and wrong there.
@@ -93,6 +94,7 @@ class RankReport:
     limits: Limits
     cold_phases: dict[str, float] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
+    warm_phases: dict[str, list[float]] = field(default_factory=dict)
     elements: int = 0
     mismatches: int = 0
     stamps: int = 0

@@ -62,7 +62,7 @@ class Row:
     def of(record: Record) -> Row:
         """The row of a record."""
         config, placed, plan = record.config, record.layout, record.plan
-        seconds, throughput = record.seconds, record.throughput
+        seconds, throughput, imported = record.seconds, record.throughput, record.imported
         memory, checked = record.memory, record.verification
         nodes, partition = ran_on(record.environment)
         measured = {limit.kind: limit.gbps for limit in throughput.limits} if throughput else {}
@@ -83,12 +83,12 @@ class Row:
             reason=record.reason,
             ranks=placed.used if placed else None,
             world=placed.world if placed else None,
-            bytes=plan.bytes if plan else None,
+            bytes=plan.bytes if plan else imported.bytes if imported else None,
             cross_node_bytes=plan.cross_node_bytes if plan else None,
-            cold_s=seconds.cold if seconds else None,
-            median_s=seconds.median if seconds else None,
+            cold_s=seconds.cold if seconds else imported.cold if imported else None,
+            median_s=seconds.median if seconds else imported.median if imported else None,
             p90_s=seconds.p90 if seconds else None,
-            max_s=seconds.max if seconds else None,
+            max_s=seconds.max if seconds else max(imported.seconds) if imported else None,
             drift=seconds.drift if seconds else None,
             floor_s=record.floor_s,
             estimate_s=record.estimate_s,

@@ -12,6 +12,7 @@ import pytest
 
 from refit import run
 from refit.ranks.agent import Agent
+from sweeper import trace
 from tests.support.forks import fork_in
 from tests.support.records import check_verified
 from tests.support.table import ROWS, mode
@@ -68,5 +69,27 @@ def test_the_whole_group_is_verified_or_skipped(
         assert layout["destination"]["ranks"] == list(range(begins, begins + to_tp * to_ep))
         assert layout["idle"] == list(range(used, used + idle))
     assert options >= {*ROWS}
+    _check_trace(tmp_path, next(name for name in ROWS if name in options))
     ok = sum(record["status"] == "ok" for record in records)
     assert f"{len(records)} points: {ok} ok" in done.stdout
+
+
+def _check_trace(results: Path, name: str) -> None:
+    """The traces of a row: of every rank each phase is as long as the record says, in its refit."""
+    traced = [p for p in results.glob(f"*-{name}-*") if (p / "attempts").exists()]
+    assert len(traced) == 2  # methods
+    for point in traced:
+        assert trace.main([str(point)]) == 0
+        seconds = json.loads((point / "timing.json").read_text())["seconds"]
+        events = json.loads((point / "trace.json").read_text())["traceEvents"]
+        for rank, phases in seconds["phases_per_rank"].items():
+            of_rank = [e for e in events if e["ph"] == "X" and e["tid"] == int(rank)]
+            found = {e["name"]: e["args"]["seconds"] for e in of_rank}
+            assert {phase: found[phase] for phase in phases} == phases
+            refits = {e["name"]: e for e in of_rank if e["name"] not in phases}
+            refits.pop("unattributed", None)
+            assert list(refits) == ["cold", "iteration 1 of 1 (first, slowest, last)"]
+            (_, warm) = refits.values()
+            assert warm["args"]["seconds"] == seconds["per_rank"][rank]
+            inside = [e for e in of_rank if warm["ts"] <= e["ts"] and e["name"] in phases]
+            assert all(e["ts"] + e["dur"] <= warm["ts"] + warm["dur"] + 1 for e in inside)

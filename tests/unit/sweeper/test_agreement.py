@@ -33,7 +33,7 @@ def with_cluster(**changes: Any) -> Job:
 
 def test_settings_are_those_of_the_jobs() -> None:
     settings = Settings.of([with_sweep(), with_sweep(repeat=2, exclude=["x"], repetition=4)])
-    assert settings == Settings("cached", True, False, True, 3, 7, True)
+    assert settings == Settings("cached", True, False, False, True, 3, 7, True)
 
 
 @pytest.mark.parametrize(

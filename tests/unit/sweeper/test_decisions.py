@@ -50,7 +50,7 @@ def record(status: Status) -> Record:
 def test_what_a_mode_keeps(mode: str, kept: set[str]) -> None:
     statuses: list[Status] = [
         "ok", "invalid", "failed", "timeout", "oom", "crashed", "unsupported", "skipped",
-        "interrupted",
+        "interrupted", "imported",
     ]  # fmt: skip
     assert {s for s in statuses if keeps(mode, record(s))} == kept
     assert not keeps(mode, None)

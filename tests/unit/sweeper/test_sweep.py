@@ -68,6 +68,31 @@ def test_repeats_are_points_of_their_own(tmp_path: Path) -> None:
     assert again[0].point.directory == found[2].point.directory
 
 
+def test_repetitions_run_in_turn(tmp_path: Path) -> None:
+    """A B A B: what a machine does slowly, it does to both."""
+
+    def order(**sweep: Any) -> list[str]:
+        found, said = planned([["refit=ipc"], ["refit=gloo"]], tmp_path, repeat=3, **sweep)
+        assert said == []
+        return [name.removeprefix("tiny-pair-") for name in names(found)]
+
+    assert order() == ["ipc", "ipc-r2", "ipc-r3", "gloo", "gloo-r2", "gloo-r3"]
+    in_turn = ["ipc", "gloo", "ipc-r2", "gloo-r2", "ipc-r3", "gloo-r3"]
+    assert order(interleave=True) == in_turn
+    found, _ = planned([[]], tmp_path, repeat=2, interleave=True)
+    assert found[1].point.overrides[-1] == "sweep.interleave=false"  # to run that one alone
+    with pytest.raises(UserError, match=r"says there are none; add sweep\.repeat=3"):
+        planned([[]], tmp_path, interleave=True)
+    said: list[str] = []
+    slurm = replace(job().cluster, launcher="slurm")
+
+    def compose(overrides: Sequence[str]) -> Job:
+        return replace(composed(overrides, repeat=2, interleave=True), cluster=slurm)
+
+    plan_points([["seed=1"]], compose, tmp_path, said.append)
+    assert [line for line in said if "Slurm's to decide" in line] == said != []
+
+
 def test_a_repeat_survives_freezing(tmp_path: Path) -> None:
     found, _ = planned([[]], tmp_path, repeat=2)
     found[1].point.freeze()
