@@ -103,7 +103,8 @@ class Display:
         Args:
             ended: how many of them need not run.
         """
-        with Running.of(self.line, self._console if self._is_live else None, total, ended) as made:
+        console = self._console if self._is_live else None
+        with Running.of(self.paragraph, console, total, ended) as made:
             yield made
 
     def result(self, record: Record) -> None:
@@ -123,11 +124,13 @@ class Display:
             self.line(line)
 
     def listing(self, records: Sequence[Record]) -> None:
-        """As `summary`; in a pipe a line for each record, which has everything."""
+        """As `summary`, with what was skipped; in a pipe a line per record, which has it all."""
         if self._is_terminal:
-            self.summary(records)
-            return
-        for line in table.plain(records):
+            states = [record.status for record in records]
+            made = table.summary(records, states, self._width(), without=())
+        else:
+            made = table.plain(records)
+        for line in made:
             self.line(line)
 
     def _width(self) -> int | None:

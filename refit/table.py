@@ -15,22 +15,28 @@ from refit.record.row import Row
 from refit.record.varied import Axis, axes
 
 NO_LINE = ("skipped", "pending")
-"""States of points that have no line in a summary: what is skipped is said by reason."""
+"""States of points that have no line where a sweep ends: what is skipped is said by reason."""
 
 
-def summary(records: Sequence[Record], states: Sequence[str], width: int | None) -> list[Text]:
+def summary(
+    records: Sequence[Record],
+    states: Sequence[str],
+    width: int | None,
+    without: Sequence[str] = NO_LINE,
+) -> list[Text]:
     """What a sweep ends with: what two things varied is a matrix, more are one for each value.
 
-    What is the same of all points is said once, above. Points of `NO_LINE` have no line.
+    What is the same of all points is said once, above.
 
     Args:
+        without: states of points that have no line.
         states: where each point stands, mostly its record's status.
         width: of the terminal; None: any.
     """
     told = [
         (record, state)
         for record, state in zip(records, states, strict=True)
-        if state not in NO_LINE
+        if state not in without
     ]
     if not told:
         return []

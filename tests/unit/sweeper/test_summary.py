@@ -129,6 +129,21 @@ def written() -> None:
         print_summary(outcomes, ROOT, display)
 
 
+def test_a_listing_has_what_was_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [o.record for o in SWEEPS["rows by methods"] if o.record]
+    said = read_as_text(on_terminal(99, lambda: Display().listing(records), monkeypatch))
+    assert said.count("skipped") == 4 and said.count("\n") == 3 + 6
+    Display().listing(records)  # in a pipe a line for each
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(records) and "floor" not in heading
+    assert lines[0].split() == [
+        ROWS[0], "moe_16e", "collocated", "ipc", "local", "bit-exact", "2.00", "0.300", "0.100",
+        "0.120", "20.00", "90%", "ok",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("columns", [80, 120, 200])
 def test_the_summary_word_for_word(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     said = read_as_text(on_terminal(columns, written, monkeypatch))
