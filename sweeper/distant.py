@@ -50,9 +50,7 @@ def queue(
     without_job = [p for p, standing in standings if not holds(standing, standing.slurm_id, alive)]
     done = {p.name for p in without_job if _is_done(p, plan.settings.mode)}
     missing = [p for p in without_job if p.name not in done]
-    made = {
-        p.name: end_here(p, "unsupported", why) for p in missing if (why := cannot_anywhere(p.job))
-    }
+    made = _unsupported(missing)
     missing = [p for p in missing if p.name not in made]
     for words in time_limit.remarks(missing, plan.settings.pack):
         display.line(words)

@@ -14,7 +14,8 @@ from typing import Any
 from refit import program
 from refit.display import Display
 from refit.job import UserError
-from refit.record.point import Attempt, read_json, write_atomic
+from refit.record.files import read_json, write_output
+from refit.record.point import Attempt
 from refit.record.record import NotARecord, Record
 from refit.record.report import RankReport, Span
 from sweeper import where
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     about = {"point": record.name, "method": record.method, "time axis": AXIS}
     trace = {"traceEvents": found, "displayTimeUnit": "ms", "otherData": about}
     try:
-        write_atomic(path, json.dumps(trace) + "\n")
+        write_output(path, json.dumps(trace) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     Display().line(f"written: {path}, {len(found)} events; open it in ui.perfetto.dev")

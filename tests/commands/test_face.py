@@ -94,7 +94,7 @@ def test_a_mistyped_subcommand(word: str, expected: str) -> None:
     [
         ("refit-sweep run hardware=h", {"hardware=h100", "hardware=h200", "hardware=h800"}),
         ("refit-sweep hardware=h", {"hardware=h100", "hardware=h200", "hardware=h800"}),
-        ("refit-sweep ca", {"calibrate"}),
+        ("refit-sweep cal", {"calibrate"}),
         ("refit-sweep plan refit=ni", {"refit=nixl"}),
         ("refit-sweep run work", {"workload="}),
     ],

@@ -89,7 +89,7 @@ def test_what_there_is_no_room_for_waits_and_one_sweep_is_cancelled(
     cluster.wait(lambda: not cluster.run("squeue", "-h"), 60, "no job left")
     limit(cluster, 0)
     code, said = sweep.run()
-    assert code == 2 and "SubmitJobLimit" in said and "takes none of 1 jobs" in said, said
+    assert code == 2 and "SubmitJobLimit" in said and "takes none of" in said, said
     assert not list((sweep.folder / ".submitit").glob("*" + "?" * 32 + ".pkl"))
 
 
