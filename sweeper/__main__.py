@@ -33,6 +33,7 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     ),
     "status": ("sweeper.status", "where each point of a sweep stands"),
     "collect": ("sweeper.collect", "the records of a folder as a table, CSV or Parquet"),
+    "report": ("sweeper.report.__main__", "the records as a page with pictures, or as Markdown"),
 }
 """Subcommand -> its module, which `python -m` runs as well, and what it is for."""
 

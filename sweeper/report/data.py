@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from refit.display import outcome
-from refit.job import Job, UserError
 from refit.record.record import Record
 from refit.record.remarks import remarks
 from refit.record.row import Row
@@ -87,7 +86,7 @@ def _point(record: Record, varied: str) -> dict[str, Any]:
         "row": " ".join(filter(None, (row.parallel, varied))),
         "mapping": words.mapping(record),
         "mode": row.kind,
-        "method": row.method or row.refit,
+        "method": row.method or record.config["refit"]["method"],
         "status": row.status,
         "gpus": row.ranks,
         "bytes": row.bytes,
@@ -108,18 +107,24 @@ def _point(record: Record, varied: str) -> dict[str, Any]:
 
 
 def phases(record: Record) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of the cold refit and of a timed one, by phase, of the rank that took longest.
+    """Seconds of the cold refit and of a timed one, by phase, each of the rank that took longest.
 
     What of the time no phase of that rank holds is `unattributed`: of the cold refit's, and of the
-    median. Both are empty where no times are.
+    median. Both are empty where there are no times.
     """
     seconds = record.seconds
     if seconds is None:
         return {}, {}
-    slowest = max(seconds.per_rank, key=lambda rank: seconds.per_rank[rank])
-    of_rank = seconds.phases_per_rank.get(slowest, {})
-    warm = {name: value for name, value in of_rank.items() if name not in COLD}
-    return _whole(seconds.cold_phases, seconds.cold), _whole(warm, seconds.median)
+    cold, warm = (
+        {
+            rank: {name: value for name, value in of_rank.items() if (name in COLD) == is_cold}
+            for rank, of_rank in seconds.phases_per_rank.items()
+        }
+        for is_cold in (True, False)
+    )
+    of_cold = max(cold.values(), key=lambda of_rank: sum(of_rank.values()), default={})
+    slowest = max(seconds.per_rank, key=lambda rank: seconds.per_rank[rank], default="")
+    return _whole(of_cold, seconds.cold), _whole(warm.get(slowest, {}), seconds.median)
 
 
 def _whole(parts: dict[str, float], seconds: float) -> dict[str, float]:
@@ -131,15 +136,11 @@ class _Plans:
 
     def __init__(self) -> None:
         self.made: list[dict[str, Any]] = []
-        self._known: dict[tuple[Any, ...], tuple[int | None, str]] = {}
+        self._known: dict[str, tuple[int | None, str]] = {}
 
     def of(self, record: Record) -> tuple[int | None, str]:
         """The place of a record's plan, and what is to be said of it."""
-        try:
-            key = (*words.same_move(Job.from_dict(record.config)), record.method, record.plan)
-        except (UserError, TypeError, KeyError) as error:
-            return None, f"this version of refit-sweep cannot read its config: {error}"
-        key = tuple(map(repr, key))
+        key = words.same_move(record)
         if key not in self._known:
             made, why = moves.planned(record)
             self._known[key] = (None if made is None else self.add(made), why)

@@ -34,6 +34,7 @@ function layout(height, more = {}) {
   const made = {
     height, autosize: true, hovermode: 'closest', margin: { t: 30, r: 20, b: 50, l: 60 },
     paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: { color: css('--ink'), size: 12 },
+    modebar: { bgcolor: 'rgba(0,0,0,0)', color: css('--line'), activecolor: css('--accent') },
     legend: { orientation: 'h', y: 1.02, yanchor: 'bottom' }, xaxis: {}, yaxis: {}, ...more,
   };
   for (const key of Object.keys(made)) if (/^[xy]axis/.test(key)) made[key] = { ...axis, ...made[key] };
@@ -67,7 +68,7 @@ function draw(figure) {
   details.rows = made.rows;
   details.head = made.head;
   if (details.open) table(details);
-  plotly().react(plot, made.traces, made.layout, { responsive: true, displaylogo: false });
+  plotly().react(plot, made.traces, made.layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ['select2d', 'lasso2d'] });
 }
 
 function table(details) {
@@ -104,7 +105,9 @@ function everything() {  // also what was never in view
 function begin() {
   for (const figure of document.querySelectorAll('.picture')) watching.observe(figure);
   for (const details of document.querySelectorAll('.as-table'))
-    details.addEventListener('toggle', () => { if (details.open) table(details); });
+    details.addEventListener('toggle', () => {
+      if (details.open) (details.rows ? table : () => draw(details.closest('.picture')))(details);
+    });
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
   addEventListener('beforeprint', () => {
     document.documentElement.dataset.print = 'yes';

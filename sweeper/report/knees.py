@@ -27,13 +27,14 @@ def curves(records: Sequence[Record]) -> list[dict[str, Any]]:
     configs = {n: _flat(r.config, r.kind) for n, r in timed}
     varying = _varying(list(configs.values()))
     kept = {n: {k: v for k, v in c.items() if k in varying} for n, c in configs.items()}
+    texts = {n: sorted((k, repr(v)) for k, v in c.items()) for n, c in kept.items()}
     found = []
     for number in sorted(varying):
         groups: dict[str, list[int]] = {}
         for n, config in kept.items():
             if _is_number(config.get(number)):
-                rest = sorted((k, repr(v)) for k, v in config.items() if k != number)
-                groups.setdefault(repr(rest), []).append(n)
+                rest = repr([pair for pair in texts[n] if pair[0] != number])
+                groups.setdefault(rest, []).append(n)
         for of in groups.values():
             if len({kept[n][number] for n in of}) >= LEAST_VALUES:
                 found.append(_curve(number, of, kept, records))
@@ -75,8 +76,11 @@ def _curve(
 
 def _varying(configs: Sequence[Mapping[str, Any]]) -> set[str]:
     """Fields that are not the same in all configs."""
-    names = {name for config in configs for name in config}
-    return {name for name in names if len({repr(config.get(name)) for config in configs}) > 1}
+    values: dict[str, set[str]] = {name: set() for config in configs for name in config}
+    for config in configs:
+        for name, of_all in values.items():
+            of_all.add(repr(config.get(name)))
+    return {name for name, of_all in values.items() if len(of_all) > 1}
 
 
 def _is_number(value: object) -> bool:

@@ -1,6 +1,7 @@
 // Pictures of all points that are shown.
 
 const CURVES = read('curves'), PAIRS = read('pairs'), PUBLISHED = read('published');
+const MOST_PAIRS = 500;
 const label = p => `${p.row} \u00b7 ${p.method}` + (p.mode === 'predicted' ? ' \u00b7 predicted' : '');
 
 function some(wanted) {  // the first points that have what is wanted, and what is to be said of it
@@ -101,7 +102,7 @@ PICTURES.knees = () => {
 };
 
 PICTURES.predicted = () => {
-  const left = new Set(shown()), pairs = PAIRS.filter(p => left.has(p.measured) || left.has(p.predicted));
+  const left = new Set(shown()), all = PAIRS.filter(p => left.has(p.measured) || left.has(p.predicted)), pairs = all.slice(0, MOST_PAIRS);
   if (!pairs.length) return { none: 'No point was both predicted and measured: the same command with mode=plan and a cluster that states its rates, into the same folder, predicts it.' };
   const x = pairs.map(p => POINTS[p.predicted].estimate_s), y = pairs.map(p => POINTS[p.measured].median_s);
   const names = pairs.map(p => `${label(POINTS[p.measured])} \u00b7 ${POINTS[p.predicted].cluster}`);
@@ -112,7 +113,7 @@ PICTURES.predicted = () => {
       { type: 'scatter', mode: 'lines', name: 'as predicted', x: ends, y: ends, hoverinfo: 'skip', line: { color: css('--soft'), dash: 'dot' } },
     ],
     layout: layout(420, { xaxis: { type: 'log', title: { text: 'estimate, seconds' } }, yaxis: { type: 'log', title: { text: 'median, seconds' } } }),
-    says: 'Above the line a refit took longer than was predicted.',
+    says: 'Above the line a refit took longer than was predicted.' + (all.length > pairs.length ? ` The first ${pairs.length} of ${all.length} pairs.` : ''),
     head: ['point, cluster of the prediction', 'estimate', 'median', 'median over estimate'],
     rows: pairs.map((p, i) => [names[i], seconds(x[i]), seconds(y[i]), (y[i] / x[i]).toFixed(2)]),
   };
@@ -121,16 +122,19 @@ PICTURES.predicted = () => {
 PICTURES.gpus = () => {
   const points = shown().map(n => POINTS[n]).filter(p => p.gpus && (p.median_s ?? p.floor_s) != null), lines = new Map();
   for (const p of points) for (const [what, value] of [['median', p.median_s], ['estimate', p.estimate_s], ['floor', p.floor_s]]) {
-    const name = `${p.model} \u00b7 ${p.method}` + (p.mode === 'predicted' ? ` \u00b7 ${p.cluster}` : '') + ` \u00b7 ${what}`;
-    if (value != null) lines.set(name, [...(lines.get(name) || []), { gpus: p.gpus, value, p, what }]);
+    const of = `${p.model} \u00b7 ${p.method}` + (p.mode === 'predicted' ? ` \u00b7 ${p.cluster}` : ''), name = `${of} \u00b7 ${what}`;
+    if (value == null) continue;
+    if (!lines.has(name)) lines.set(name, []);
+    lines.get(name).push({ gpus: p.gpus, value, p, what, of });
   }
   const several = [...lines].filter(([, of]) => new Set(of.map(o => o.gpus)).size > 1);
   if (!several.length) return { none: "No model that is shown has points of different numbers of GPUs; for Kimi K2: python -m refit.run -m mode=plan 'parallel=glob(kimi_k2_*)' cluster=h100,h200" };
+  const ofWhat = [...new Set(several.map(([, of]) => of[0].of))];
   several.forEach(([, of]) => of.sort((a, b) => a.gpus - b.gpus || a.value - b.value));
   return {
-    traces: several.slice(0, 24).map(([name, of], i) => ({ type: 'scatter', mode: of[0].what === 'floor' ? 'markers' : 'lines+markers', name: plain(name), x: of.map(o => o.gpus), y: of.map(o => o.value),
-      text: of.map(o => plain(label(o.p))), hoverinfo: 'x+y+text', line: { dash: of[0].what === 'median' ? 'solid' : 'dot' },
-      marker: { color: colour(i), size: 8, symbol: { floor: 'triangle-up-open', estimate: 'diamond-open', median: 'circle' }[of[0].what] } })),
+    traces: several.slice(0, 24).map(([name, of]) => ({ type: 'scatter', mode: of[0].what === 'floor' ? 'markers' : 'lines+markers', name: plain(name), x: of.map(o => o.gpus), y: of.map(o => o.value),
+      text: of.map(o => plain(label(o.p))), hoverinfo: 'x+y+text', line: { dash: of[0].what === 'median' ? 'solid' : 'dot', color: colour(ofWhat.indexOf(of[0].of)) },
+      marker: { color: colour(ofWhat.indexOf(of[0].of)), size: 8, symbol: { floor: 'triangle-up-open', estimate: 'diamond-open', median: 'circle' }[of[0].what] } })),
     layout: layout(480, { xaxis: { title: { text: 'GPUs that hold weights' } }, yaxis: { title: { text: 'seconds' }, rangemode: 'tozero' } }),
     says: 'Points of one number of GPUs may be other layouts: the table names them.',
     head: ['line', 'GPUs', 'seconds', 'point'],

@@ -1,4 +1,4 @@
-"""Who sends whom how much, planned again from a record's job: the traffic matrix. Pure, no torch."""
+"""Who sends whom how much, planned again from a record's job: the traffic matrix. No torch."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ PICTURES.layouts = () => {
     });
   });
   return {
-    traces, layout: layout(Math.min(1400, 260 + 24 * (last - first)), { ...axes, margin: { t: 120, r: 20, b: 30, l: 60 }, legend: { orientation: 'h', y: -0.05, yanchor: 'top' },
+    traces, layout: layout(Math.min(1400, 320 + 24 * (last - first)), { ...axes, margin: { t: 120, r: 20, b: 30, l: 60 }, legend: { orientation: 'h', y: -0.05, yanchor: 'top' },
       yaxis: { title: { text: 'rank' }, range: [last - 0.5, first - 0.5], dtick: last - first <= 32 ? 1 : undefined, showgrid: false, zeroline: false }, shapes: borders(l.world, l.per_node, false) }),
     says: 'Each column is one kind of tensor: across lie its experts and the axis that is cut, down its layers. A rank needs what is filled after, and does not have to be sent what it has filled before; where two ranks have the same, they are replicas. Lines are between nodes.',
     head: ['rank', 'side', 'tensors', 'holds'], rows,

@@ -8,6 +8,8 @@ const form = document.getElementById('filters');
 const body = document.querySelector('#points tbody');
 const ROWS = [...body.rows];  // by the number of the point
 const state = {};  // what the address says: the filters, sort, point
+const FIRST = 100;  // rows of a table that are laid out at once; a button shows the others, paper all
+let every = false;  // that button was used
 let order = POINTS.map((_, n) => n);  // of all points, as they are sorted
 
 function shown() {  // the points that the filters leave, in the order of the table
@@ -44,18 +46,21 @@ const middle = numbers => {
 };
 
 function matrix(numbers) {
-  const methods = [...new Set(numbers.map(n => POINTS[n].method))].sort();
-  const models = new Set(POINTS.map(p => p.model)).size, rows = new Map();
+  const methods = [...new Set(numbers.filter(n => best(POINTS[n]) != null).map(n => POINTS[n].method))].sort();
+  const models = new Set(POINTS.map(p => p.model)).size, rows = new Map();  // name -> method -> points
   for (const n of numbers) {
     const p = POINTS[n];
     if (best(p) == null) continue;
     const name = (models > 1 ? p.model + ' ' : '') + p.row + (p.mode === 'predicted' ? ', predicted' : '');
     if (!rows.has(name)) rows.set(name, new Map());
     const cells = rows.get(name);
-    cells.set(p.method, [...(cells.get(p.method) || []), p]);
+    if (!cells.has(p.method)) cells.set(p.method, []);
+    cells.get(p.method).push(p);
   }
-  const table = document.getElementById('matrix'), lowest = [];
-  const texts = [...rows].map(([name, cells]) => {
+  const table = document.getElementById('matrix'), lowest = [], most = [...rows].slice(0, FIRST);
+  document.getElementById('matrix-more').textContent = most.length < rows.size
+    ? `The first ${most.length} of ${rows.size} rows; filter or sort to see others.` : '';
+  const texts = most.map(([name, cells]) => {
     const times = methods.map(m => cells.has(m) ? middle(cells.get(m).map(best)) : Infinity);
     lowest.push(cells.size > 1 ? times.indexOf(Math.min(...times)) : -1);
     return [name, ...methods.map((m, i) => {
@@ -90,7 +95,8 @@ function show() {  // all that the state says
   sorted();
   const numbers = shown(), left = new Set(numbers);
   ROWS.forEach((row, n) => { row.hidden = !left.has(n); });
-  body.append(...order.map(n => ROWS[n]));
+  if (order.some((n, i) => body.rows[i] !== ROWS[n])) body.append(...order.map(n => ROWS[n]));
+  few(numbers);
   FILTERS.forEach(f => { form.elements[f].value = state[f] || ''; });
   document.getElementById('shown').textContent = `${numbers.length} of ${POINTS.length} points`;
   for (const article of document.querySelectorAll('#failures article'))
@@ -98,6 +104,13 @@ function show() {  // all that the state says
   matrix(numbers);
   showOne();
   redraw();
+}
+
+function few(numbers) {  // of the points that are shown, the first alone are laid out
+  numbers.forEach((n, i) => ROWS[n].classList.toggle('more', i >= FIRST && !every));
+  const button = document.getElementById('every');
+  button.hidden = every || numbers.length <= FIRST;
+  button.textContent = `Show all ${numbers.length} rows`;
 }
 
 function said() {  // the state into the address
@@ -134,6 +147,10 @@ body.addEventListener('click', event => {
   if (!row) return;
   change({ point: POINTS[row.dataset.n].id });
   document.getElementById('one-heading').focus();
+});
+document.getElementById('every').addEventListener('click', () => {
+  every = true;
+  few(shown());
 });
 document.getElementById('close').addEventListener('click', () => {
   const n = POINTS.findIndex(p => p.id === state.point);

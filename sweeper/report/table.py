@@ -58,4 +58,4 @@ NUMBERS = {
     "floor": "floor_s",
     "estimate": "estimate_s",
 }
-"""Columns that are sorted by a number of `sweeper.report.data`'s points; the others by their text."""
+"""Columns that are sorted by a number of a point of `sweeper.report.data`; others by their text."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import ceil
 from typing import Any
 
-from refit.job import Job
 from refit.record.record import Record
 from refit.record.row import Row
 
@@ -21,7 +19,7 @@ OF_ROW = (*OF_METHOD, "model=", "parallel=", "mode=", "sweep.", "seed=")
 def mapping(record: Record) -> str:
     """Both sides as others write them: `TP8 PP8 EP32 -> TP32 EP32`; degrees of 1 go without."""
     if record.layout is not None:
-        sides = [asdict(record.layout.source), *map(asdict, record.layout.receiving)]
+        sides = [vars(record.layout.source), *map(vars, record.layout.receiving)]
     else:
         pair = record.config["parallel"]
         sides = [pair["source"], *(pair.get("destinations") or [pair["destination"]])]
@@ -43,10 +41,19 @@ def _side(side: Mapping[str, Any]) -> str:
 
 
 def varied(records: Sequence[Record]) -> list[str]:
-    """What tells a point from others of its row, model and method: overrides that not all have."""
+    """What tells points of one model, pair and kind apart: the overrides that not all of them have.
+
+    Not the method, which has a column of its own.
+    """
     said = [[o for o in r.overrides if not o.startswith(OF_ROW)] for r in records]
-    common = set.intersection(*map(set, said)) if said else set()
-    return [" ".join(o for o in of_one if o not in common) for of_one in said]
+    rows = [(r.config["model"]["name"], r.config["parallel"]["name"], r.kind) for r in records]
+    common: dict[tuple[str, ...], set[str]] = {}
+    for row, of_one in zip(rows, said, strict=True):
+        common[row] = common.get(row, set(of_one)) & set(of_one)
+    return [
+        " ".join(o for o in of_one if o not in common[row])
+        for row, of_one in zip(rows, said, strict=True)
+    ]
 
 
 def p95(seconds: Sequence[float]) -> float:
@@ -93,12 +100,14 @@ def command(record: Record, folder: str) -> str:
     return f"python -m refit.run {shlex.join(words)}".rstrip()
 
 
-def same_move(job: Job) -> tuple[Any, ...]:
-    """What two points have in common that have one plan: model, sides, placement and fan-out."""
-    config = asdict(job)
-    for group in ("model", "parallel"):
-        del config[group]["name"]
+def same_move(record: Record) -> str:
+    """Equal for two points that have one plan: model, sides, placement, fan-out and method."""
+    config = record.config
+    model, pair, refit = (dict(config[group]) for group in ("model", "parallel", "refit"))
+    for part in (model, pair):
+        part.pop("name", None)
     named = ("fanout", "include", "exclude", "mode", "cast_at", "peer_names")
-    of_refit = {name: config["refit"].get(name) for name in named}
-    parts = (config["model"], config["parallel"], of_refit, job.cluster.ranks_per_node, job.build)
-    return tuple(map(repr, parts))
+    of_refit = [refit.get(name) for name in named]
+    per_node = config["cluster"]["ranks_per_node"]
+    of_record = record.method, record.plan, record.model_build, record.layout
+    return repr((model, pair, of_refit, per_node, config["mode"], *of_record))

@@ -32,7 +32,7 @@ NOT_RUN = {
 RUN = {
     "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
     "refit.calibrate", "refit.megatron_args", "refit.model", "refit.import_model",
-    "sweeper.status", "sweeper.collect",
+    "sweeper.status", "sweeper.collect", "sweeper.report",
 }  # fmt: skip
 
 SMALL = {
