@@ -1,14 +1,15 @@
 """The README's pictures of a report: `python -m benchmarks.screenshots DIR [TO]`.
 
-Opens DIR's report in a headless Chromium and photographs two of its parts: the pictures of all
-points, and the layouts and the traffic of the point that moved most. TO is docs/pictures by default.
+Opens DIR's report in a headless Chromium and photographs two of its parts: what is drawn of all
+points, and the layouts and the traffic of the point that moved most. TO is docs/pictures where it
+is not said.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from selenium import webdriver
@@ -42,7 +43,8 @@ def keep(driver: webdriver.Chrome, ids: Sequence[str], to: Path) -> None:
         "kept.forEach((part, i) => { if (part.tagName === 'H2') kept[i] = part.parentNode; });"
         "document.body.replaceChildren(...kept);"
         "document.querySelectorAll('.as-table, .modebar, figcaption').forEach(e => e.remove());"
-        "document.body.style.padding = '4px 12px';"
+        "document.body.style.padding = '4px 12px';",
+        list(ids),
     )
     high = driver.execute_script("return document.documentElement.scrollHeight")
     driver.set_window_size(WIDTH, high + 20)
@@ -55,8 +57,8 @@ def keep(driver: webdriver.Chrome, ids: Sequence[str], to: Path) -> None:
 
 def moved_most(records: Sequence[Record]) -> str:
     """The id of the point with most bytes, of those whose ranks held a time."""
-    size: Callable[[Record], int] = lambda r: r.plan.bytes if r.plan and r.seconds else 0
-    return max(records, key=size).id
+    timed = [record for record in records if record.seconds and record.plan]
+    return max(timed, key=lambda record: record.plan.bytes if record.plan else 0).id
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ function bytes(value) {
     if (value >= scale) return (value / scale).toFixed(2) + ' ' + unit;
   return value + ' B';
 }
-const cut = (text, most) => text.length > most ? text.slice(0, most - 1) + '\u2026' : text;
+const cut = (text, most) => text.length > most ? text.slice(0, most - 21) + '\u2026' + text.slice(-20) : text;
 
 function plotly() {  // it is large, and read only when the first picture is drawn
   if (!window.Plotly) {

@@ -2,7 +2,8 @@
 
 const CURVES = read('curves'), PAIRS = read('pairs'), PUBLISHED = read('published');
 const MOST_PAIRS = 500;
-const label = p => `${p.row} \u00b7 ${p.method}` + (p.mode === 'predicted' ? ' \u00b7 predicted' : '');
+const ofModel = new Set(POINTS.map(p => p.model)).size > 1 ? p => p.model + ' ' : () => '';
+const label = p => `${ofModel(p)}${p.row} \u00b7 ${p.method}` + (p.mode === 'predicted' ? ' \u00b7 predicted' : '');
 
 function some(wanted) {  // the first points that have what is wanted, and what is to be said of it
   const all = shown().map(n => POINTS[n]).filter(wanted), first = all.slice(0, MOST_ROWS);
