@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 from refit import compose
 from refit.forecast.predict import predict_point
 from refit.record.point import Point
 from sweeper.report import __main__ as report
-
-pytest.importorskip("selenium", reason="needs selenium: pip install 'refit-sweep[test]'")
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
