@@ -38,6 +38,7 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "trace": ("sweeper.trace", "one point's refits, rank by rank, for ui.perfetto.dev"),
     "export": ("sweeper.export.__main__", "records for MLflow, GitHub, NIXL and other tools"),
     "import-metrics": ("sweeper.import_metrics", "a training run's own times, beside the plan"),
+    "report": ("sweeper.report.__main__", "the records as a page with pictures, or as Markdown"),
 }
 """Subcommand -> its module, which `python -m` runs as well, and what it is for."""
 

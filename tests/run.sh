@@ -17,9 +17,10 @@ slurm=$!
 part ranks -n 2 --dist loadgroup tests/ranks tests/torch
 part unit -n 2 tests/unit tests/conf tests/commands
 part install -n 2 --dist loadfile tests/install
+part browser tests/browser
 wait $slurm || ended=1
 cat "$logs/slurm.log"
 echo "== skipped"
-for name in ranks unit install slurm; do grep -H ^SKIPPED "$logs/$name.log"; done |
+for name in ranks unit install browser slurm; do grep -H ^SKIPPED "$logs/$name.log"; done |
     sed "s#^$logs/\([a-z]*\).log:SKIPPED#\1:#"
 exit $ended

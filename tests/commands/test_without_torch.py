@@ -14,6 +14,7 @@ import pytest
 
 from refit import advise, calibrate, megatron_args, program, published, run, workloads
 from sweeper import collect, status
+from sweeper.report import __main__ as report
 from tests.support.forks import Ended, fork_of
 
 MISSING = "raise ModuleNotFoundError(\"No module named 'torch'\")"
@@ -50,6 +51,7 @@ PROGRAMS = {
     "flags": (megatron_args, "--from refit=nccl", 0, "--refit-method"),
     "status": (status, "DIR", 0, "1 ok"),
     "collect": (collect, "DIR", 0, "1 records"),
+    "report": (report, "DIR --markdown", 0, "| TP2 -> TP1 |"),
     "calibrate": (calibrate, "DIR", 2, ""),  # there are only predictions in it
 }
 

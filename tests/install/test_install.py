@@ -41,6 +41,9 @@ SMALL = (
 )  # fmt: skip
 
 
+PAGE = (".html", ".css", ".js")
+"""What a report's page is made of."""
+
 READ_ONLY = (
     *("unshare", "--mount", "sh", "-c"),
     'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"',
@@ -321,6 +324,8 @@ def test_the_wheel_holds_every_file_and_its_commit(tmp_path: Path) -> None:
     code = {str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).rglob("*.py")}
     data = {str(p.relative_to(ROOT)) for p in (ROOT / "refit").rglob("*.[yj][as][mo][ln]")}
     data |= {"refit/py.typed", "sweeper/py.typed"}
+    page = [p for p in (ROOT / "sweeper" / "report").iterdir() if p.suffix in PAGE]
+    data |= {str(path.relative_to(ROOT)) for path in page}
     conf = {f"refit/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     typed = {f"{package}/py.typed" for package in ("refit", "sweeper")}
     assert held == code | data | conf | typed

@@ -32,7 +32,8 @@ NOT_RUN = {
 RUN = {
     "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
     "refit.calibrate", "refit.megatron_args", "refit.model", "refit.import_model",
-    "sweeper.status", "sweeper.collect", "sweeper.compare", "sweeper.trace", "sweeper.export",
+    "sweeper.status", "sweeper.collect", "sweeper.report", "sweeper.compare", "sweeper.trace",
+    "sweeper.export",
 }  # fmt: skip
 
 SMALL = {

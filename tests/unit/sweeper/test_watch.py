@@ -20,7 +20,10 @@ from sweeper.points import Planned, SweepPlan
 from sweeper.submission import How, submit
 from tests.support.jobs import job
 
-SETTINGS = Settings("retry", False, True, False, 1, 3, True)
+SETTINGS = Settings(
+    mode="retry", dry_run=False, interleave=False, wait=True, here=False, pack=1, max_attempts=3,
+    snapshot=True,
+)  # fmt: skip
 TOOLS = {
     "scontrol": "echo 'Slurmctld(primary) at here is UP'; echo 'MaxArraySize = 1001'",
     "squeue": "case $* in *all*) cat $(dirname $0)/ended;; *) cat $(dirname $0)/queue;; esac",
