@@ -141,3 +141,22 @@ def not_read(command: Command) -> list[str]:
             said = " ".join([*condition, *says])
             found.append(f"not read, its condition does not hold: {said}")
     return list(dict.fromkeys(found))
+
+
+ARRAY = re.compile(r"\$\{(\w+)\[[@*]\]\}")
+
+
+def unfilled(words: Sequence[str], text: str) -> list[str]:
+    """Arrays among a command's words that another file may fill.
+
+    Raises:
+        UserError: this one does, and not where it is read.
+    """
+    found = [match for word in words if (match := ARRAY.fullmatch(word))]
+    for match in found:
+        if re.search(rf"\b{match[1]}\+?=\(", text):
+            raise UserError(
+                f"{match[0]} is filled under a condition alone that does not hold, or that only a"
+                " shell knows; put NAME=VALUE behind the file so that it holds"
+            )
+    return [match[0] for match in found]

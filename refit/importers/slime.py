@@ -24,7 +24,7 @@ from refit.importers.pair import (
     named,
     narrow,
 )  # fmt: skip
-from refit.importers.said import Said, not_read
+from refit.importers.said import ARRAY, Said, not_read, unfilled
 from refit.job import UserError
 
 WANTED = "slime's: python3 train.py --actor-num-nodes 2 --rollout-num-gpus-per-engine 8 ..."
@@ -54,7 +54,8 @@ def read(text: str, variables: Mapping[str, str], ignored: Collection[str]) -> P
         UserError: it cannot be read, or says what cannot be said here.
     """
     command = script.read(text, variables, lambda words: any(w in _KNOWS for w in words), WANTED)
-    said, arrays = _flags(command)
+    said = _flags(command)
+    arrays = unfilled([*command.launcher, *command.arguments], text)
     source = _source(said)
     training_per_node = said.count("actor-num-gpus-per-node") or 8
     source["gpus"] = said.number("actor-num-nodes") * training_per_node
@@ -78,20 +79,19 @@ def read(text: str, variables: Mapping[str, str], ignored: Collection[str]) -> P
     )
 
 
-def _flags(command: script.Command) -> tuple[Said, list[str]]:
-    """Flags with their values, and arrays that another file fills."""
+def _flags(command: script.Command) -> Said:
+    """Flags with their values."""
     values: dict[str, Any] = {}
-    arrays: list[str] = []
     name = ""
     for word in [*command.launcher, *command.arguments]:
-        if word.startswith("${") and word.endswith("[@]}"):
-            arrays.append(word)
-        elif word.startswith("--"):
+        if ARRAY.fullmatch(word):
+            continue
+        if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             values[name] = value if equals else "true"
         elif name:
             values[name] = word if values[name] == "true" else f"{values[name]} {word}"
-    return Said(values, WAY_OUT + script.unknown(command)), arrays
+    return Said(values, WAY_OUT + script.unknown(command))
 
 
 def _source(said: Said) -> Side:

@@ -23,7 +23,7 @@ from refit.importers.pair import (
     stages_of,
     vllm,
 )  # fmt: skip
-from refit.importers.said import Said, not_read
+from refit.importers.said import Said, not_read, unfilled
 from refit.importers.script import unknown
 from refit.job import UserError
 
@@ -72,14 +72,8 @@ def read(text: str, variables: Mapping[str, str], ignored: Collection[str]) -> P
     gpus = said.number("trainer.nnodes") * per_node
     source = _megatron(said, gpus) if _is_megatron(said, words) else _fsdp(said, gpus)
     apart = str(said.raw(f"{_OF}hybrid_engine")).lower() == "false"
-    serving = gpus
-    if apart:
-        nodes = said.count("rollout.nnodes", f"{_OF}rollout.nnodes")
-        if nodes is None:
-            raise UserError("hybrid_engine=False, and rollout.nnodes does not say what serves")
-        serving = nodes * (said.count("rollout.n_gpus_per_node") or per_node)
-    left_out: list[str] = []
-    destination = _engine(said, serving, left_out)
+    left_out = [f"not in this file: {array}" for array in unfilled(words, text)]
+    destination = _engine(said, _apart(said, per_node) if apart else gpus, left_out)
     said.unread(_ASKED, _HARMLESS, ignored)
     return Pair(
         framework="verl",
@@ -91,6 +85,14 @@ def read(text: str, variables: Mapping[str, str], ignored: Collection[str]) -> P
         left_out=[*left_out, *_left_out(said, source), *not_read(command)],
         etp=f"{_OF}actor.megatron.expert_tensor_parallel_size",
     )
+
+
+def _apart(said: Said, per_node: int) -> int:
+    """GPUs that serve alone."""
+    nodes = said.count("rollout.nnodes", f"{_OF}rollout.nnodes")
+    if nodes is None:
+        raise UserError("hybrid_engine=False, and rollout.nnodes does not say what serves")
+    return nodes * (said.count("rollout.n_gpus_per_node") or per_node)
 
 
 def _is_megatron(said: Said, words: Collection[str]) -> bool:

@@ -362,6 +362,7 @@ TEXTS = {
         ("verl.sh", "model_engine=veomni", "known are megatron, fsdp and fsdp2"),
         ("verl.sh", "actor_rollout_ref.rollout.name=hf", "known are vllm, sglang, trtllm"),
         ("verl.sh", "actor_rollout_ref.rollout.expert_parallel_size=3", "is not TP 2 times"),
+        ("run.sh", "${P[@]}\nif [ -d /x ]; then\nP=(--a 1)\nfi", "${P[@]} is filled under a con"),
         ("verl.sh", "actor_rollout_ref.hybrid_engine=False", "does not say what serves"),
     ],
 )  # fmt: skip
