@@ -38,7 +38,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refit import compose, program
-from refit.importers import flags, options, read, script, write
+from refit.importers import options, read, script, write
+from refit.importers.megatron_lm import has_flags, world_of
 from refit.job import UserError
 from refit.rules.impossible import impossible
 
@@ -126,24 +127,11 @@ def command_of(asked: Asked) -> script.Command:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{asked.file} cannot be read: {error}") from None
     try:
-        found = script.read(text, asked.variables, _has_flags)
+        found = script.read(text, asked.variables, has_flags)
     except UserError as error:
         raise UserError(f"{'stdin' if asked.file == '-' else asked.file}: {error}") from None
     found.arguments += asked.words
     return found
-
-
-def _has_flags(words: Sequence[str]) -> bool:
-    return any(word.startswith("--") and flags.known(word[2:].partition("=")[0]) for word in words)
-
-
-def world_of(command: script.Command) -> int | None:
-    """GPUs that torchrun starts the command on, where it is said in numbers."""
-    per_node = command.launched("--nproc-per-node")
-    if per_node is None or not per_node.isdecimal():
-        return None
-    nodes = command.launched("--nnodes") or "1"
-    return int(per_node) * int(nodes) if nodes.isdecimal() else None
 
 
 def translate(asked: Asked) -> tuple[list[str], list[str]]:

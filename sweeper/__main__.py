@@ -24,6 +24,7 @@ PROGRAMS: Mapping[str, tuple[str, str]] = {
     "advise": ("refit.advise", "rank the layouts to serve from"),
     "model": ("refit.model_table", "a model's tensors, their shapes, cuts and parameters"),
     "import-model": ("refit.import_model", "a Hugging Face config.json as a model of ours"),
+    "import-pair": ("refit.import_pair", "another framework's launch script as a pair of layouts"),
     "workloads": ("refit.workloads", "the MoE workloads that can be the source of a refit"),
     "published": ("refit.published", "published refits beside our floor and estimate"),
     "calibrate": ("refit.calibrate", "fit the estimate to measured records"),

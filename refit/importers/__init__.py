@@ -1,1 +1,1 @@
-"""Other programs' commands as jobs, and jobs as their commands: Megatron-LM's so far."""
+"""Other programs' commands as jobs, and Megatron-LM's the other way: one file per dialect."""

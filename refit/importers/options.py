@@ -32,7 +32,7 @@ def overrides(reading: Reading) -> list[str]:
     Raises:
         UserError: Megatron's list of layers with experts is wrong.
     """
-    name, of_model = _model(reading)
+    name, of_model = model_of(reading)
     return [
         *of_model,
         *_pair(reading, name),
@@ -44,7 +44,7 @@ def overrides(reading: Reading) -> list[str]:
 # -- the model
 
 
-def _model(reading: Reading) -> tuple[str, list[str]]:
+def model_of(reading: Reading) -> tuple[str, list[str]]:
     """The option that is closest, and the overrides that make it the model."""
     if not reading.whole:
         own = asdict(models()[OWN_MODEL])
@@ -58,9 +58,10 @@ def _model(reading: Reading) -> tuple[str, list[str]]:
     wanted = comparable(model)
     if "vocab_size" not in reading.model:
         del wanted["vocab_size"]
+    theirs = {name: comparable(option) for name, option in models().items()}
     differing = {
-        name: [key for key, value in wanted.items() if comparable(option)[key] != value]
-        for name, option in models().items()
+        name: [key for key, value in wanted.items() if own[key] != value]
+        for name, own in theirs.items()
     }
     closest = min(differing, key=lambda name: (len(differing[name]), name))
     differs = differing[closest]

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
+from refit.importers import shell_words
+from refit.importers.shell_values import (
+    Value,
+    Values,
+    as_list,
+    expanded,
+    holds,
+    is_computed,
+    text_of,
+)
 from refit.job import UserError
 
-Value = str | list[str]
-
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[\w+\])?(\+?)=(.*)", re.DOTALL)
-_VARIABLE = re.compile(r"\$\{(\w+|[@*])(\[[@*]\])?(?::?-([^}]*))?\}|\$(\w+|[@*])")
-_COMPUTED = re.compile(r"\$\(\(.*?\)\)|\$\([^()]*\)|`[^`]*`")
 _PROGRAM = re.compile(r".+\.(py|sh|slurm|sbatch)")
 _BEFORE_A_NAME = {"export", "declare", "local", "readonly", "exec", "time", "-x", "-a", "env"}
-_SEPARATORS = {";", ";;", "&", "&&", "||", "|", "\n", "|&"}
+MEGATRONS = "Megatron's: ./benchmark_refit_sbatch.sh --tensor-model-parallel-size 2 ..."
+"""Whose flags are wanted, and how a command with them looks."""
+
+_TESTS = {"[", "[[", "test"}
+SAYS = re.compile(r"--|\+*[A-Za-z_][\w.]*\+?=")
 
 
 @dataclass
@@ -28,7 +38,8 @@ class Command:
         program: such as `pretrain_gpt.py`; empty where flags alone are given.
         arguments: what follows it.
         environment: what the script exports, or puts before the command.
-        skipped: blocks of `if` whose condition does not hold, with the flags in them.
+        skipped: what is read under a condition that does not hold, with what it says.
+        documents: texts between `<<EOF` and `EOF`.
     """
 
     launcher: list[str]
@@ -36,6 +47,7 @@ class Command:
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
 
     def launched(self, *names: str) -> str | None:
         """The value of one of the launcher's options, whose words may be joined by - or _."""
@@ -63,62 +75,96 @@ def command_of(words: Sequence[str], environment: dict[str, str] | None = None) 
 
 
 def read(
-    text: str, variables: Mapping[str, str], has_flags: Callable[[Sequence[str]], bool]
+    text: str,
+    variables: Mapping[str, str],
+    has_flags: Callable[[Sequence[str]], bool],
+    wanted: str = MEGATRONS,
 ) -> Command:
     """The command of a script that has the flags that are asked for.
 
-    Assignments, arrays, `${NAME:-default}`, comments and continued lines are read as bash does, and
-    `if` where it asks whether a variable is empty or equal. A variable without a value stays as it
-    is written.
+    Assignments, arrays, `${NAME:-default}`, sums of whole numbers, comments and continued lines are
+    read as bash does, and `if`, `case`, `&&` and `||` where they ask whether a variable is empty,
+    equal or greater. A variable without a value stays as it is written.
 
     Args:
         variables: as they are in the environment; they win over defaults alone.
         has_flags: whether the words of a command have one of these flags.
+        wanted: see `MEGATRONS`.
 
     Raises:
         UserError: there is no such command, or more than one; a quote is not closed.
     """
-    state = _State(dict(variables))
-    commands = [words for words in _statements(text, state) if has_flags(words)]
+    shell = shell_words.parsed(text)
+    state = _State(dict(variables), shell.computed)
+    commands = [words for words in _commands(shell.statements, state) if has_flags(words)]
+    whose, _, example = wanted.partition(": ")
     if not commands:
+        within = unknown(Command([], "", [], skipped=[b for b in state.skipped if " --" in b]))
         raise UserError(
-            "no command with Megatron's flags is in it; what is looked for is such as"
-            " './benchmark_refit_sbatch.sh --tensor-model-parallel-size 2 ...'"
+            f"no command with {whose} flags is in it; what is looked for is such as"
+            f" '{example}'{within}"
         )
     if len(commands) > 1:
         starts = "; ".join(" ".join(words[:3]) + " ..." for words in commands)
-        raise UserError(f"{len(commands)} commands have Megatron's flags, one is read: {starts}")
+        raise UserError(f"{len(commands)} commands have {whose} flags, one is read: {starts}")
     made = command_of(commands[0], state.exported)
-    made.skipped = state.skipped
+    made.skipped, made.documents = state.skipped, shell.documents
     return made
 
 
+def unknown(command: Command) -> str:
+    """What to add where something is missing: conditions that only a shell can answer."""
+    asks = [block.partition(" --")[0] for block in command.skipped]
+    asks = [ask for ask in dict.fromkeys(asks) if is_computed(ask)]
+    return f"; not read, as only a shell knows whether it holds: {'; '.join(asks)}" if asks else ""
+
+
 @dataclass
-class _State:
+class _Branch:
+    """An `if` or `case` that is open.
+
+    Attributes:
+        words: of the condition; of a `case`, its subject.
+        read: whether this branch of it is.
+        taken: whether one was.
+        asks: its condition goes on.
+    """
+
+    words: list[str]
+    read: bool
+    taken: bool
+    asks: bool = False
+
+
+@dataclass
+class _State(Values):
     """What is known on the way down a script."""
 
-    variables: dict[str, Value]
     exported: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
-    # of each `if` that is open: whether this branch is read, and whether one was
-    branches: list[tuple[bool, bool]] = field(default_factory=list)
+    branches: list[_Branch] = field(default_factory=list)
+    succeeds: bool = True  # the last command, for `&&` and `||`
 
     @property
     def is_read(self) -> bool:
-        return all(read for read, _ in self.branches)
+        return all(branch.read for branch in self.branches)
+
+    def skips(self, words: Sequence[str]) -> None:
+        """Keep a condition that does not hold."""
+        self.skipped.append(self.as_written(" ".join(words)))
 
 
-def _statements(text: str, state: _State) -> Iterator[list[str]]:
+def _commands(statements: Sequence[shell_words.Statement], state: _State) -> Iterator[list[str]]:
     """The words of each command that would be run; assignments go into `state`.
 
     Lines that begin with a flag go on with the command before them: so flags alone can be pasted.
     """
     pending: list[str] = []
-    for words in _split(text):
-        if words[0].startswith("--") and pending:
-            pending += _expanded(words, state)
+    for statement in statements:
+        if statement.words[0].startswith("--") and pending:
+            pending += expanded(statement.words, state)
             continue
-        done = _one(words, state)
+        done = _one(statement, state)
         if done:
             if pending:
                 yield pending
@@ -127,35 +173,71 @@ def _statements(text: str, state: _State) -> Iterator[list[str]]:
         yield pending
 
 
-def _one(words: list[str], state: _State) -> list[str] | None:
+def _one(statement: shell_words.Statement, state: _State) -> list[str] | None:
     """The words of a command with values put in; None of what is no command, or is not run."""
-    while words and words[0] in ("then", "else", "elif", "fi", "do", "done", "{", "}", "!"):
-        _branch(words, state)
-        words = words[1:] if words[0] not in ("elif", "fi") else []
-    if words and words[0] == "if":
-        holds = _holds(words[1:], state) if state.is_read else False
-        if state.is_read and not holds:
-            state.skipped.append(" ".join(words))
-        state.branches.append((holds, holds))
+    words, after = statement.words, statement.after
+    branch = state.branches[-1] if state.branches else None
+    if branch and branch.asks and words[0] != "then":  # `[ a ] && [ b ]` behind an `if`
+        more = holds(words, state)
+        branch.read = (branch.read and more) if after == "&&" else (branch.read or more)
+        branch.words += [after, *words]
         return None
+    while words and words[0] in _KEYWORDS:
+        words = _keyword(words[0], words[1:], state)
     if not words:
         return None
-    if not state.is_read:
-        flags = [word for word in words if word.startswith("--")]
-        if flags and state.skipped:
-            state.skipped[-1] += " " + " ".join(flags)
+    if not state.is_read or (after and state.succeeds != (after == "&&")):
+        says = [state.as_written(word) for word in words if SAYS.match(word) and word[-1] != "="]
+        if says and state.skipped:
+            state.skipped[-1] += " " + " ".join(says)
         return None
-    return _assigned(words, state)
+    state.succeeds = words[0] not in _TESTS or holds(words, state)
+    if not state.succeeds:
+        state.skips(words)
+    return None if words[0] in _TESTS else _assigned(words, state)
 
 
-def _branch(words: list[str], state: _State) -> None:
-    """`else`, `elif` and `fi` change which branch is read."""
-    if words[0] == "fi" and state.branches:
+_KEYWORDS = {"if", "then", "elif", "else", "fi", "case", "esac", shell_words.PATTERN,
+             "do", "done", "{", "}", "!"}  # fmt: skip
+
+
+def _keyword(word: str, rest: list[str], state: _State) -> list[str]:
+    """Which branch is read behind it; what else follows it in the statement."""
+    if word == "if":
+        reads = state.is_read
+        state.branches.append(_Branch(rest, reads and holds(rest, state), not reads, asks=True))
+        return []
+    if word == "case":
+        subject = text_of(rest[0], state, unset="") if rest else ""
+        state.branches.append(_Branch([subject], False, not state.is_read))
+        return []
+    if not state.branches or word in ("do", "done", "{", "}", "!"):
+        return rest
+    branch = state.branches[-1]
+    if word in ("fi", "esac"):
         state.branches.pop()
-    elif words[0] in ("else", "elif") and state.branches:
-        _, taken = state.branches.pop()
-        holds = not taken and (words[0] == "else" or _holds(words[1:], state))
-        state.branches.append((holds, taken or holds))
+    elif word == "elif":
+        branch.words, branch.read, branch.asks = rest, holds(rest, state), True
+    elif word == "then":
+        branch.asks = False
+        _enter(branch, branch.read, ["if", *branch.words], state)
+        return rest
+    elif word == "else":
+        _enter(branch, True, [], state)
+        return rest
+    else:  # a pattern
+        (subject,) = branch.words
+        met = any(fnmatchcase(subject, pattern) for pattern in rest) and not is_computed(subject)
+        _enter(branch, met, ["case", subject, *rest], state)
+    return []
+
+
+def _enter(branch: _Branch, met: bool, condition: list[str], state: _State) -> None:
+    """Read this branch if its condition is met, and none before it was; else say so."""
+    branch.read = met and not branch.taken
+    if not met and not branch.taken:
+        state.skips(condition)
+    branch.taken = branch.taken or met
 
 
 def _assigned(words: list[str], state: _State) -> list[str] | None:
@@ -171,9 +253,9 @@ def _assigned(words: list[str], state: _State) -> list[str] | None:
         value: Value
         if text == "" and rest[:1] == ["("]:
             end = rest.index(")") if ")" in rest else len(rest)
-            value, rest = _expanded(rest[1:end], state), rest[end + 1 :]
+            value, rest = expanded(rest[1:end], state), rest[end + 1 :]
         else:
-            value = _text(text, state)
+            value = text_of(text, state)
         before = state.variables.get(name)
         if more and before is not None:
             value = _joined(before, value)
@@ -182,119 +264,10 @@ def _assigned(words: list[str], state: _State) -> list[str] | None:
             state.variables[name] = value
     if exporting or rest:
         state.exported |= {k: v for k, v in taken.items() if isinstance(v, str)}
-    return _expanded(rest, state) if rest and not exporting else None
+    return expanded(rest, state) if rest and not exporting else None
 
 
 def _joined(before: Value, value: Value) -> Value:
     if isinstance(before, str) and isinstance(value, str):
         return before + value
-    return [*_as_list(before), *_as_list(value)]
-
-
-def _as_list(value: Value) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def _holds(words: Sequence[str], state: _State) -> bool:
-    """Whether `[ -n "$X" ]`, `-z`, `=`, `==` or `!=` holds; of other conditions False."""
-    inner = [_text(word, state, unset="") for word in words if word not in ("[", "[[", "]", "]]")]
-    match inner:
-        case ["-n"]:
-            return False
-        case ["-z"]:
-            return True
-        case ["-n", word]:
-            return word != ""
-        case ["-z", word]:
-            return word == ""
-        case [left, "=" | "==" | "-eq", right]:
-            return left == right
-        case [left, "!=" | "-ne", right]:
-            return left != right
-    return False
-
-
-def _expanded(words: Sequence[str], state: _State) -> list[str]:
-    """Words with variables put in: an array, or a text of flags, becomes several words."""
-    found: list[str] = []
-    for word in words:
-        whole = _VARIABLE.fullmatch(word)
-        value = state.variables.get(whole[1] or whole[4]) if whole else None
-        if isinstance(value, list):
-            found += value
-        elif isinstance(value, str) and value.lstrip().startswith("-") and " " in value.strip():
-            found += value.split()
-        elif whole and (whole[1] or whole[4]) in ("@", "*"):
-            continue  # the script's own arguments, which are given behind it
-        else:
-            found.append(_text(word, state))
-    return found
-
-
-def _text(word: str, state: _State, unset: str | None = None) -> str:
-    """A word with variables put in; `unset` in place of one without a value, or as written."""
-
-    def put_in(found: re.Match[str]) -> str:
-        value = state.variables.get(found[1] or found[4])
-        if value is None or value == "":
-            if found[3] is not None:
-                return _text(found[3], state, unset)
-            return found[0] if unset is None and value is None else unset or ""
-        return " ".join(_as_list(value))
-
-    return _VARIABLE.sub(put_in, word)
-
-
-def _split(text: str) -> Iterator[list[str]]:
-    """The words of each statement, quotes taken off; an array's brackets are words of it."""
-    statement: list[str] = []
-    depth = 0
-    for words in _lines(text):
-        skip = False
-        for word in words:
-            if skip:
-                skip = False
-            elif set(word) <= set("<>&") and set(word) & set("<>"):
-                skip = True  # where output goes
-            elif word in _SEPARATORS and not depth:
-                if statement:
-                    yield statement
-                statement = []
-            elif word != "\n":
-                depth += (word == "(") - (word == ")")
-                statement.append(word)
-    if statement:
-        yield statement
-
-
-def _lines(text: str) -> Iterator[list[str]]:
-    """Words of each line, which ends in a newline of its own; a quote may go over several.
-
-    A backslash at the end goes on with the next line, also with blanks or a comment behind it.
-    """
-    text = re.sub(r"\\[ \t]*(#[^\n]*)?(\r?\n|$)", " ", text)
-    text = _COMPUTED.sub("${computed}", text)
-    text = re.sub(r"(?<!\S)\d+(?=[<>])", "", text)  # whose output goes there
-    kept = ""
-    for line in text.splitlines():
-        kept += line
-        lexer = shlex.shlex(kept, posix=True, punctuation_chars="();<>|&")
-        lexer.whitespace_split = True
-        try:
-            words = list(lexer)
-        except ValueError:  # no closing quotation: it is on a later line
-            kept += " "
-            continue
-        kept = ""
-        yield [*_brackets(words), "\n"]
-    if kept.strip():
-        raise UserError(f"a quote is not closed: {' '.join(kept.split())[:60]}")
-
-
-def _brackets(words: Sequence[str]) -> Iterator[str]:
-    """Punctuation as single words: `);` is `)` and `;`."""
-    for word in words:
-        if word and set(word) <= set("();"):
-            yield from word if word != ";;" else (word,)
-        else:
-            yield word
+    return [*as_list(before), *as_list(value)]

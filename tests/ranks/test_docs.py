@@ -14,7 +14,7 @@ from runpy import run_module
 
 import pytest
 
-from refit import import_model
+from refit import import_model, import_pair
 from refit.ranks.agent import Agent
 from sweeper import __main__ as face
 from tests.support.forks import Ended, fork_in
@@ -32,8 +32,8 @@ NOT_RUN = {
 RUN = {
     "refit-sweep", "refit.run", "refit.advise", "refit.workloads", "refit.published",
     "refit.calibrate", "refit.megatron_args", "refit.model", "refit.import_model",
-    "sweeper.status", "sweeper.collect", "sweeper.report", "sweeper.compare", "sweeper.trace",
-    "sweeper.export",
+    "refit.import_pair", "sweeper.status", "sweeper.collect", "sweeper.report",
+    "sweeper.compare", "sweeper.trace", "sweeper.export",
 }  # fmt: skip
 
 SMALL = {
@@ -106,6 +106,10 @@ def failure(words: Sequence[str], where: Path, folder: Path) -> str | None:
     return None
 
 
+SCRIPT = """
+python3 train.py --actor-num-nodes 1 --colocate --tensor-model-parallel-size 2 \\
+  --rollout-num-gpus-per-engine ${ROLLOUT_TP:-2}
+"""
 ALL = [(page, words) for page in PAGES for words in commands(page.read_text())]
 SWEEP = ("python", "-m", "refit.run", "-m", "refit=ipc,gloo")  # its results others read
 RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN and words != SWEEP]
@@ -121,7 +125,10 @@ def where(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "conf" / "cluster").mkdir(parents=True)
     config_json = folder / "config.json"
     config_json.write_text(json.dumps(config("Qwen/Qwen3-0.6B")))
-    import_model.main([str(config_json), "--output", str(folder / "my_conf"), "--name", "mine"])
+    (folder / "run.sh").write_text(SCRIPT)
+    made = ["--output", str(folder / "my_conf")]
+    import_model.main([str(config_json), *made, "--name", "mine"])
+    import_pair.main([str(folder / "run.sh"), *made, "--name", "mine", "--model", "mine"])
     assert failure(SWEEP, folder, folder / "results") is None
     return folder
 

@@ -1,6 +1,6 @@
 """Public models counted again by transformers on the meta device; skips where that is missing.
 
-`pip install transformers` beside torch; tried with 5.24. No weights and no network are needed.
+Its extra is `transformers`; tried with 5.24. No weights and no network are needed.
 """
 
 from __future__ import annotations
