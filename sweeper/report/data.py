@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refit.display import outcome
 from refit.record.record import Record
 from refit.record.remarks import remarks
 from refit.record.row import Row
+from refit.words import outcome
 from sweeper.report import attempt, knees, moves, pairs, words
 
 COLD = ("plan", "prepare", "transfer")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from refit.display import COLUMNS, size
+from refit import table
 from refit.record.record import Record
 from refit.record.row import Row
+from refit.words import size
 from sweeper.report import words
 
 _Cell = Callable[[Record, Row], str]
@@ -20,31 +21,31 @@ def columns(records: Sequence[Record]) -> dict[str, list[str]]:
     return {name: cells for name, cells in found.items() if any(cells)}
 
 
-def _as_there(column: str) -> _Cell:
-    return lambda record, row: COLUMNS[column](row)
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f} s"
 
 
 def _p95(record: Record, row: Row) -> str:
-    return f"{words.p95(record.seconds.warm):.3f} s" if record.seconds else ""
+    return _seconds(words.p95(record.seconds.warm) if record.seconds else None)
 
 
 CELLS: Sequence[tuple[str, _Cell]] = (
-    ("row", _as_there("row")),
-    ("model", _as_there("model")),
+    ("row", lambda record, row: row.parallel),
+    ("model", lambda record, row: row.model),
     ("mapping", lambda record, row: words.mapping(record)),
-    ("placement", _as_there("placement")),
-    ("method", _as_there("method")),
+    ("placement", lambda record, row: row.placement),
+    ("method", lambda record, row: row.method or ""),
     ("GPUs", lambda record, row: str(row.ranks or "")),
     ("bytes", lambda record, row: "" if row.bytes is None else size(row.bytes)),
-    ("cold", _as_there("cold")),
-    ("median", _as_there("median")),
+    ("cold", lambda record, row: _seconds(row.cold_s)),
+    ("median", lambda record, row: _seconds(row.median_s)),
     ("p95", _p95),
-    ("slowest", _as_there("slowest")),
+    ("slowest", lambda record, row: _seconds(row.max_s)),
     ("of limit", lambda record, row: "" if row.fraction is None else f"{row.fraction:.0%}"),
-    ("floor", _as_there("floor")),
-    ("estimate", _as_there("estimate")),
-    ("verified", _as_there("verified")),
-    ("status", _as_there("status")),
+    ("floor", lambda record, row: _seconds(row.floor_s)),
+    ("estimate", lambda record, row: _seconds(row.estimate_s)),
+    ("verified", lambda record, row: table.verified(row)),
+    ("status", lambda record, row: row.status),
 )
 
 NUMBERS = {
