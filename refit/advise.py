@@ -249,10 +249,8 @@ def job_asked_for(arguments: Sequence[str]) -> tuple[Job, int, int]:
     numbers = {}
     for key in ("gpus", "top"):
         if not re.fullmatch(r"[0-9]{1,9}", settings[key]) or not 1 <= int(settings[key]) <= RANKS:
-            said = f"{key}={settings[key][:40]}"
-            raise UserError(
-                f"{said} is not a number of 1 or more, and {RANKS} at most, such as {key}=64"
-            )
+            most = f"of 1 or more, and {RANKS} at most, such as {key}=64"
+            raise UserError(f"{key}={settings[key][:40]} is not a number {most}")
         numbers[key] = int(settings[key])
     if not any(a.startswith("cluster=") for a in overrides):
         rates_are_said = any(a.startswith("hardware=") for a in overrides)

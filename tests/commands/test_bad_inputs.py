@@ -62,7 +62,7 @@ NUMBERS = {  # an override -> what is said of it
     'parallel.source.pipeline_model_parallel_layout="Et*10000000000|L"': "is longer than 100000",
     'parallel.source.pipeline_model_parallel_layout="Et*99999|t*99999999999999999999|L"': "longer",
     "parallel.source.pipeline_model_parallel_layout=[1000000000000]": "lists 1000000000000",
-    "parallel.source.pipeline_model_parallel_layout=[1e300]": "is not a list of layers per stage",
+    "parallel.source.pipeline_model_parallel_layout=[1e300]": "layout[0]=1e+300: must be",
     "parallel.nodes=10000000": "parallel.nodes=10000000: must be 262144 or less",
     "parallel.nodes=0": "parallel.nodes=0",
     "cluster.ranks_per_node=0": "cluster.ranks_per_node=0: must be 1 or more",
@@ -80,7 +80,6 @@ NUMBERS = {  # an override -> what is said of it
     "model.vocab_size=10000000": "model.vocab_size=10000000: must be 4194304 or less",
     f"model.vocab_size={HUGE}": "must be 4194304 or less",
     f"model.hidden_size={HUGE}": "must be 4194304 or less",
-    "model.hidden_size=4194304": "weights (layers * experts * hidden size * the widest layer)",
     f"model.ffn_hidden_size={HUGE}": "must be 4194304 or less",
     "model.num_attention_heads=10000000": "must be 65536 or less",
     "model.num_query_groups=3": "does not divide by model.num_query_groups=3",
@@ -150,7 +149,6 @@ WORDS = {
     "model.name=a/b": "model.name='a/b': a name is",
     "model.name=null": "Error merging override model.name=null",
     "bench=3": "Error merging override bench=3",
-    "parallel.source=[]": "Error merging override parallel.source=[]",
     "parallel.destinations=[]": "is not a list of one or more mappings of fields",
     "+nosuch=1": "unknown field 'nosuch'",
     "bench.iteratons=3": "unknown field 'bench.iteratons'; did you mean iterations?",
@@ -178,7 +176,7 @@ FILES: dict[str, tuple[bytes, str]] = {  # options of a user's, and what is said
     "itself": (b"defaults: [itself]\n", "options include each other in their defaults: model/its"),
     "one": (b"defaults: [other]\n", "options include each other in their defaults: model/o"),
     "other": (b"defaults: [one]\n", "options include each other in their defaults: model/o"),
-    "absent": (b"defaults: [nosuch]\n", "In 'model/absent': Could not find 'model/nosuch'"),
+    "absent": (b"defaults: [nosuch]\n", "In 'model/absent': Could not load 'model/nosuch'"),
     "interpolated": (b"name: ${model.name}\n", "Recursive interpolation"),
     "bomb": (
         b"x0: &x0 [a,a,a,a,a,a,a,a,a]\n"
@@ -193,7 +191,7 @@ PROGRAMS: dict[str, tuple[Sequence[str], str]] = {
     "no folder of options": ((RUN, "--config-dir=/nonexistent"), "'/nonexistent' not found"),
     "no search path": (
         (RUN, "hydra.searchpath=[/nonexistent]"),
-        "hydra.searchpath in command-line: file:///nonexistent is not there; a search path is a",
+        "hydra.searchpath in command-line: /nonexistent is not there; a search path is a",
     ),
     "no search path in a sweep": (
         (RUN, "-m", "hydra.searchpath=[/nonexistent]", "parallel=glob(*)", "mode=plan"),
@@ -247,9 +245,9 @@ PROGRAMS: dict[str, tuple[Sequence[str], str]] = {
     "a line as a name for sbatch": (
         (
             *(RUN, "-m", "cluster=slurm", "sweep.dry_run=true"),
-            "+cluster.slurm.additional_parameters={'a b': 1}",
+            "+cluster.slurm.additional_parameters={a/b: 1}",
         ),
-        "cluster.slurm: 'a b' is no name of an option of sbatch's",
+        "cluster.slurm: 'a/b' is no name of an option of sbatch's",
     ),
     "advise: many GPUs": (
         ("refit.advise", "model=kimi_k2", "gpus=10000000"),
