@@ -14,6 +14,7 @@ Anything else is an override as refit.run takes it, such as refit.mode=collocate
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ from refit.model.dispatchers import suited
 from refit.model.parameters import count
 from refit.model.weight_bytes import per_rank_bytes
 from refit.rules import methods
+from refit.rules.bounds import RANKS
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 
@@ -246,8 +248,9 @@ def job_asked_for(arguments: Sequence[str]) -> tuple[Job, int, int]:
             overrides.append(argument)
     numbers = {}
     for key in ("gpus", "top"):
-        if not settings[key].isdecimal() or int(settings[key]) < 1:
-            raise UserError(f"{key}={settings[key]} is not a number of 1 or more, such as {key}=64")
+        if not re.fullmatch(r"[0-9]{1,9}", settings[key]) or not 1 <= int(settings[key]) <= RANKS:
+            most = f"of 1 or more, and {RANKS} at most, such as {key}=64"
+            raise UserError(f"{key}={settings[key][:40]} is not a number {most}")
         numbers[key] = int(settings[key])
     if not any(a.startswith("cluster=") for a in overrides):
         rates_are_said = any(a.startswith("hardware=") for a in overrides)

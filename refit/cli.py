@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,8 +18,9 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from refit import command_line, mistakes, naming, program, settings
+from refit import command_line, mistakes, naming, program, settings, told
 from refit.command_line import VERBOSE
 from refit.importers import flags
 from refit.job import MISSING, Job, UserError
@@ -45,11 +47,13 @@ def values_of(config: DictConfig) -> dict[str, Any]:
 
 def _resolved(config: DictConfig, name: Any) -> Any:
     value = MISSING if OmegaConf.is_missing(config, name) else config[name]
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-SHELL = ("setup", "teardown", "srun_args")
-"""Names below `cluster.slurm` whose text is a shell's: what it calls ${...} is its own."""
+    if not OmegaConf.is_config(value):
+        return value
+    found = OmegaConf.to_container(value, resolve=True)
+    if name != "cluster" or not isinstance(found, dict):
+        return found
+    raw: Any = OmegaConf.to_container(value)
+    return {**found, **{key: told.marked(found[key], raw[key]) for key in told.WITHIN}}
 
 
 def _with_shell_text(config: DictConfig) -> DictConfig:
@@ -59,7 +63,7 @@ def _with_shell_text(config: DictConfig) -> DictConfig:
         return config
     plain = OmegaConf.to_container(slurm, resolve=False)
     assert isinstance(plain, dict)
-    texts = {name: plain[name] for name in SHELL if "${" in str(plain.get(name))}
+    texts = {name: plain[name] for name in told.SHELL if "${" in str(plain.get(name))}
     if not texts:
         return config
     config = deepcopy(config)
@@ -86,12 +90,16 @@ class PointFailed(Exception):
     """A point ended otherwise than verified; Hydra and its callbacks call that a failed job."""
 
 
+QUIETLY = (UserError, PointFailed, OmegaConfBaseException)
+"""What `guarded` has words for."""
+
+
 class Ending(Callback):
     """Of every single run (conf/config.yaml): what went wrong is said in our words alone."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Have the job's exception raised without Hydra's own line about it."""
-        if isinstance(kwargs["job_return"]._return_value, UserError | PointFailed):
+        if isinstance(kwargs["job_return"]._return_value, QUIETLY):
             kwargs["job_return"].__class__ = _Quiet
 
 
@@ -252,6 +260,7 @@ def _run(main: Callable[[], Any]) -> None:
     # Hydra itself prints a traceback for malformed YAML and exits 1; this makes it hand errors
     # over.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    warnings.filterwarnings("error", message=mistakes.NOT_AVAILABLE)  # Hydra goes on without it
     try:
         main()
     except PointFailed as error:  # all of it stands above

@@ -7,6 +7,7 @@ import shlex
 import traceback
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from types import FrameType
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +19,9 @@ from refit import settings
 from refit.hydra_side import CONFIG_LOADER
 from refit.job import LIST_OF_SIDES, UserError, unknown_field
 
+NOT_AVAILABLE = r"provider=(.+), path=(.+) is not available\."
+"""What Hydra warns of a folder of options that is not there."""
+
 
 def message(error: Exception) -> str | None:
     """The message on what a user got wrong; None of any other error."""
@@ -26,8 +30,15 @@ def message(error: Exception) -> str | None:
             return in_words(error)
         case OmegaConfBaseException() | UserError():
             return str(error)
+        case UserWarning() if found := re.match(NOT_AVAILABLE, str(error)):
+            return (
+                f"{found[1]}: {found[2]} is not there; a search path is a list of folders, or of"
+                " packages, pkg://..."
+            )
         case yaml.YAMLError():
             return f"malformed YAML: {error}"
+        case RecursionError() if cycle := _cycle(error):
+            return f"options include each other in their defaults: {' -> '.join(cycle)}"
         case KeyError() if _modules(error)[-2:] == [CONFIG_LOADER, "os"]:
             return f"hydra.job.env_copy: {error} is not in this environment"
         case AssertionError() if _of_hydra(error):
@@ -83,6 +94,21 @@ def _with_quotes(override: str) -> str:
     return (
         f"\nWith such characters a value is quoted, for Hydra and the shell: {shlex.quote(quoted)}"
     )
+
+
+def _cycle(error: RecursionError) -> list[str]:
+    """The options that Hydra was at again and again, in turn; empty of another recursion."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    nodes = [frame.f_locals.get("root") for frame in frames if _walks(frame)]
+    paths = [node.node.get_config_path() for node in nodes if node is not None]
+    turns = [number for number, path in enumerate(paths[:-1]) if path == paths[-1]]
+    return paths[turns[-1] :] if turns else []
+
+
+def _walks(frame: FrameType) -> bool:
+    """Whether it is of Hydra's walk through the defaults."""
+    of_hydra = frame.f_globals.get("__name__") == "hydra._internal.defaults_list"
+    return of_hydra and frame.f_code.co_name == "_create_defaults_tree_impl"
 
 
 def _of_hydra(error: Exception) -> bool:

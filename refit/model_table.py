@@ -18,6 +18,7 @@ from refit.job import Model, UserError
 from refit.layout.tensors import ITEMSIZE, Family
 from refit.model.architecture import catalogue
 from refit.model.parameters import count, mismatch
+from refit.rules.bounds import BOUNDS
 
 HEAD = ("tensor", "tensors", "shape", "dtype", "cut", "parameters", "bytes")
 
@@ -76,7 +77,10 @@ def main(arguments: Sequence[str]) -> None:
     parser = program.parser("refit.model", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of refit.run")
     with compose.configs():
-        model = compose.job(parser.parse_args(arguments).overrides).model
+        job = compose.job(parser.parse_args(arguments).overrides)
+    if outside := next((said for rule in BOUNDS if (said := rule(job))), None):
+        raise UserError(outside)
+    model = job.model
     print("\n".join(lines(model)))
     if reason := mismatch(model):
         raise UserError(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,13 @@ from refit.job import Job
 from refit.rules import methods
 
 TIMEOUT_S = 300.0  # to import torch and the user's module, on a busy machine
-CODE = "import sys; from refit.transport import find; print(find.refusal(sys.argv[1]) or '')"
+CODE = """
+import json, sys
+from refit.transport import find
+found = find.refusal(sys.argv[1])
+print()
+print(json.dumps(found))
+"""  # behind whatever else is printed by what it imports
 
 
 def refusals(jobs: Iterable[Job]) -> dict[str, str]:
@@ -44,7 +51,7 @@ def _asked(method: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"refit.method={method}: importing it takes more than {TIMEOUT_S:g} s"
-    lines = [line for line in done.stdout.splitlines() if line]
     if done.returncode:  # it has ended the process, say
-        lines = [f"refit.method={method}: importing it ends with exit code {done.returncode}"]
-    return lines[-1] if lines else None
+        return f"refit.method={method}: importing it ends with exit code {done.returncode}"
+    reason: str | None = json.loads(done.stdout.splitlines()[-1])
+    return reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -65,7 +66,13 @@ def run_steps(points: Sequence[Point], pack_size: int, say: Callable[[str], None
     Raises:
         UserError: this is no allocation, or the results' folder cannot be written.
     """
-    have = int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
+    said = os.environ.get("SLURM_JOB_NUM_NODES", "0")
+    if not re.fullmatch(r"\d{1,9}", said):
+        raise UserError(
+            f"sweep.here=true: SLURM_JOB_NUM_NODES={said!r} is no number of nodes, which Slurm sets"
+            " in an allocation; start it below salloc, or leave sweep.here out"
+        )
+    have = int(said)
     if not have:
         raise UserError(
             "sweep.here=true runs on the nodes of an allocation, and this is none; start it below"

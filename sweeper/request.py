@@ -17,6 +17,9 @@ from sweeper.marker import marked
 # What a point's layouts and the agents decide, and cluster.slurm therefore may not.
 OURS = frozenset(("nodes", "ntasks", "ntasks_per_node", "use_srun", "map_count", "array", "output"))
 
+SHELL_LINES = ("setup", "teardown")
+"""What may have several lines: the shell reads it."""
+
 LISTS = ("setup", "teardown", "srun_args")
 
 TEXT = frozenset(
@@ -143,6 +146,7 @@ def _understood(values: Any) -> dict[str, Any]:
             f"cluster.slurm cannot say {', '.join(ours)}: a job has one task on each of the nodes"
             " that its layouts need, cluster.ranks_per_node ranks on each"
         )
+    _check_lines({**requested, **more})
     for name, value in requested.items():
         if name not in LISTS and name != "additional_parameters":
             check_text(name, value)
@@ -155,6 +159,20 @@ def _understood(values: Any) -> dict[str, Any]:
     if more:
         asked["additional_parameters"] = {k: v for k, v in more.items() if v is not False}
     return asked
+
+
+def _check_lines(asked: Mapping[str, Any]) -> None:
+    """What is asked of sbatch is a line each; another line would ask for something else."""
+    for name, value in asked.items():
+        if not re.fullmatch(r"[A-Za-z][\w-]*", str(name), re.ASCII):
+            raise UserError(f"cluster.slurm: {str(name)!r} is no name of an option of sbatch's")
+        if name in SHELL_LINES or isinstance(value, Mapping):
+            continue
+        texts = value if isinstance(value, list) else [value]
+        if any(not text.isprintable() for text in texts if isinstance(text, str)):
+            raise UserError(
+                f"cluster.slurm.{name}={value!r}: a value is one line of printable characters"
+            )
 
 
 def _check_lists(requested: Mapping[str, Any]) -> None:

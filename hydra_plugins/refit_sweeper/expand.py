@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.refit_sweeper import public
 from refit import settings
 from refit.job import UserError
+from refit.rules.bounds import POINTS
 
 
 def batch(
@@ -80,6 +82,11 @@ def words(params: Mapping[str, Any]) -> list[str]:
     A text is an override's own: `ipc,gloo` and `glob(*)` are sweeps, `"00123"` stays a text.
     """
     parser = OverridesParser.create()
+    if not OmegaConf.is_dict(params) and not isinstance(params, Mapping):
+        raise UserError(
+            f"hydra.sweeper.params={params} is no mapping of what is swept; write"
+            " 'hydra.sweeper.params={refit:\"ipc,gloo\"}'"
+        )
     said = []
     for key, value in params.items():
         is_text = isinstance(value, str)
@@ -132,9 +139,9 @@ def points(overrides: Iterable[Override]) -> list[list[str]]:
     """Every combination, the last override varying fastest.
 
     Raises:
-        UserError: a sweep has no values that could be counted.
+        UserError: a sweep has no values that could be counted, or too many.
     """
-    lists = []
+    lists: list[list[str]] = []
     for override in overrides:
         if isinstance(override.value(), IntervalSweep):
             raise UserError(
@@ -143,7 +150,12 @@ def points(overrides: Iterable[Override]) -> list[list[str]]:
             )
         if override.is_sweep_override():
             key = override.get_key_element()
-            lists.append([f"{key}={choice}" for choice in override.sweep_string_iterator()])
+            choices = itertools.islice(override.sweep_string_iterator(), POINTS + 1)
+            lists.append([f"{key}={choice}" for choice in choices])
         else:  # word for word: what is written anew may mean something else
             lists.append([str(override.input_line)])
+    if math.prod(map(len, lists)) > POINTS:
+        raise UserError(
+            f"the sweep has more than {POINTS} points, the most that one has; make it several"
+        )
     return [list(point) for point in itertools.product(*lists)]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf.errors import GrammarParseError
 
+from hydra_plugins.refit_sweeper import yaml_file
 from refit.hydra_side import SourcesRegistry, get_args_parser
+from refit.job import UserError
 
 
 class UserFilesFirst(SearchPathPlugin):
@@ -52,8 +56,22 @@ class UserOptions(ConfigSource):
         return "user-options"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """As the source behind."""
-        return self.behind.load_config(config_path)
+        """As the source behind; a file is looked at first.
+
+        Raises:
+            UserError: see `yaml_file.check`.
+        """
+        folder = self.path.removeprefix("file://")
+        file = Path(folder) / (
+            config_path if config_path.endswith((".yaml", ".yml")) else f"{config_path}.yaml"
+        )
+        if "://" in folder or not file.is_file():
+            return self.behind.load_config(config_path)
+        yaml_file.check(file)
+        try:
+            return self.behind.load_config(config_path)
+        except (yaml.YAMLError, GrammarParseError) as error:
+            raise UserError(f"{file}: {error}") from None
 
     def available(self) -> bool:
         """As the source behind."""

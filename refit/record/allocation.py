@@ -30,6 +30,8 @@ NAMED = (
 )
 """What chooses nodes, and is therefore in the name of a point that asks for it."""
 
+RANGE = 100_000  # of names in brackets: more nodes than any cluster has
+
 _GPUS = ("gres", "gpus", "gpus_per_node", "gpus_per_task", "num_gpus")
 
 
@@ -124,5 +126,6 @@ def _expanded(part: str) -> Iterator[str]:
 
 
 def _numbers(text: str) -> Iterator[str]:
-    for low, high in re.findall(r"(\d+)(?:-(\d+))?", text):
-        yield from (str(n).zfill(len(low)) for n in range(int(low), int(high or low) + 1))
+    for low, high in re.findall(r"(\d{1,9})(?:-(\d{1,9}))?", text):
+        last = min(int(high or low), int(low) + RANGE)
+        yield from (str(n).zfill(len(low)) for n in range(int(low), last + 1))

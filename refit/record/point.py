@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from refit import told
 from refit.job import Job, Model, UserError
 from refit.record import allocation
 from refit.record.files import read_json as read_json
@@ -91,7 +92,14 @@ class Point:
         values = read_json(directory / "point.json")
         if values is None or not _is_frozen(values):
             raise UserError(f"{directory} holds no point: no whole point.json in it")
-        job, hydra = Job.from_dict(values["config"]), values.get("hydra")
+        try:
+            job = Job.from_dict(told.asked_again(values["config"]))
+        except KeyError as missing:
+            raise UserError(
+                f"{directory}: its config asks for the environment variable {missing}, which is not"
+                " set here"
+            ) from None
+        hydra = values.get("hydra")
         return Point(job, directory, tuple(values["overrides"]), hydra)
 
     def freeze(self) -> None:
@@ -100,7 +108,10 @@ class Point:
         Raises:
             UserError: the folder cannot be written.
         """
-        values: dict[str, Any] = {"overrides": self.overrides, "config": self.job.to_dict()}
+        values: dict[str, Any] = {
+            "overrides": self.overrides,
+            "config": told.as_written(self.job.to_dict()),
+        }
         if self.hydra is not None:
             values["hydra"] = self.hydra
         try:

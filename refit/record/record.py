@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from refit import told
 from refit.job import Model
 from refit.layout.layout import Layout, Placement
 from refit.layout.order import DEFAULT
@@ -194,7 +195,7 @@ def begin(point: Point, environment: dict[str, Any]) -> Record:
         id=point.id,
         name=point.name,
         overrides=list(point.overrides),
-        config=point.job.to_dict(),
+        config=told.as_written(point.job.to_dict()),
         placement=point.job.placement_mode,
         clock={} if planned else dict(CLOCK),
         environment=code.used_by(environment, point),

@@ -233,3 +233,7 @@ def _widest(m: Model) -> int:
 
 def _or_0(value: int | None) -> int:
     return value or 0
+
+
+BOUNDS = (counts_within, sides_within, amounts_positive, numbers_are_finite, weights_countable)
+"""What is asked of a job of which a model alone is looked at."""

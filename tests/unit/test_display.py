@@ -135,3 +135,16 @@ def test_a_pipe_has_no_bar() -> None:
     with Running.of(said.append, None, 1) as running:
         running.doing("nothing that anybody sees")
     assert said == []
+
+
+def test_escape_codes_never_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display, point = Display(), Point.of(job(), tmp_path)
+    reason = "rank 0: \x1b]0;owned\x07\x1b[31mred\x9b2J\r\nsecond line"
+    display.line(reason)
+    display.result(replace(begin(point, {}), status="failed", reason=reason))
+    display.summary([replace(begin(point, {}), overrides=["a=\x1b[2J"])] * 2)
+    said = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\x9b", "\r"} & set(said)
+    assert r"\x1b[31mred\x9b2J\r" in said and "\nsecond line" in said

@@ -12,6 +12,7 @@ import pytest
 
 from refit import program
 from refit.display import Display
+from refit.job import UserError
 from tests.support.forks import fork_of
 
 
@@ -129,3 +130,11 @@ def test_what_the_locale_lacks_is_escaped() -> None:
 
     ended = fork_of(in_ascii)
     assert (ended.code, ended.stdout) == (0, "Verf\\xfcgbar \\u2192\n")
+
+
+def test_a_mistakes_message_has_no_escape_codes() -> None:
+    def main(_: Sequence[str]) -> int:
+        raise UserError("no such name: \x1b[2J")
+
+    ended = fork_of(lambda: program.exit_with(main))
+    assert (ended.code, ended.stderr) == (2, "error: no such name: \\x1b[2J\n")

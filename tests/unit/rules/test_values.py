@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from refit.job import Degrees, Job
-from refit.rules.bounds import AMOUNTS, COUNTS, SIDE_COUNTS, SWEEP_COUNTS
+from refit.rules.bounds import (
+    AMOUNTS,
+    COUNTS,
+    HEADS,
+    LAYERS,
+    POINTS,
+    POSITIONS,
+    RANKS,
+    SIDE_COUNTS,
+    SWEEP_COUNTS,
+    TENSORS,
+    VOCABULARY,
+)
 from refit.rules.impossible import impossible
 from refit.rules.values import CHOICES, mistake
 from tests.support.jobs import make_job
@@ -152,3 +166,10 @@ def test_latency_may_be_nothing() -> None:
     assert refusal(name, 0.0) == refusal(name, 2.5) == ""
     for value in (-0.5, float("nan"), float("inf")):
         assert refusal(name, value) == f"{name}={value}: must be 0 or more"
+
+
+def test_the_page_says_the_bounds() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    bounds_of = (*(RANKS, LAYERS, TENSORS, VOCABULARY, HEADS, POSITIONS, POINTS), 4096, 1_000_000)
+    table = page[page.index("| of | at most |") :]
+    assert {f"{number:,}" for number in bounds_of} <= set(re.findall(r"[\d,]*\d", table))

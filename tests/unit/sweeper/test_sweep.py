@@ -13,6 +13,7 @@ from refit.display import Display
 from refit.job import Job, UserError
 from refit.record.point import Point, identity
 from refit.record.record import Record, begin, ended, write
+from sweeper import here
 from sweeper.decisions import outcome
 from sweeper.points import Planned, plan_points
 from sweeper.status import Standing
@@ -298,3 +299,46 @@ def test_an_interrupted_sweep_says_what_is_done(
     assert states == ["ok", "ok", "interrupted"]
     assert bad.startswith("interrupted: tiny-pair-ipc") and "is gone" not in out
     assert counts == f"5 points: 2 ok, 1 interrupted, 2 pending; records below {tmp_path}\n"
+
+
+def test_a_damaged_record_is_said_kept_aside_and_runs_again(tmp_path: Path) -> None:
+    point = Point.of(replace(job(), mode="plan"), tmp_path)
+    point.directory.mkdir()
+    point.timing.write_text('{"status": "ok", "schema_version": 2}')
+    said: list[str] = []
+    plan = plan_points([()], lambda _: point.job, tmp_path, said.append)
+    assert said == [
+        f"{point.name}: its record is not kept: not a record: reason is missing; it is kept aside"
+        " once there is another"
+    ]
+    assert [o.state for o in run_points(plan, tmp_path, Display())] == ["ok"]
+    assert Record.load(point.timing).status == "ok"
+    aside = point.directory / "timing.json.damaged-1"
+    assert aside.read_text() == '{"status": "ok", "schema_version": 2}'
+
+
+def test_a_method_that_is_none_is_unsupported_and_the_others_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ("ipc", "nomod:Cls")
+
+    def compose(overrides: Sequence[str]) -> Job:
+        what = job(method=overrides[0])
+        return replace(what, mode="plan") if overrides[0] == "ipc" else what
+
+    plan = plan_points([(m,) for m in methods], compose, tmp_path, lambda _: None)
+    print_plan(plan, tmp_path, Display())
+    assert "unsupported: no refit method 'nomod:Cls': it cannot be" in capsys.readouterr().out
+    outcomes = run_points(plan, tmp_path, Display())
+    assert [o.state for o in outcomes] == ["ok", "unsupported"]
+    assert outcomes[1].record and outcomes[1].reason.startswith("no refit method 'nomod:Cls'")
+    assert not (outcomes[1].point.directory / "attempts").exists()
+
+
+@pytest.mark.parametrize("said", ["x", "-1", "", "1e3", "9" * 5000])
+def test_an_allocation_of_no_number_of_nodes(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", said)
+    with pytest.raises(UserError, match=r"SLURM_JOB_NUM_NODES=.* is no number of nodes, which"):
+        here.run_steps([Point.of(job(), tmp_path)], 1, lambda _: None)
