@@ -157,6 +157,9 @@ def test_nixl_gets_the_plans_bytes(
             hop.source.tolist(), hop.destination.tolist(), hop.nbytes.tolist(), strict=True
         ):
             expected[source, destination] += nbytes * (source != destination)
+        for rank in range(plan.placement.world):  # ct-perftest fails on a buffer of no bytes
+            if not expected[rank].any() or not expected[:, rank].any():
+                expected[rank, rank] = 1
         assert matrix.shape == (plan.placement.world,) * 2 and (matrix == expected).all()
     assert np.sum([m.sum() for m in nixl.matrices(records(root)[0])]) == plan.bounds.move
 
