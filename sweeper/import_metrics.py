@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         type=Path,
         help="FILE is what NIXL's ct-perftest printed of this point's plan: its limit",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         lines = options.file.read_text(errors="replace").splitlines()
     except OSError as error:

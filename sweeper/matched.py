@@ -235,9 +235,14 @@ def _unclear(ours: Sequence[Group], theirs: Sequence[Group], varied: set[str]) -
     every = [*ours, *theirs]
     names = sorted(n for n in varied if len({group.fields.get(n) for group in every}) > 1)
     return (
-        f"{len(ours)} points before and {len(theirs)} after differ in {', '.join(names)} alone,"
+        f"{len(ours)} points before and {len(theirs)} after differ in {_few(names)} alone,"
         f" such as {every[0].records[0].name}; --where or --by says which belong together"
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more fields" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _plain(value: str | None) -> str:
