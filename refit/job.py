@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Optional, get_type_hints
 
 from refit.other_names import meant
@@ -420,9 +421,12 @@ def _elsewhere(key: str) -> list[str]:
     ]
 
 
+_hints = cache(get_type_hints)  # of a thousand records' configs it would be most of the time
+
+
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
     """A dataclass of these values; `path` is where it stands, with a dot behind it, or empty."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     names = [field.name for field in fields(cls)]
     for key in values:
         if key not in names:

@@ -26,6 +26,10 @@ BY = {
 """What may be said in place of a field: the group that it varies, and the field that names it."""
 
 
+TELLING = ("refit.method", "imported", "mode")
+"""Of the fields that differ, the one that says most."""
+
+
 @dataclass(frozen=True)
 class Group:
     """The repetitions of one point.
@@ -225,7 +229,7 @@ def _change(pair: Pair) -> str:
     names = pair.differing
     if not names:
         return ""
-    first = "refit.method" if "refit.method" in names else names[0]
+    first = next((name for name in TELLING if name in names), names[0])
     values = (_plain(group.fields.get(first)) for group in (pair.before, pair.after))
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{first} {' -> '.join(values)}{more}"
