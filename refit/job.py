@@ -423,9 +423,7 @@ def _elsewhere(key: str) -> list[str]:
     ]
 
 
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+_hints = cache(get_type_hints)  # of a thousand records' configs it would be most of the time
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:

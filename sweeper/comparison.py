@@ -43,8 +43,13 @@ class Result:
 
     @property
     def changed(self) -> list[Compared]:
-        """The pairs of which one side ended otherwise than the other."""
-        return [row for row in self.rows if status(row.pair.before) != status(row.pair.after)]
+        """The pairs of which one side ended otherwise than the other; what was imported did not."""
+        return [
+            row
+            for row in self.rows
+            for states in [{status(row.pair.before), status(row.pair.after)}]
+            if len(states) == 2 and "imported" not in states
+        ]
 
     def failures(self, above: float) -> list[str]:
         """Why a gate of this ratio does not open; empty where it does."""

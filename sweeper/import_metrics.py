@@ -1,4 +1,6 @@
-"""Refits that a training run timed itself, as records beside the plan: kind imported, never ok.
+"""Refits that a training run timed itself, as records: `python -m sweeper.import_metrics FILE`.
+
+They stand beside the plan, of kind imported, and are never ok.
 
 FILE is a log, or lines of JSON: MX_REFIT_TIMING (ModelExpress), perf/update_weights_time (slime),
 timing_s/update_weights (verl), prepare_for_generation/transfer_and_update_weights (NeMo-RL),
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         type=Path,
         help="FILE is what NIXL's ct-perftest printed of this point's plan: its limit",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         lines = options.file.read_text(errors="replace").splitlines()
     except OSError as error:

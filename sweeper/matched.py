@@ -26,6 +26,10 @@ BY = {
 """What may be said in place of a field: the group that it varies, and the field that names it."""
 
 
+TELLING = ("refit.method", "imported", "mode")
+"""Of the fields that differ, the one that says most."""
+
+
 @dataclass(frozen=True)
 class Group:
     """The repetitions of one point.
@@ -225,7 +229,7 @@ def _change(pair: Pair) -> str:
     names = pair.differing
     if not names:
         return ""
-    first = "refit.method" if "refit.method" in names else names[0]
+    first = next((name for name in TELLING if name in names), names[0])
     values = (_plain(group.fields.get(first)) for group in (pair.before, pair.after))
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{first} {' -> '.join(values)}{more}"
@@ -235,9 +239,14 @@ def _unclear(ours: Sequence[Group], theirs: Sequence[Group], varied: set[str]) -
     every = [*ours, *theirs]
     names = sorted(n for n in varied if len({group.fields.get(n) for group in every}) > 1)
     return (
-        f"{len(ours)} points before and {len(theirs)} after differ in {', '.join(names)} alone,"
+        f"{len(ours)} points before and {len(theirs)} after differ in {_few(names)} alone,"
         f" such as {every[0].records[0].name}; --where or --by says which belong together"
     )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more fields" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _plain(value: str | None) -> str:

@@ -104,17 +104,26 @@ def plan_points(
         replace(p, unsupported=bad.get(p.point.job.refit.method)) if p.runs else p for p in planned
     )
     if settings.interleave:
-        planned = tuple(sorted(planned, key=lambda p: p.point.job.sweep.repetition))
-        if any(p.is_distant for p in planned):
-            say(ORDER_OF_JOBS)
-    missing = [p.point.name for p in planned if not p.kept]
-    if settings.mode == "read-only" and missing:
+        planned = _in_turn(planned, say)
+    if settings.mode == "read-only":
+        _check_all_kept(planned, root)
+    return SweepPlan(settings, planned)
+
+
+def _check_all_kept(planned: Sequence[Planned], root: Path) -> None:
+    if missing := [p.point.name for p in planned if not p.kept]:
         raise UserError(
             f"sweep.mode=read-only, and {len(missing)} of {len(planned)} points have no record"
             f" in {root}: {', '.join(missing[:3])}{', ...' if missing[3:] else ''};"
             " run them with sweep.mode=retry"
         )
-    return SweepPlan(settings, planned)
+
+
+def _in_turn(planned: Sequence[Planned], say: Callable[[str], None]) -> tuple[Planned, ...]:
+    """The first repetition of every point, then the second of every point."""
+    if any(each.is_distant for each in planned):
+        say(ORDER_OF_JOBS)
+    return tuple(sorted(planned, key=lambda each: each.point.job.sweep.repetition))
 
 
 def _settings(jobs: Sequence[Job]) -> Settings:

@@ -78,6 +78,9 @@ def _export(options: argparse.Namespace, found: Mapping[Path, Record]) -> None:
     display, files, records = Display(), list(found.items()), list(found.values())
     if options.text:
         text = TEXTS[options.text][0](records)
+        untimed = sum(record.seconds is None for record in records)
+        if untimed and options.text != "jsonl":
+            print(f"left out: {untimed} records without verified times", file=sys.stderr)
         if options.output is None:
             sys.stdout.write(text)
             return

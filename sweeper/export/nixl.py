@@ -1,7 +1,8 @@
 """A plan's bytes, rank by rank, as NIXL's `ct-perftest` takes them: what the wire can do for it.
 
 Its README (benchmark/kvbench): a matrix of bytes, cell i, j what rank i writes to rank j, and a
-YAML file that names it. What a rank copies within itself is on no wire, and 0 there.
+YAML file that names it. What a rank copies within itself is on no wire, and 0 there; but a rank
+that sends or receives nothing writes itself one byte, as ct-perftest fails on a buffer of none.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
         (folder / record.name).mkdir(parents=True, exist_ok=True)
         for number, matrix in enumerate(matrices(record)):
             file = folder.resolve() / record.name / f"hop{number}.txt"
-            write_atomic(file, matrix_text(matrix))
+            write_atomic(file, matrix_text(without_empty(matrix)))
             settings = file.with_suffix(".yaml")
             write_atomic(settings, _settings(record, file, matrix))
             written.append(settings)
@@ -67,6 +68,12 @@ def matrices(record: Record) -> list[NDArray[np.int64]]:
                 matrix[pair.sender, pair.receiver] = pair.nbytes
         found.append(matrix)
     return found
+
+
+def without_empty(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """With a byte from each rank to itself that would send or receive nothing."""
+    is_empty = (matrix.sum(axis=0) == 0) | (matrix.sum(axis=1) == 0)
+    return matrix + np.diag(is_empty).astype(np.int64)
 
 
 def matrix_text(matrix: NDArray[np.int64]) -> str:

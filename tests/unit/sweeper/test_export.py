@@ -74,7 +74,10 @@ GITHUB = {
 
 
 def test_github_takes_the_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    entries = json.loads(exported(folder, capsys, "--github"))
+    assert export.main([str(folder), "--github"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "left out: 1 records without verified times\n"
+    entries = json.loads(printed.out)
     jsonschema.validate(entries, GITHUB)
     found = {entry["name"]: (entry["value"], entry["range"]) for entry in entries}
     # repetitions are one: 0.5, 0.5, 1, 1 of the first; and what failed has no time
@@ -157,6 +160,9 @@ def test_nixl_gets_the_plans_bytes(
             hop.source.tolist(), hop.destination.tolist(), hop.nbytes.tolist(), strict=True
         ):
             expected[source, destination] += nbytes * (source != destination)
+        for rank in range(plan.placement.world):  # ct-perftest fails on a buffer of no bytes
+            if not expected[rank].any() or not expected[:, rank].any():
+                expected[rank, rank] = 1
         assert matrix.shape == (plan.placement.world,) * 2 and (matrix == expected).all()
     assert np.sum([m.sum() for m in nixl.matrices(records(root)[0])]) == plan.bounds.move
 

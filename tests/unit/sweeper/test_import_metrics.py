@@ -130,7 +130,9 @@ def test_it_stands_beside_the_plan_of_its_job(
     assert record.id != measured.id
     assert compare.main([str(tmp_path / "ours"), str(tmp_path / "results")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any("2.000" in line and "slower" in line for line in lines)
+    (row,) = [line for line in lines if "slower" in line]
+    assert "2.000" in row and "(imported none -> time/broadcast_weights" in row
+    assert not any("status changed" in line for line in lines)  # it did not end otherwise
     assert any("not alike: kind: measured -> imported" in line for line in lines)
 
 
