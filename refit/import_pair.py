@@ -116,6 +116,11 @@ def _of_shell(text: str, asked: Asked) -> Pair:
     for dialect in SHELL:
         if dialect.is_one(text):
             return dialect.read(text, asked.variables, asked.ignored)
+    if not megatron_lm.has_flags(text.split()):
+        raise UserError(
+            "it is no script of slime or miles (--rollout-num-gpus-per-engine), verl"
+            " (actor_rollout_ref.*) or Megatron-LM (--tensor-model-parallel-size)"
+        )
     return megatron_lm.pair_of(text, asked.variables, asked.ignored)
 
 

@@ -85,7 +85,10 @@ def _apart(generation: Said, gpus: int, per_node: int) -> int:
 
 
 def _source(said: Said, gpus: int) -> Side:
-    if said.switch("policy.megatron_cfg.enabled"):
+    is_megatron = said.switch("policy.megatron_cfg.enabled")
+    other = "policy.dtensor_cfg." if is_megatron else "policy.megatron_cfg."
+    said.read |= {key for key in said.values if key.startswith(other)}
+    if is_megatron:
         megatron = said.below("policy.megatron_cfg.")
         return dict(megatron.degrees(MEGATRONS)) | stages_of(megatron) | {"gpus": gpus}
     if not said.switch("policy.dtensor_cfg.enabled"):

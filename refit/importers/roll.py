@@ -25,9 +25,10 @@ from refit.job import UserError
 
 _HARMLESS = {
     "sequence_parallel", "ulysses_size", "reshard_after_forward", "deallocate_pipeline_outputs",
-    "param_dtype", "pipeline_dtype",
+    "param_dtype", "pipeline_dtype", "tiled_num_shards",
 }  # fmt: skip
 _RANGE = re.compile(r"list\(range\((?:(\d+),)?(\d+)\)\)")
+_LISTED = re.compile(r"(?:list\()?\[(\d+(?:,\d+)*)\]\)?")
 
 
 def is_one(keys: Collection[str]) -> bool:
@@ -79,9 +80,12 @@ def _devices(said: Said, role: str) -> range:
         found = [int(number) for number in value]
     else:
         for part in re.sub(r"\s", "", str(value)).split("+"):
-            if not (one := _RANGE.fullmatch(part)):
+            if one := _RANGE.fullmatch(part):
+                found += range(int(one[1] or 0), int(one[2]))
+            elif one := _LISTED.fullmatch(part):
+                found += map(int, one[1].split(","))
+            else:
                 raise UserError(f"{role}.device_mapping={value} is no list(range(FIRST, END))")
-            found += range(int(one[1] or 0), int(one[2]))
     if not found or found != list(range(found[0], found[0] + len(found))):
         raise UserError(f"{role}.device_mapping={value} are not GPUs one after another")
     return range(found[0], found[-1] + 1)

@@ -11,7 +11,7 @@ from refit.job import UserError
 
 _SEPARATORS = {";", ";;", "&", "&&", "||", "|", "\n", "|&"}
 _DOCUMENT = re.compile(r"(?<!<)<<-?\s*([\"']?)(\w+)\1")
-_COMPUTED = re.compile(r"\$\(|`[^`]*`")
+_COMPUTED = re.compile(r"\$\(|`[^`\n]*`")
 
 
 @dataclass
@@ -67,9 +67,11 @@ def _without_documents(text: str, documents: list[str]) -> str:
     kept: list[str] = []
     lines = iter(text.splitlines())
     for line in lines:
+        if line.lstrip().startswith("#"):
+            kept.append("#")  # what it has of quotes and brackets means nothing
+            continue
         kept.append(line)
-        found = None if line.lstrip().startswith("#") else _DOCUMENT.search(line)
-        if found:
+        if found := _DOCUMENT.search(line):
             inside = []
             for inner in lines:
                 if inner.strip() == found[2]:

@@ -37,6 +37,7 @@ def flagged(text: str, **variables: str) -> Command:
         ("N=4\nM=8\nrun.sh --a $((($N + 2) * M / 5))", "--a 9"),
         ("run.sh --a ${A:-${B:-${C:-5}}} --b \"${D:-$(date)}\"", "--a 5 --b '$(date)'"),
         ("B=6\nrun.sh --a ${A:-${B:-5}}/x --b x${B:+_$B}${A:+_$A}", "--a 6/x --b x_6"),
+        ("# it's `one (\nrun.sh --a 1 # `2\n", "--a 1"),
         ("cat > f <<EOF\nit's 5 (\nEOF\nrun.sh --a 1", "--a 1"),
         ("f() {\n  local m=\"$1\"\n  run.sh --a 1 --m $m\n}", "--a 1 --m $1"),
         ("--a 1\n--b 2\n# a comment\n--c", "--a 1 --b 2 --c"),
