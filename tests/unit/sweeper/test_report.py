@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from refit.job import Degrees, Job, UserError
+from refit.layout.tensors import Shard
 from refit.record.point import Point
 from refit.record.record import Record, begin, ended, placed, write
 from refit.rules import stated_memory
@@ -69,6 +71,15 @@ PAIRS = {
 }
 
 
+def corners(shard: Shard) -> Iterator[tuple[float, float]]:
+    """Just inside the first and the last index of a shard, on the map of its kind of tensor."""
+    family, indices = shard.family, shard.global_indices()
+    place, expert = divmod(shard.tensor - family.base, max(1, family.num_experts))
+    for index in indices[indices >= 0][[0, -1]] if (indices >= 0).any() else ():
+        across = (expert + (index + 0.5) / shard.cut.length) / max(1, family.num_experts)
+        yield float(across), (place + 0.5) / max(1, len(family.layers))
+
+
 def planned(what: Job) -> Record:
     """The record of a job that is placed and planned, as an agent begins it."""
     setup, point = Setup.of(what), Point.of(what, Path())
@@ -97,6 +108,20 @@ def test_a_pair_in_words_and_drawn(said: str) -> None:
             of_side = "source" if name == "source" else "destination"
             expected = stated_memory.held(setup.catalogue, theirs)[of_side]
             assert area == pytest.approx(expected, rel=1e-3)
+    for side, layout in enumerate(setup.placement.sides.values()):
+        for rank in layout.ranks:
+            boxes = {
+                name: kept[0][2]
+                if (kept := [h for h in kind["held"][side] if h[0] == rank])
+                else ()
+                for kind in made["layouts"]["kinds"]
+                for name in kind["names"]
+            }
+            for shard in setup.catalogue.held_by(layout, rank):
+                for x, y in corners(shard):
+                    assert any(
+                        a < x < b and c < y < d for a, b, c, d in boxes[held.short(shard.family)]
+                    ), (side, rank, shard.name)
     plan, counted = setup.plan(), Counter[tuple[int, int]]()
     for source, destination, nbytes in zip(
         plan.source.tolist(), plan.destination.tolist(), plan.nbytes.tolist(), strict=True
