@@ -10,6 +10,7 @@ from refit import program
 from refit.job import UserError
 from sweeper import clients, marker, status
 from sweeper.clients import Queued
+from sweeper.controller import holder
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,6 +24,11 @@ def main(arguments: Sequence[str]) -> int:
     folder: Path = parser.parse_args(arguments).folder
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; a sweep's is its hydra.sweep.dir, results as shipped")
+    if who := holder(folder):
+        print(
+            f"its controller, {who}, goes on: what it is yet to submit it will; end it first to end"
+            " the sweep"
+        )
     points = _points(folder)
     clients.check()
     jobs = of_sweep(clients.queue(), marker.sweep_id(folder), points)

@@ -205,6 +205,7 @@ def _without_job(points: Sequence[Point], how: How, alive: Mapping[str, Queued])
     """
     folder, own = how.root / submitit_side.FOLDER, marker.sweep_id(how.root)
     holders: dict[str, tuple[str, str]] = {}
+    known = {status.get(point).slurm_id for point in points}
     orphans = []
     for slurm_id, queued in alive.items():
         if queued.sweep not in ("", own):
@@ -212,7 +213,7 @@ def _without_job(points: Sequence[Point], how: How, alive: Mapping[str, Queued])
         pack = submitit_side.submitted_call(folder, slurm_id)
         if pack is not None:
             holders |= {Path(point).name: (attempt, slurm_id) for point, attempt in pack.points}
-        elif queued.sweep == own:
+        elif queued.sweep == own and slurm_id not in known:
             orphans.append(slurm_id)
     if orphans:
         clients.ask("scancel", *orphans)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +11,6 @@ from pathlib import Path
 from refit import program
 from refit.display import Display
 from refit.forecast import predict
-from refit.job import UserError
 from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record import record
@@ -24,6 +19,7 @@ from refit.record.point import Point
 from refit.record.record import Record
 from refit.weights import memory
 from sweeper import clients, distant, here, points, room, slurm, status, submitit_side, watch
+from sweeper.controller import controller_lock
 from sweeper.decisions import Outcome, outcome
 from sweeper.hydra_job import AsJob
 from sweeper.lanes import lanes
@@ -193,34 +189,6 @@ def _run_one(point: Point, agent: Agent, display: Display) -> Record:
         measured = agent.measure_point(point, progress)
     display.result(measured)
     return measured
-
-
-@contextmanager
-def controller_lock(root: Path) -> Iterator[None]:
-    """Hold the sweep's folder; it is let go when this process ends, however it ends.
-
-    Raises:
-        UserError: another controller holds it, or the folder cannot be written.
-    """
-    path = root / ".controller"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"cannot write results to {root}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another controller works on {root}: {path.read_text().strip()}; wait for it, or"
-                " choose another folder with hydra.sweep.dir=..."
-            ) from None
-        with suppress(OSError):  # a full disk: who holds it is then not said, but it is held
-            os.ftruncate(file.fileno(), 0)
-            holder = f"process {os.getpid()} on {socket.gethostname()} since {record.now()}\n"
-            os.write(file.fileno(), holder.encode())
-        yield
 
 
 def print_summary(outcomes: Sequence[Outcome], root: Path, display: Display) -> None:

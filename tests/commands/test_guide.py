@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refit import run
-from sweeper.sweep import controller_lock
+from sweeper.controller import controller_lock
 from tests.support.forks import fork_of
 from tests.support.pages import DOCS, planned, printed, rows, says, ticked
 from tests.support.table import ROWS

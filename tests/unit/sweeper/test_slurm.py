@@ -107,7 +107,7 @@ def test_a_step_has_what_its_job_has(tmp_path: Path) -> None:
         assert "#SBATCH --cpus-per-task=6" in said
         (srun,) = (line for line in said if line.startswith("srun "))
         assert "--export=ALL --cpus-per-task=6 " in srun
-        assert " apptainer exec a.sif python -m submitit" in srun
+        assert " apptainer exec a.sif python -u -m submitit" in srun
 
 
 @pytest.mark.parametrize(
