@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refit import program
 from refit.job import UserError
+from refit.record import lock
 from sweeper import clients, marker, status
 from sweeper.clients import Queued
 
@@ -23,6 +24,11 @@ def main(arguments: Sequence[str]) -> int:
     folder: Path = parser.parse_args(arguments).folder
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; a sweep's is its hydra.sweep.dir, results as shipped")
+    if who := lock.holder(folder):
+        print(
+            f"its controller, {who}, goes on: what it is yet to submit it will; end it first to end"
+            " the sweep"
+        )
     points = _points(folder)
     clients.check()
     jobs = of_sweep(clients.queue(), marker.sweep_id(folder), points)

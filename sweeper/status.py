@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -103,7 +104,9 @@ def main(arguments: Sequence[str]) -> int:
         named = {record.name for record in where.chosen(_records(directories), wanted)}
         directories = [directory for directory in directories if directory.name in named]
     standings = {directory.name: _standing(directory) for directory in directories}
-    standings, reasons = _held_against_slurm(standings)
+    reasons: dict[str, str] = {}
+    if folder.stat().st_uid == os.getuid():  # of others' jobs Slurm may say nothing
+        standings, reasons = _held_against_slurm(standings)
     for name, standing in standings.items():
         why = reasons.get(standing.slurm_id, "")
         line = f"{standing.state:<12} {standing.slurm_id or '-':<14} {name}  {why}".rstrip()
@@ -149,17 +152,19 @@ def _held_against_slurm(
 
     As they are where no Slurm answers.
     """
+    from sweeper.decisions import ALIVE  # it is of those that read standings
+
     with_slurm = {at.slurm_id for at in standings.values() if at.slurm_id and not at.is_final}
     try:
         queue = clients.queue() if with_slurm else {}
     except UserError:
         return dict(standings), {}
     ended = clients.states(with_slurm - queue.keys())
-    reasons = {i: f"Slurm says {ended.get(i, 'nothing')} of it" for i in with_slurm - queue.keys()}
+    lost = {i for i in with_slurm - queue.keys() if ended.get(i) not in ALIVE}
+    reasons = {i: f"Slurm says {ended.get(i, 'nothing')} of it" for i in lost}
     for i in with_slurm & queue.keys():
         if queue[i].state == "PENDING" and queue[i].reason not in NONE_YET:
             reasons[i] = queue[i].reason
-    lost = with_slurm - queue.keys()
     found = {
         name: replace(at, state="gone") if at.slurm_id in lost and not at.is_final else at
         for name, at in standings.items()

@@ -205,13 +205,14 @@ def _without_job(points: Sequence[Point], how: How, alive: Mapping[str, Queued])
     """
     folder, own = how.root / submitit_side.FOLDER, marker.sweep_id(how.root)
     holders: dict[str, tuple[str, str]] = {}
+    known = {status.get(point).slurm_id for point in points}
     orphans = []
     for slurm_id, queued in alive.items():
         if queued.sweep not in ("", own):
             continue
         held = submitit_side.submitted_points(folder, slurm_id)
         holders |= {Path(point).name: (attempt, slurm_id) for point, attempt in held}
-        if not held and queued.sweep == own:
+        if not held and queued.sweep == own and slurm_id not in known:
             orphans.append(slurm_id)
     if orphans:
         clients.ask("scancel", *orphans)

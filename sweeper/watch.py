@@ -83,7 +83,7 @@ class _Watch:
         self._points, self._how, self._settings, self._say = points, how, settings, say
         self._ended: dict[str, Standing] = {}
         self._full: tuple[int, float] | None = None  # jobs queued when Slurm took no more; when
-        self._reasons: set[str] = set()  # for which jobs wait, as said
+        self._reasons: set[str] = set()  # for which jobs wait, or are submitted again, as said
         self._memories = {p.name: _Memory() for p in points}
 
     def follow(self, show: Callable[[Standings], None]) -> None:
@@ -134,8 +134,9 @@ class _Watch:
             standing = standings[point.name]
             decision = self._decide(point, standing, standing.slurm_id in began, said)
             if isinstance(decision, Resubmit):
-                if decision.why:
-                    self._say(f"{point.name}: {decision.why}")
+                if decision.why and (words := f"{point.name}: {decision.why}") not in self._reasons:
+                    self._reasons.add(words)
+                    self._say(words)
                 again[point.name] = decision
             elif isinstance(decision, End):
                 self._end(point, standing, decision)

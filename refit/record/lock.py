@@ -53,6 +53,19 @@ def check_free(root: Path) -> None:
         _lock(file, root)
 
 
+def holder(root: Path) -> str | None:
+    """Who works on it now: `process 12 on login1 since ...`; None where nobody does."""
+    path = root / NAME
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return path.read_text().strip() or "a process that did not say which"
+    except OSError:
+        return None
+    return None
+
+
 def _lock(file: TextIO, root: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

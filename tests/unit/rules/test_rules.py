@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_fires(rule: Rule, changes: dict[str, Any], text: str) -> None:
     found = reasons(job)
     assert reason in found
     assert impossible(job) == found[0]
+    # of points that differ in their seeds a sweep asks once
+    assert reasons(replace(job, seed=12345)) == found
 
 
 def test_every_rule_has_a_case() -> None:

@@ -20,14 +20,20 @@ from sweeper.sweep import run_sweep
 from tests.support.pages import ROOT
 
 PAGE = (ROOT / "docs/slurm.md").read_text()
-COMMANDS = re.findall(r"```bash\npython -m refit.run -m ([^\n]*)\n```\n```\n(.*?)\n```", PAGE, re.S)
+TYPED = r"```sh\npython -m refit.run -m (.*?[^\\])\n```\n```\n(.*?)\n```"
+COMMANDS = re.findall(TYPED, PAGE, re.S)
 
 
 def test_the_page_shows_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(COMMANDS) == 6
     with compose.configs():
         for words, lines in COMMANDS:
-            assert run_sweep([shlex.split(words)], compose.job, tmp_path, Display()) == []
+            assert (
+                run_sweep(
+                    [shlex.split(words.replace("\\\n", " "))], compose.job, tmp_path, Display()
+                )
+                == []
+            )
             printed = capsys.readouterr().out
             for line in lines.splitlines():
                 assert line in printed, (words, printed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from refit.job import UserError
+from refit.record import lock
 from sweeper import cancel, clients
 from sweeper.cancel import of_sweep
 from sweeper.clients import Queued
@@ -93,9 +95,15 @@ def test_a_thousand_jobs_are_asked_for_at_once(
     assert clients.states(ids) == {}
 
 
-def test_what_cannot_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_cancelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=r"no folder .*none; a sweep's is its hydra.sweep.dir"):
         cancel.main([str(tmp_path / "none")])
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="is not on PATH"):
-        cancel.main([str(tmp_path)])
+    for is_held in (True, False):
+        with lock.held(tmp_path) if is_held else nullcontext():
+            with pytest.raises(UserError, match="is not on PATH"):
+                cancel.main([str(tmp_path)])
+        held = f"its controller, process {os.getpid()} on "
+        assert capsys.readouterr().out.startswith(held) is is_held
