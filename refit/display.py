@@ -51,7 +51,8 @@ class Display:
 
         Where stdout takes no more, points are run and recorded all the same.
         """
-        if isinstance(text, Text) and not self._is_live:
+        is_styled = self._is_live and not self._console.no_color
+        if isinstance(text, Text) and not is_styled:
             text = text.plain
         try:
             self._console.print(text, markup=False)

@@ -135,3 +135,15 @@ def test_a_pipe_has_no_bar() -> None:
     with Running.of(said.append, None, 1) as running:
         running.doing("nothing that anybody sees")
     assert said == []
+
+
+def test_a_method_without_an_option_of_its_own_is_named_too() -> None:
+    option = job(method="ipc").refit
+    methods = ("ipc", "mine.transport:Fast")
+    configs = [
+        replace(job(), refit=replace(option, name="auto", method=each)).to_dict()
+        for each in methods
+    ]
+    found = axes(configs)
+    assert [(axis.key, axis.values) for axis in found] == [("refit.method", methods)]
+    assert labels(configs, found) == ["pair auto ipc", "pair auto mine.transport:Fast"]
