@@ -51,8 +51,11 @@ class Display:
 
         Where stdout takes no more, points are run and recorded all the same.
         """
-        plain = program.printable(str(text))
-        if isinstance(text, str) or not self._is_live or plain != text.plain:
+        plain, is_styled = (
+            program.printable(str(text)),
+            self._is_live and not self._console.no_color,
+        )
+        if isinstance(text, str) or not is_styled or plain != text.plain:
             text = plain
         try:
             self._console.print(text, markup=False)

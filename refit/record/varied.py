@@ -75,7 +75,7 @@ def labels(configs: Sequence[Mapping[str, Any]], found: Sequence[Axis]) -> list[
 
 def worded(key: str, value: str) -> str:
     """A value as it stands among others: an option by its name, a number with its field."""
-    return value if key in GROUPS else f"{key}={value}"
+    return value if key in (*GROUPS, LAST) else f"{key}={value}"
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -121,9 +121,12 @@ def test_the_table_is_all_that_glob_meets(tmp_path: Path) -> None:
 
 
 def test_an_overridden_row_is_named_after_what_it_is(tmp_path: Path) -> None:
-    said = refit(tmp_path, *SMALL, *PLAN, "-m", "parallel.source.tp=2,4")
-    assert "noncollocated_4_tp2ep1_to_tp1ep1: Minimal test" in said
-    assert "tp4_to_tp1: from noncollocated_4_tp2ep1_to_tp1ep1" in said
+    said = refit(tmp_path, *SMALL, *PLAN, "-m", "parallel.source.tp=2,4", "-v")
+    assert "[1/2] noncollocated_4_tp2ep1_to_tp1ep1: Minimal test\n  Model: " in said
+    assert "[2/2] tp4_to_tp1: from noncollocated_4_tp2ep1_to_tp1ep1\n" in said
+    assert said.count("  Estimate: ") == 2 and "[2/2] predicted" not in said  # in full, and once
+    said = refit(tmp_path, *SMALL, *PLAN, "-m", "parallel.source.tp=2,4", "sweep.mode=force")
+    assert "[2/2] predicted  tp4_to_tp1 auto  " in said and "Estimate: " not in said
     assert {path.name.split("-")[1] for path in tmp_path.glob("*/")} == {
         "noncollocated_4_tp2ep1_to_tp1ep1",
         "tp4_to_tp1",

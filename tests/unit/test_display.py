@@ -148,3 +148,15 @@ def test_escape_codes_never_reach_the_terminal(
     said = capsys.readouterr().out
     assert not {"\x1b", "\x07", "\x9b", "\r"} & set(said)
     assert r"\x1b[31mred\x9b2J\r" in said and "\nsecond line" in said
+
+
+def test_a_method_without_an_option_of_its_own_is_named_too() -> None:
+    option = job(method="ipc").refit
+    methods = ("ipc", "mine.transport:Fast")
+    configs = [
+        replace(job(), refit=replace(option, name="auto", method=each)).to_dict()
+        for each in methods
+    ]
+    found = axes(configs)
+    assert [(axis.key, axis.values) for axis in found] == [("refit.method", methods)]
+    assert labels(configs, found) == ["pair auto ipc", "pair auto mine.transport:Fast"]

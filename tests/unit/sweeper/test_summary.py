@@ -129,6 +129,15 @@ def written() -> None:
         print_summary(outcomes, ROOT, display)
 
 
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_a_table_has_styles_only_where_they_are_wanted(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [o.record for o in SWEEPS["methods of one row"] if o.record]
+    said = on_terminal(80, lambda: Display().summary(records), monkeypatch, **variables)
+    assert ("\x1b[" in said) is (not variables) and read_as_text(said).count("ok\n") == 2
+
+
 def test_a_listing_has_what_was_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
