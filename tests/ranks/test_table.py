@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refit import run
 from refit.ranks.agent import Agent
-from sweeper import trace
+from sweeper import logs, trace
+from sweeper.export import __main__ as export
 from tests.support.forks import fork_in
 from tests.support.records import check_verified
 from tests.support.table import ROWS, mode
@@ -70,6 +72,7 @@ def test_the_whole_group_is_verified_or_skipped(
         assert layout["idle"] == list(range(used, used + idle))
     assert options >= {*ROWS}
     _check_trace(tmp_path, next(name for name in ROWS if name in options))
+    _check_exports(tmp_path, [record for record in records if record["status"] == "ok"])
     ok = sum(record["status"] == "ok" for record in records)
     assert f"{len(records)} points: {ok} ok" in done.stdout
 
@@ -93,3 +96,22 @@ def _check_trace(results: Path, name: str) -> None:
             assert warm["args"]["seconds"] == seconds["per_rank"][rank]
             inside = [e for e in of_rank if warm["ts"] <= e["ts"] and e["name"] in phases]
             assert all(e["ts"] + e["dur"] <= warm["ts"] + warm["dur"] + 1 for e in inside)
+
+
+def _check_exports(results: Path, ok: list[dict[str, Any]]) -> None:
+    """What other tools are given of the sweep is what its records say."""
+    out = results / "exported"
+    for name in ("jsonl", "github", "refit-timing", "nixl"):
+        assert export.main([str(results), f"--{name}", "--output", f"{out}-{name}"]) == 0
+    rows = [json.loads(line) for line in Path(f"{out}-jsonl").read_text().splitlines()]
+    medians = {row["name"]: row["median_s"] for row in rows if row["status"] == "ok"}
+    assert medians == {record["name"]: record["seconds"]["median"] for record in ok}
+    entries = json.loads(Path(f"{out}-github").read_text())
+    assert sorted(e["value"] for e in entries) == sorted(medians.values())
+    (timed,) = logs.read(Path(f"{out}-refit-timing").read_text().splitlines(), "x").found
+    assert len(timed.seconds) == len(ok)
+    for record in ok:
+        lines = Path(f"{out}-nixl", record["name"], "hop0.txt").read_text().splitlines()
+        sent = [[int(cell) for cell in line.split()] for line in lines]
+        remote = sum(map(sum, sent)) - sum(row[rank] for rank, row in enumerate(sent))
+        assert remote == record["plan"]["bytes"] - record["plan"]["local_bytes"]
