@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
@@ -26,17 +24,9 @@ from refit.record.remarks import remarks
 from refit.record.row import Row
 from sweeper import status
 from sweeper.decisions import keeps
+from tests.support.anything import ANYTHING, changed, paths
 from tests.support.jobs import job
 from tests.support.reports import write_measured
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-ANYTHING = st.recursive(
-    SCALARS | st.sampled_from([10**400, -1, "ok", [], {}]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
 
 
 @pytest.fixture(scope="module")
@@ -48,37 +38,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Point:
     return point
 
 
-def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place of a JSON value, the whole too."""
-    yield path
-    items = value.items() if isinstance(value, dict) else ()
-    for key, inner in (
-        items
-        if isinstance(value, dict)
-        else enumerate(value[:2] if isinstance(value, list) else ())
-    ):
-        yield from paths(inner, (*path, key))
-
-
 @cache
 def places(file: Path) -> list[tuple[Any, ...]]:
     """Those of a file, in an order of their own."""
     return sorted(paths(json.loads(file.read_text())), key=str)
-
-
-def changed(whole: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """The same with another value at a place; without it where the value is `...`."""
-    if not path:
-        return None if value is ... else value
-    whole = copy.deepcopy(whole)
-    node = whole
-    for key in path[:-1]:
-        node = node[key]
-    if value is ...:
-        del node[path[-1]]
-    else:
-        node[path[-1]] = value
-    return whole
 
 
 def read_as_all_do(record: Record, what: Job, path: Path) -> None:
