@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -46,7 +47,7 @@ def typed(hint: Any, value: Any, where: str = "") -> Any:
 def _dataclass(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise TypeError(f"{where or 'it'} is {str(value)[:40]!r}, which is no {cls.__name__}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
         raise TypeError(f"{where or cls.__name__} has no {', '.join(unknown)}")
     arguments = {}
@@ -57,3 +58,9 @@ def _dataclass(cls: Any, value: Any, where: str) -> Any:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise TypeError(f"{path} is missing")
     return cls(**arguments)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """A folder has thousands of records, and each dataclass its hints but once."""
+    return get_type_hints(cls)
