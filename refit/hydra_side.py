@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 CONFIG_LOADER = "hydra._internal.config_loader_impl"
+DEFAULTS_LIST = "hydra._internal.defaults_list"
 
 __all__ = [
     "BASIC_LAUNCHER",
     "CONFIG_LOADER",
+    "DEFAULTS_LIST",
     "BasicSweeper",
     "Callbacks",
     "SourcesRegistry",

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import settings
-from refit.hydra_side import CONFIG_LOADER
+from refit.hydra_side import CONFIG_LOADER, DEFAULTS_LIST
 from refit.job import LIST_OF_SIDES, UserError, unknown_field
 
 NOT_AVAILABLE = r"provider=(.+), path=(.+) is not available\."
@@ -107,7 +107,7 @@ def _cycle(error: RecursionError) -> list[str]:
 
 def _walks(frame: FrameType) -> bool:
     """Whether it is of Hydra's walk through the defaults."""
-    of_hydra = frame.f_globals.get("__name__") == "hydra._internal.defaults_list"
+    of_hydra = frame.f_globals.get("__name__") == DEFAULTS_LIST
     return of_hydra and frame.f_code.co_name == "_create_defaults_tree_impl"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from refit.forecast.predict import predict_point
 from refit.record import remarks
+from refit.record.imported import Imported
 from refit.record.point import Point
 from refit.record.record import Record, Status
 from tests.support.jobs import job
@@ -33,9 +34,14 @@ def named(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
+def kind_of(column: str) -> str:
+    """Of records in a column."""
+    return next((kind for kind in ("predicted", "imported") if kind in column), "measured")
+
+
 HEAD, *BODY = table("Which fields are null")
 NULLS: dict[tuple[str, str, str], str] = {
-    ("predicted" if "predicted" in column else "measured", status, field): word
+    (kind_of(column), status, field): word
     for fields, *words in BODY
     for column, word in zip(HEAD[1:], words, strict=True)
     for status in named(column)
@@ -47,7 +53,7 @@ NULLS: dict[tuple[str, str, str], str] = {
 def test_the_page_names_every_field_that_may_be_null_and_every_status() -> None:
     nullable = {name for name, h in get_type_hints(Record).items() if NoneType in get_args(h)}
     assert {field for _, _, field in NULLS} == nullable
-    assert {status for kind, status, _ in NULLS if kind == "measured"} == set(get_args(Status))
+    assert {status for kind, status, _ in NULLS if kind != "predicted"} == set(get_args(Status))
     assert set(NULLS.values()) == {"set", "null", "either"}
 
 
@@ -59,6 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     predicted = asdict(predict_point(Point.of(replace(job(), mode="plan"), folder)))
     made = {**measured, "prediction": predicted["prediction"]}
     made["transport"] = {}
+    made["imported"] = asdict(Imported("a metric", "a log", [1.0], 1.0))
     assert all(made[field] is not None for _, _, field in NULLS)
     return made
 
