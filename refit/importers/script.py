@@ -226,7 +226,7 @@ def _keyword(word: str, rest: list[str], state: _State) -> list[str]:
         _enter(branch, True, [], state)
         return rest
     else:  # a pattern
-        (subject,) = branch.words
+        subject = " ".join(branch.words)  # one, where each `if` before it has its `fi`
         met = any(fnmatchcase(subject, pattern) for pattern in rest) and not is_computed(subject)
         _enter(branch, met, ["case", subject, *rest], state)
     return []
