@@ -86,7 +86,7 @@ def of_strings(serves: str, trains: str, said: Said) -> Pair:
         source=source,
         destinations=[_engine(serves, said)],
         mode="collocated" if collocated else "non-collocated",
-        model=named(said.text("actor.path")),
+        model=named(said.as_written("actor.path")),
         per_node=said.count("cluster.n_gpus_per_node") or 8,
         left_out=left_out + _left_out(said),
     )
@@ -157,7 +157,7 @@ def _source(text: str, said: Said, left_out: list[str]) -> Side:
         return {"kind": "fsdp", "gpus": world}
     sizes = {"tp": attention["t"], "cp": attention["c"], "pp": attention["p"], "ep": ep}
     side: Side = {**{name: size for name, size in sizes.items() if size > 1}, "etp": etp}
-    side |= areal_stages.chosen(said.text("actor.path"), sizes, left_out)
+    side |= areal_stages.chosen(said.as_written("actor.path"), sizes, left_out)
     return {**side, "gpus": world}
 
 
@@ -165,7 +165,7 @@ def _left_out(said: Said) -> list[str]:
     found = []
     if said.switch("actor.use_lora"):
         rank = said.raw("actor.lora_rank")
-        found.append(adapters("actor.use_lora", rank, said.raw("actor.target_modules")))
+        found.append(adapters("actor.use_lora", rank, said.raw("actor.target_modules") or "..."))
     if said.values.get("sglang.quantization") or said.values.get("vllm.quantization"):
         found.append(narrow("quantization"))
     return found

@@ -66,7 +66,7 @@ def read(path: Path, variables: Mapping[str, str], ignored: Collection[str]) -> 
         source=source,
         destinations=[destination],
         mode="collocated" if collocated else "non-collocated",
-        model=named(said.text("policy.model_name")),
+        model=named(said.as_written("policy.model_name")),
         per_node=per_node,
         left_out=_left_out(said),
         etp="policy.megatron_cfg.expert_tensor_parallel_size",

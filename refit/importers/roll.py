@@ -59,7 +59,7 @@ def read(path: Path, variables: Mapping[str, str], ignored: Collection[str]) -> 
         source=source,
         destinations=[destination],
         mode="collocated" if collocated else "non-collocated",
-        model=named(said.text("pretrain")),
+        model=named(said.as_written("pretrain")),
         per_node=said.count("num_gpus_per_node") or 8,
         left_out=_left_out(said),
         etp="actor_train.strategy_args.strategy_config.expert_tensor_parallel_size",
@@ -77,7 +77,7 @@ def _devices(said: Said, role: str) -> range:
         raise UserError(f"{role}.device_mapping does not say on which GPUs it is")
     found: list[int] = []
     if isinstance(value, list):
-        found = [int(number) for number in value]
+        found = [int(str(number)) for number in value if str(number).isdecimal()]
     else:
         for part in re.sub(r"\s", "", str(value)).split("+"):
             if one := _RANGE.fullmatch(part):

@@ -63,6 +63,11 @@ class Said:
                 found = value
         return found
 
+    def as_written(self, key: str) -> str | None:
+        """A value that need not be known, such as a path."""
+        value = self.values.get(self.prefix + key)
+        return None if value is None else str(value)
+
     def text(self, *keys: str) -> str | None:
         """Of letters."""
         value = self.raw(*keys)

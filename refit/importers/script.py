@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import takewhile
 
 from refit.importers import shell_words
 from refit.importers.shell_values import (
@@ -114,9 +115,17 @@ def read(
 
 def unknown(command: Command) -> str:
     """What to add where something is missing: conditions that only a shell can answer."""
-    asks = [block.partition(" --")[0] for block in command.skipped]
-    asks = [ask for ask in dict.fromkeys(asks) if is_computed(ask)]
-    return f"; not read, as only a shell knows whether it holds: {'; '.join(asks)}" if asks else ""
+    asks = []
+    for block in command.skipped:
+        condition = list(takewhile(lambda word: not SAYS.match(word), block.split()))
+        if is_computed(" ".join(condition)):
+            asks.append(" ".join(condition))
+    listed = "; ".join(list(dict.fromkeys(asks))[:2]) + "; ..." * (len(set(asks)) > 2)
+    return (
+        f"; not read, as it does not hold or only a shell knows whether it holds: {listed}"
+        if asks
+        else ""
+    )
 
 
 @dataclass
@@ -226,7 +235,7 @@ def _keyword(word: str, rest: list[str], state: _State) -> list[str]:
         _enter(branch, True, [], state)
         return rest
     else:  # a pattern
-        (subject,) = branch.words
+        subject = " ".join(branch.words)  # one, where each `if` before it has its `fi`
         met = any(fnmatchcase(subject, pattern) for pattern in rest) and not is_computed(subject)
         _enter(branch, met, ["case", subject, *rest], state)
     return []

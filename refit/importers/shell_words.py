@@ -166,6 +166,6 @@ def _brackets(words: list[str]) -> Iterator[str]:
     """Punctuation as single words: `);` is `)` and `;`."""
     for word in words:
         if word and set(word) <= set("();"):
-            yield from word if word != ";;" else (word,)
+            yield from re.findall(";;|.", word)
         else:
             yield word

@@ -73,7 +73,7 @@ def read(text: str, variables: Mapping[str, str], ignored: Collection[str]) -> P
         source=source,
         destinations=destinations,
         mode="collocated" if collocated else "non-collocated",
-        model=named(_as_written(said, "hf-checkpoint")),
+        model=named(said.as_written("hf-checkpoint")),
         per_node=said.count("num-gpus-per-node") or (training_per_node if collocated else 8),
         left_out=[*_left_out(said, arrays), *not_read(command)],
     )
@@ -123,10 +123,11 @@ def _engines(said: Said, gpus: int, documents: Sequence[str]) -> list[Side]:
         return [_engine(said.below("sglang-"), gpus, of_engine)]
     sides = []
     for group in groups:
-        own = {**_dashed(said.values), **_dashed(group.get("overrides") or {}, "sglang-")}
-        count = int(group["num_gpus"])
-        each = int(group.get("num_gpus_per_engine") or of_engine)
-        sides.append(_engine(Said(own, WAY_OUT, "sglang-", said.read), count, each))
+        over = {f"sglang-{k}": v for k, v in _dashed(group.get("overrides") or {}).items()}
+        own = Said({**said.values, **over}, said.way_out, "sglang-", said.read)
+        of_group = Said(_dashed(group), said.way_out)
+        each = of_group.count("num-gpus-per-engine") or of_engine
+        sides.append(_engine(own, of_group.number("num-gpus"), each))
     if sum(side["gpus"] for side in sides) != gpus:
         raise UserError(
             f"--sglang-config: its groups have {sum(side['gpus'] for side in sides)} GPUs, and"
@@ -136,8 +137,8 @@ def _engines(said: Said, gpus: int, documents: Sequence[str]) -> list[Side]:
     return [{**sides[0], "gpus": gpus}] if alike else sides
 
 
-def _dashed(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {prefix + key.replace("_", "-"): value for key, value in values.items()}
+def _dashed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key).replace("_", "-"): value for key, value in values.items()}
 
 
 def _groups(said: Said, documents: Sequence[str]) -> list[dict[str, Any]] | None:
@@ -149,7 +150,8 @@ def _groups(said: Said, documents: Sequence[str]) -> list[dict[str, Any]] | None
         try:
             models = yaml.safe_load(text)["sglang"]
             (model,) = models
-            return list(model["server_groups"])
+            groups = [dict(group) for group in model["server_groups"]]
+            return [{**group, "overrides": dict(group.get("overrides") or {})} for group in groups]
         except (yaml.YAMLError, KeyError, TypeError, ValueError):
             continue
     raise UserError(
@@ -177,19 +179,13 @@ def _without_bearing(said: Said) -> set[str]:
     return {name for name in said.values if flags.kind(name) is not None}
 
 
-def _as_written(said: Said, key: str) -> str | None:
-    """As it is written, whatever of it is known."""
-    value = said.values.get(key)
-    return None if value is None else str(value)
-
-
 def _left_out(said: Said, arrays: Sequence[str]) -> list[str]:
     found = []
     if said.switch("sequence-parallel"):
         found.append(SEQUENCE_PARALLEL)
     if arrays:
         found.append(f"not in this file: {', '.join(arrays)}; the model is given by model=")
-    model = _as_written(said, "hf-checkpoint") or ""
+    model = said.as_written("hf-checkpoint") or ""
     bits = [f"--{name}" for name in said.values if re.search("fp8|int4|quant", name)]
     if bits or re.search("fp8|int4", model.lower()):
         found.append(narrow(", ".join(bits) or model.rpartition("/")[2]))

@@ -80,7 +80,7 @@ def read(text: str, variables: Mapping[str, str], ignored: Collection[str]) -> P
         source=source,
         destinations=[destination],
         mode="non-collocated" if apart else "collocated",
-        model=named(values.get(f"{_OF}model.path")),
+        model=named(said.as_written(f"{_OF}model.path")),
         per_node=per_node,
         left_out=[*left_out, *_left_out(said, source), *not_read(command)],
         etp=f"{_OF}actor.megatron.expert_tensor_parallel_size",

@@ -32,7 +32,10 @@ def said(path: Path, variables: Mapping[str, str], starts: str | None = None) ->
     tree = loaded(path, starts)
     for key, value in variables.items():
         *outer, last = key.split(".")
-        inside: Tree = {last: yaml.safe_load(value)}
+        try:
+            inside: Tree = {last: yaml.safe_load(value)}
+        except yaml.YAMLError:
+            raise UserError(f"{key}={value}: the value is not YAML's") from None
         for name in reversed(outer):
             inside = {name: inside}
         tree = _over(tree, inside)
@@ -64,8 +67,11 @@ def loaded(path: Path, starts: str | None = None, before: tuple[Path, ...] = ())
     own: Tree = {str(key): value for key, value in tree.items()}
     parents = own.pop(starts, []) if starts else []
     merged: Tree = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = _over(merged, loaded(path.parent / str(parent), starts, (*before, path)))
+    listed = [parents] if isinstance(parents, str) else parents
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise UserError(f"{path}: {starts}={parents} is no file, or list of files")
+    for parent in listed:
+        merged = _over(merged, loaded(path.parent / parent, starts, (*before, path)))
     return _over(merged, own)
 
 

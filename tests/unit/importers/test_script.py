@@ -78,6 +78,19 @@ def test_if_is_read_by_its_condition(
     assert taken or "--b" in found.skipped[0]
 
 
+def test_case_and_what_follows_a_test() -> None:
+    text = (
+        'case "$K" in\n  a | b)\n    A=(--b 1)\n    ;;\n  c*) A=(--c 1);;\n  *) A=(--d 1)\nesac\n'
+        '[ "$K" = a ] && M=1 || M=2\nrun.sh ${A[@]} --m $M'
+    )
+    for value, arguments in {"a": "--b 1 --m 1", "b": "--b 1 --m 2", "cx": "--c 1 --m 2"}.items():
+        assert flagged(text, K=value).arguments == arguments.split()
+    assert flagged(text).arguments == ["--d", "1", "--m", "2"]
+    of_shell = flagged(f"K=$(uname)\n{text}")
+    assert of_shell.arguments == ["${A[@]}", "--m", "2"]  # nobody knows which, so none is read
+    assert "case $(uname) a b --b" in " ".join(of_shell.skipped)
+
+
 def test_if_within_if_and_elif() -> None:
     text = (
         'if [ "$K" = 1 ]; then\n A=(--a)\nelif [ "$K" = 2 ]; then\n'
@@ -106,6 +119,7 @@ def test_launcher_program_and_environment() -> None:
     [
         ("a.sh --x 1\nb.sh --x 2", "2 commands have Megatron's flags, one is read: a.sh --x 1"),
         ("echo hello", "no command with Megatron's flags"),
+        ("case x in\na)\nif [ b = b ]; then\n;;\nb)\na.sh --a 1\nesac", "no command with"),
         ("a.sh --x 'open", "a quote is not closed"),
     ],
 )
