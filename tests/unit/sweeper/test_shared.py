@@ -49,7 +49,7 @@ OTHERS = (
 def drawn() -> Iterator[list[str]]:
     """Random sets of overrides, in any order, with keys that come twice or within each other."""
     draw = random.Random(15)
-    for _ in range(70):
+    for _ in range(45):
         words = draw.choices(PLAIN, k=draw.randint(1, 4)) + draw.choices(
             OTHERS, k=draw.choice((0, 1, 1))
         )
@@ -77,7 +77,7 @@ def test_it_is_hydras_own(tmp_path: Path) -> None:
             config = compose("config", words)
             assert repr(found) == repr(OmegaConf.to_container(config, resolve=True)), words
             told += 1
-    assert told > 30 and len(set(composed)) == len(composed) < 30
+    assert told > 20 and len(set(composed)) == len(composed) < 30
 
 
 REAL = (
