@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,8 +57,12 @@ def test_a_disk_that_refuses_a_prediction_is_a_failed_record(
     tmp_path: Path,
 ) -> None:
     point = Point.of(planned(), tmp_path)
-    point.timing.mkdir(parents=True)  # no file can take its place
-    record = predict.predict_point(point)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))  # the point fits, its record not
+    try:
+        record = predict.predict_point(point)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert record.status == "failed" and f"cannot write {point.timing}: " in record.reason
 
 

@@ -22,6 +22,12 @@ from tests.support.reports import write_measured
 STEADY = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0, 1.01]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of pytest-xdist has 80 columns, which fold a row of the table."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def timed(record: Record, warm: Sequence[float]) -> Record:
     assert record.seconds is not None
     return replace(record, seconds=replace(record.seconds, warm=list(warm)))

@@ -43,6 +43,12 @@ LINES = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of pytest-xdist has 80 columns, which fold a row of the table."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.mark.parametrize("case", LINES)
 def test_a_line_is_read(case: str) -> None:
     line, expected = LINES[case]
