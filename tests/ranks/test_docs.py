@@ -141,10 +141,12 @@ def test_the_sweep_whose_results_are_read_is_a_command_of_readme(where: Path) ->
 
 def test_every_command_is_run_or_has_a_reason_not_to() -> None:
     assert {kind(words) for _, words in ALL} <= RUN | set(NOT_RUN)
-    # counted without the finder, which must not lose any
-    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    # counted without the finder, which must not lose any; docs/slurm.md's dry runs, which are in
+    # blocks of sh, are held word for word by tests/unit/sweeper/test_dry_run.py
+    pages = [page for page in PAGES if page.name != "slurm.md"]
+    lines = [line for page in pages for line in page.read_text().splitlines()]
     typed = sum(line.startswith(("python -m ", "make ")) for line in lines)
-    assert typed == sum(words[0] in ("python", "make") for _, words in ALL) > 20
+    assert typed == sum(words[0] in ("python", "make") for p, words in ALL if p in pages) > 20
 
 
 @pytest.mark.parametrize(
