@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from refit.job import UserError
 from refit.record.record import Record
 from sweeper.export.flat import metrics, parameters, tags
 
+Mode = Literal["offline", "online"]
 
-def export(records: Sequence[tuple[Path, Record]], mode: str, project: str, folder: Path) -> int:
+
+def export(records: Sequence[tuple[Path, Record]], mode: Mode, project: str, folder: Path) -> int:
     """Log each record as a run; how many those are.
 
     Args:
@@ -24,7 +27,7 @@ def export(records: Sequence[tuple[Path, Record]], mode: str, project: str, fold
     try:
         import wandb
     except ImportError:
-        raise UserError("--wandb needs wandb: pip install wandb") from None
+        raise UserError("--wandb needs wandb: pip install 'refit-sweep[wandb]'") from None
     folder.mkdir(parents=True, exist_ok=True)
     for path, record in records:
         said = tags(record)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -206,13 +209,54 @@ def test_mlflow_reads_back_what_was_logged(
     assert failed.data.tags["reason"] == "@SUM(1)" and failed.data.metrics["proven"] == 0
 
 
-def test_wandb_offline_is_written(
+def messages(path: Path) -> Iterator[Any]:
+    """What stands in a run's file, in wandb's own messages: a LevelDB log behind seven bytes."""
+    protocol = import_module("wandb.proto.wandb_internal_pb2")
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:  # the rest of a block
+            at += left
+            continue
+        length, part = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if part in (1, 4):  # all of it, or its last
+            record = protocol.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record
+
+
+def test_wandb_reads_its_own(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("wandb", reason="needs wandb, which no extra of the tests brings")
+    pytest.importorskip("wandb", reason="needs wandb: pip install 'refit-sweep[wandb]'")
     said = exported(folder, capsys, "--wandb", "offline", "--output", tmp_path)
     assert said.startswith("4 runs in")
-    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 4
+    loaded = map(Record.load, folder.glob("*/timing.json"))
+    records = {record.name: record for record in loaded}
+    runs = {}
+    for path in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+        found = list(messages(path))
+        (run,) = (m.run for m in found if m.WhichOneof("record_type") == "run")
+        runs[run.display_name] = (run, found)
+    assert runs.keys() == records.keys()
+    for name, (run, found) in runs.items():
+        record, row = records[name], Row.of(records[name])
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        assert config["model.name"] == record.config["model"]["name"]
+        assert config["refit.bucket_mb"] == str(record.config["refit"]["bucket_mb"])
+        history = [
+            json.loads(item.value_json)
+            for m in found if m.WhichOneof("record_type") == "history"
+            for item in m.history.item if list(item.nested_key) == ["refit_s"]
+        ]  # fmt: skip
+        assert history == (list(record.seconds.warm) if record.seconds else [])
+        summary = {i.key: i.value_json for m in found for i in m.summary.update if i.key}
+        if row.median_s is not None:
+            assert json.loads(summary["median_s"]) == row.median_s
+        assert json.loads(summary["proven"]) == (record.status == "ok")
+        assert any(m.artifact.name == f"timing-{record.id}" for m in found)
 
 
 def test_a_library_that_is_missing_is_named(
@@ -220,7 +264,7 @@ def test_a_library_that_is_missing_is_named(
 ) -> None:
     for words, module, says in (
         (["--mlflow", tmp_path.as_uri()], "mlflow", r"refit-sweep\[mlflow\]"),
-        (["--wandb", "offline"], "wandb", "pip install wandb"),
+        (["--wandb", "offline"], "wandb", r"refit-sweep\[wandb\]"),
     ):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(UserError, match=says):
