@@ -108,15 +108,16 @@ def _refits(run: _Run) -> _Refits:
     """
     # asked before the peak is forgotten: that resets what the kernel says of the whole process too
     host_peak = _host_peak()
-    before = memory.forget_peak()
+    peak = memory.Peak()
     rank_device.forget_peak()
     cold, cold_phases, plan = _cold(run)
-    copies = limit.Copies(run.setup, run.clock, run.sides, run.rank, plan)
-    with run.proof.beside("the cold refit"):
+    host_peak = max(host_peak, _host_peak())
+    with peak.aside(), run.proof.beside("the cold refit"):
         run.progress("measuring plain copies")
+        copies = limit.Copies(run.setup, run.clock, run.sides, run.rank, plan)
         copies.make()
     warm, warm_phases, held_bytes = _warm(run)
-    refit_peak, device_peak = memory.peak_since(before), rank_device.peak_bytes()
+    refit_peak, device_peak = peak.bytes, rank_device.peak_bytes()
     logits = _changed(run)
     # asked before close, which empties them
     staging, details, moved = run.hops.staging_bytes, run.hops.details, run.hops.moved

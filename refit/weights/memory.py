@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,7 +205,40 @@ def held_bytes() -> int:
     return resident.total if resident else 0
 
 
-def forget_peak() -> Resident | None:
+class Peak:
+    """The most private memory that this process holds, above what is resident now.
+
+    Shared memory, that of weights which peers have mapped too, does not count. It is taken not to
+    shrink meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._before, self._most = _forget_peak(), 0
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is taken meanwhile does not count, nor what of it is kept."""
+        self._most = self.bytes or 0
+        was = _forget_peak()
+        yield
+        now = _forget_peak()
+        if self._before and was and now:
+            self._before = Resident(
+                self._before.total + now.total - was.total,
+                self._before.shared + now.shared - was.shared,
+            )
+
+    @property
+    def bytes(self) -> int | None:
+        """So far; None where the system keeps no peak."""
+        peak = _resident("VmHWM:")
+        if self._before is None or peak is None:
+            return None
+        private = peak.total - self._before.total - (peak.shared - self._before.shared)
+        return max(self._most, private)
+
+
+def _forget_peak() -> Resident | None:
     """Let the kernel's peak of this process begin anew.
 
     Returns:
@@ -216,18 +249,6 @@ def forget_peak() -> Resident | None:
     except OSError:
         return None
     return _resident("VmRSS:")
-
-
-def peak_since(before: Resident | None) -> int | None:
-    """Bytes of private memory that this process held at most, above what was resident before.
-
-    Shared memory, that of weights which peers have mapped too, does not count. It is taken not to
-    shrink meanwhile.
-    """
-    peak = _resident("VmHWM:")
-    if before is None or peak is None:
-        return None
-    return max(0, peak.total - before.total - (peak.shared - before.shared))
 
 
 def _resident(total: str) -> Resident | None:

@@ -251,13 +251,16 @@ def test_busiest_links_by_brute_force() -> None:
 PEAK = """
 import mmap
 from refit.weights import memory
-before = memory.forget_peak()
+peak = memory.Peak()
 shared = mmap.mmap(-1, 48 << 20)
 shared.write(b"x" * (1 << 20) * 48)  # from private bytes, given back
 for _ in range(2):
     held = bytearray(b"x") * (64 << 20)
     del held
-print(memory.peak_since(before))
+with peak.aside():
+    kept = bytearray(b"x") * (96 << 20)
+more = bytearray(b"x") * (8 << 20)
+print(peak.bytes)
 """
 
 
