@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 WITHIN = ("env", "slurm")
@@ -54,6 +54,21 @@ def as_written(value: Any) -> Any:
     if isinstance(value, list):
         return [as_written(v) for v in value]
     return value.written if isinstance(value, Told) else value
+
+
+def variables_as_written(found: Mapping[str, str], env: Mapping[str, Any]) -> dict[str, str]:
+    """The same variables, those that `env` has from the environment as they were asked for."""
+    told = {name: value.written for name, value in env.items() if isinstance(value, Told)}
+    return {name: told.get(name, value) for name, value in found.items()}
+
+
+def options_as_written(lines: Iterable[str], slurm: Mapping[str, Any]) -> list[str]:
+    """Options like `--account=a`, those of values that the environment told as they were asked."""
+    told = {f"={value}": f"={value.written}" for value in slurm.values() if isinstance(value, Told)}
+    return [
+        next((line.removesuffix(v) + w for v, w in told.items() if line.endswith(v)), line)
+        for line in lines
+    ]
 
 
 def asked_again(config: Mapping[str, Any]) -> dict[str, Any]:

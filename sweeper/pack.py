@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from refit import told
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.record.record import Record
@@ -42,7 +43,8 @@ class Pack:
         failed = []
         with _until_killed():
             loaded = [(Point.load(Path(folder)), number) for folder, number in self.points]
-            with Agent((point.job for point, _ in loaded), _given()) as agent:
+            given = _given(loaded[0][0].job.cluster.slurm or {})
+            with Agent((point.job for point, _ in loaded), given) as agent:
                 for point, number in loaded:
                     state = status.get(point).state
                     if not (restart and state in SETTLED):  # by this job, before it began anew
@@ -95,10 +97,12 @@ def _until_killed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _given() -> dict[str, Any]:
+def _given(slurm: Mapping[str, Any]) -> dict[str, Any]:
     """What sbatch was given for this job, for the record; a step of an allocation was not."""
     folder = os.environ.get("SUBMITIT_FOLDER")
-    return {"sbatch": submitit_side.given(Path(folder), slurm_id())} if folder else {}
+    if not folder:
+        return {}
+    return {"sbatch": told.options_as_written(submitit_side.given(Path(folder), slurm_id()), slurm)}
 
 
 def slurm_id() -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 
+from refit import told
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
 from refit.plan.plan import Plan
@@ -172,9 +173,14 @@ def _report(run: _Run, refits: _Refits) -> RankReport:
         held_bytes=refits.held_bytes,
         device_peak_bytes=refits.device_peak_bytes,
         device=rank_device.name(run.device),
-        variables=environment.variables((*(setup.job.cluster.env or ()), *OF_RANKS)),
+        variables=_variables(setup),
         dispatcher=models.dispatcher_of(sides.source) or models.dispatcher_of(sides.destination),
     )
+
+
+def _variables(setup: Setup) -> dict[str, str]:
+    env = setup.job.cluster.env or {}
+    return told.variables_as_written(environment.variables((*env, *OF_RANKS)), env)
 
 
 def _waiting(progress: Progress) -> Progress:

@@ -12,6 +12,7 @@ from hydra.core.utils import env_override
 from refit.job import Degrees, Job
 from refit.ranks.agent import Agent
 from refit.record.point import Point
+from refit.told import Told
 from tests.support.jobs import TINY, job
 from tests.support.records import verified
 
@@ -58,8 +59,14 @@ def test_the_ranks_of_a_point_have_its_environment_and_no_other_points(
     says = replace(TWO, refit=replace(TWO.refit, method="tests.support.faults:SaysEnvironment"))
     env = {"CUDA_DEVICE_MAX_CONNECTIONS": 1, "TORCH_CPP_LOG_LEVEL": "ERROR", "REFIT_SHARE": 0.5}
     texts = {name: str(value) for name, value in env.items()}
-    record = verified(agent, tmp_path, with_env(says, env))
-    assert record["environment"]["variables"] == {**texts, "CUDA_VISIBLE_DEVICES": ""}
+    secret = Told("hf_not_to_be_seen", "${oc.env:TOKEN}")
+    record = verified(agent, tmp_path, with_env(says, {**env, "HF_TOKEN": secret}))
+    assert record["environment"]["variables"] == {
+        **texts, "HF_TOKEN": secret.written, "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    # in no file: the record, what is frozen, ranks' reports and logs
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5 and not [f for f in files if secret.encode() in f.read_bytes()]
     # there when torch was imported, and so in the environment that the process began with
     assert record["transport"] == texts
     after = verified(agent, tmp_path, says)

@@ -15,6 +15,7 @@ from refit.cli import job_of
 from refit.job import Job, UserError
 from refit.record.point import Point, identity
 from refit.record.record import Record, begin, write
+from refit.told import options_as_written
 from tests.support.jobs import job
 
 SECRET = "hf_not_to_be_seen"
@@ -64,3 +65,11 @@ def test_a_point_that_is_loaded_asks_again(
     monkeypatch.delenv("TOKEN")
     with pytest.raises(UserError, match="asks for the environment variable 'TOKEN', which is not"):
         Point.load(point.directory)
+
+
+def test_what_sbatch_was_given_has_what_was_asked(asking: Job) -> None:
+    lines = [f"--account=a-{SECRET}", "--comment=none", "--time=10", "--exclusive"]
+    assert options_as_written(lines, asking.cluster.slurm) == [
+        "--account=a-${oc.env:TOKEN}", "--comment=${oc.env:NO_SUCH_VARIABLE,none}", "--time=10",
+        "--exclusive",
+    ]  # fmt: skip
