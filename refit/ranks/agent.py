@@ -32,7 +32,6 @@ from refit.weights.slab import Kept, Slab, anonymous
 Progress = Callable[[str], None]
 
 # numpy imports the second by itself where a rank first looks for duplicates, in 0.05 s
-ALWAYS_PRELOADED = ("refit.ranks.worker", "numpy.ma")
 RECORD_S = 60.0  # for node 0 to write the record, once a node has ended
 
 
@@ -51,7 +50,7 @@ class Agent:
             around: what else is known of this environment, for the records.
         """
         self._context = multiprocessing.get_context("forkserver")
-        os.environ[server.AHEAD] = ",".join([*ALWAYS_PRELOADED, *_preloads(jobs)])
+        os.environ[server.AHEAD] = ",".join([*server.ALWAYS, *_preloads(jobs)])
         # named and not imported, as it imports torch at once
         self._context.set_forkserver_preload(["refit.ranks.ahead"])
         # made here, the children's sockets go below it, and it goes with this process
@@ -238,15 +237,11 @@ def _interrupted(point: Point, team: Nodes, begun: Record, signal: KeyboardInter
 
 
 def _preloads(jobs: Iterable[Job]) -> list[str]:
-    """What takes seconds to import and can be forked.
-
-    Nothing where ranks use a GPU: a process that has touched CUDA cannot be forked, and whether
-    these imports do depends on what else is installed.
-    """
+    """What takes seconds to import and can be forked, as a rule (`refit.ranks.ahead`)."""
     modules: set[str] = set()
     for job in jobs:
-        if devices.device(job) == "cpu":
+        if devices.device(job) == "cpu":  # NIXL's UCX may ask CUDA what is there
             modules.update(methods.preload(job.refit.method))
-            if job.build == "megatron":
-                modules.add("refit.weights.megatron_build")
+        if job.build == "megatron":
+            modules.add("refit.weights.megatron_build")
     return sorted(modules)

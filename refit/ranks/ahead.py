@@ -2,14 +2,38 @@
 
 Multiprocessing passes over an ImportError there, and any other error ends the server before it has
 forked anybody. A rank imports the same again, and has somebody to tell.
+
+Once a process has asked CUDA anything, those that are forked from it cannot use it. Whether an
+import asks depends on what else is installed; where one did, the server begins anew without it.
 """
 
 import os
+import sys
 from contextlib import suppress
 from importlib import import_module
 
-from refit.ranks.server import AHEAD
+from refit.ranks.server import AHEAD, ALWAYS
+from refit.rules import devices
 
-for _name in os.environ[AHEAD].split(","):
+
+def _spoiled() -> bool:
+    """Whether a process that is forked from this one cannot use CUDA: one tries."""
+    pid = os.fork()
+    if not pid:
+        with suppress(Exception):
+            sys.modules["torch"].zeros(1, device="cuda")
+            os._exit(0)
+        os._exit(1)
+    return os.waitpid(pid, 0)[1] != 0
+
+
+# has torch ask the driver's library, and not CUDA, whether there is a GPU
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+_names = os.environ[AHEAD].split(",")
+for _name in _names:
     with suppress(Exception):
         import_module(_name)
+if not set(_names) <= set(ALWAYS) and "torch" in sys.modules and not devices.no_cuda():
+    if _spoiled():
+        os.environ[AHEAD] = ",".join(ALWAYS)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -5,12 +5,29 @@ What has run on a GPU is in docs/gpu.md.
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 
 from refit.job import Job
 from refit.layout.layout import Placement
 from refit.rules import devices
+
+
+def before_cuda(job: Job, placement: Placement) -> None:
+    """What CUDA reads of the environment when a process begins to use it; what is set stays.
+
+    One connection, which Megatron's launch scripts ask for, would have waits on a stream hold up
+    the other streams, so a value that only the shell has said does not stay.
+
+    Where ranks share a GPU under CUDA's Multi-Process Service, each gets its share: NVSHMEM, and
+    NCCL with more than one rank on a GPU, ask that shares add up to no more than the whole.
+    """
+    if "CUDA_DEVICE_MAX_CONNECTIONS" not in (job.cluster.env or {}):
+        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"
+    if devices.mps() and (ranks := devices.ranks_per_gpu(placement)) > 1:
+        os.environ.setdefault("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(100 // ranks))
 
 
 def make_current(job: Job, placement: Placement, rank: int) -> torch.device:

@@ -21,6 +21,9 @@ from refit.weights.slab import Slab, anonymous
 AHEAD = "REFIT_AHEAD"
 """Of its environment: names of the modules that it imports, with commas (`refit.ranks.ahead`)."""
 
+ALWAYS = ("refit.ranks.worker", "numpy.ma")
+"""What it imports for every job."""
+
 END_S = 2.0  # for a server that let go of its pipes to be gone
 
 NO_MORE = ("Resource temporarily unavailable", "can't start new thread")

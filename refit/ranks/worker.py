@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from refit.job import UserError
-from refit.ranks import bench
+from refit.ranks import bench, device
 from refit.ranks.clock import Clock
 from refit.ranks.meeting import Meeting
 from refit.ranks.nodes import LOOPBACK
@@ -51,6 +51,8 @@ def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle
     if devices.device(task.setup.job) == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nor may megatron-core find a GPU to build on
+    else:
+        device.before_cuda(task.setup.job, task.setup.placement)
     gc.freeze()  # what the fork server imported is never garbage; scanning it would copy its pages
     try:
         threading.Thread(target=_die_with, args=(agent,), daemon=True).start()

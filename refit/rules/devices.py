@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from refit.job import Job
+from refit.layout.layout import Placement
 
 Device = Literal["cpu", "cuda"]
 
@@ -66,3 +67,15 @@ def gpus() -> int:
             break
         valid += 1
     return min(count, valid)
+
+
+def ranks_per_gpu(placement: Placement) -> int:
+    """How many ranks the GPU of this node that has most of them has, at least one."""
+    ranks = min(placement.ranks_per_node, placement.world)
+    return max(1, -(-ranks // max(gpus(), 1)))
+
+
+def mps() -> bool:
+    """Whether CUDA's Multi-Process Service runs here: the pipe of its control daemon is there."""
+    folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
+    return (Path(folder) / "control").exists()

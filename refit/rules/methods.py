@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,12 +55,27 @@ class Method:
     preload: tuple[str, ...] = ()
 
 
+SHARED_BY_NCCL = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
+
+
 def _gpu_per_rank(job: Job, placement: Placement) -> str | None:
-    ranks = min(placement.ranks_per_node, placement.world)
-    if ranks > devices.gpus():
+    env = {**os.environ, **(job.cluster.env or {})}
+    if devices.ranks_per_gpu(placement) > 1 and str(env.get(SHARED_BY_NCCL, "0")) == "0":
+        ranks = min(placement.ranks_per_node, placement.world)
         return (
             f"nccl needs a GPU for each rank; this node has {devices.gpus()} for {ranks} ranks;"
             " use refit=ipc or nvshmem, which can share one"
+        )
+    return None
+
+
+def _mps_where_shared(job: Job, placement: Placement) -> str | None:
+    """NVSHMEM's notes of 2.4.1: without MPS no waits on streams where processes share a GPU."""
+    ranks = devices.ranks_per_gpu(placement)
+    if ranks > 1 and not devices.mps():
+        return (
+            f"nvshmem with {ranks} ranks on one GPU needs CUDA's Multi-Process Service, which does"
+            " not run here; start it with nvidia-cuda-mps-control -d, or use refit=ipc"
         )
     return None
 
@@ -136,7 +152,7 @@ METHODS = {
     ),
     "nvshmem": Method(
         "NvshmemTransport", "the same schedule in NVSHMEM's heap, by nvshmem4py",
-        devices=("cuda",), library="nvshmem",
+        devices=("cuda",), library="nvshmem", cannot=_mps_where_shared,
     ),
     "nixl": Method(
         "NixlTransport", "reads of registered memory, by NIXL and UCX",

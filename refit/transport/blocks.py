@@ -1,4 +1,8 @@
-"""Blocks as views of a rank's shards."""
+"""Blocks as views of a rank's shards.
+
+Where nothing is cast they are views of integers. On CUDA, torch's foreach copy of bfloat16 or
+float16 makes one NaN of all: on an H200, torch 2.11, 0.3% of random bytes came out changed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from refit.transport.schedule import Message
 from refit.weights.weights import TORCH_DTYPE, Weights
 
 Tensors = dict[int, torch.Tensor]
+
+_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def part(
@@ -43,7 +49,7 @@ def pairs(
     for row in rows:
         destinations.append(part(copies, row, into, of_source=False))
         sources.append(part(copies, row, out_of[int(copies.source[row])], of_source=True))
-    return destinations, sources
+    return as_bits(destinations, sources)
 
 
 def local_pairs(
@@ -73,7 +79,21 @@ def staged_pairs(
         bucket[b.offset : b.offset + b.nbytes].view(TORCH_DTYPE[copies.dtype(b.row)]).view(w.shape)
         for b, w in zip(message.blocks, weights, strict=True)
     ]
-    return staged, weights
+    return as_bits(staged, weights)
+
+
+def as_bits(
+    ones: list[torch.Tensor], others: list[torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The same memory, two by two, as integers where both are of one dtype."""
+    kinds = [
+        _OF_SIZE[one.element_size()] if one.dtype == other.dtype else None
+        for one, other in zip(ones, others, strict=True)
+    ]
+    return (
+        [one.view(kind) if kind else one for one, kind in zip(ones, kinds, strict=True)],
+        [other.view(kind) if kind else other for other, kind in zip(others, kinds, strict=True)],
+    )
 
 
 def copy(destinations: list[torch.Tensor], sources: list[torch.Tensor]) -> None:

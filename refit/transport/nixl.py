@@ -220,6 +220,7 @@ class _Batch:
             start = flat.storage_offset() // dtype.itemsize
             self.views.append(flat.view(dtype).as_strided(into.shape, strides, start))
             self.weights.append(into)
+        self.weights, self.views = blocks.as_bits(self.weights, self.views)
 
     def local(self, device: int) -> np.ndarray[Any, Any]:
         """[runs, 3]: address, bytes, device."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from refit.ranks.agent import Agent
+from refit.rules import devices
 from tests.support.jobs import job
 
 
@@ -14,5 +15,8 @@ def agent() -> Iterator[Agent]:
 
     A process has one fork server, which preloads what its first agent said, so it is the first.
     """
-    with Agent([job(build="megatron"), job(method="nixl")]) as started:
+    jobs = [job(build="megatron")]
+    if devices.no_cuda():  # see `refit.ranks.agent`
+        jobs.append(job(method="nixl"))
+    with Agent(jobs) as started:
         yield started

@@ -214,6 +214,40 @@ def test_what_the_peer_needs(
     assert reason is None if words is None else words in (reason or "")
 
 
+def with_mps(monkeypatch: pytest.MonkeyPatch, folder: Path, runs: bool) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(folder))
+    if runs:
+        (folder / "control").touch()
+
+
+@pytest.mark.parametrize(
+    ("method", "gpus", "runs", "env", "words"),
+    [
+        # four ranks; what is shared is shared under MPS, and by NCCL only where it is asked to
+        ("nvshmem", 4, False, {}, None),
+        ("nvshmem", 3, False, {}, "nvshmem with 2 ranks on one GPU needs CUDA's Multi-Process"),
+        ("nvshmem", 1, False, {}, "with 4 ranks on one GPU"),
+        ("nvshmem", 1, True, {}, None),
+        ("nccl", 1, True, {}, "nccl needs a GPU for each rank; this node has 1 for 4 ranks"),
+        ("nccl", 1, True, {"NCCL_MULTI_RANK_GPU_ENABLE": 0}, "nccl needs a GPU for each rank"),
+        ("nccl", 1, True, {"NCCL_MULTI_RANK_GPU_ENABLE": 1}, None),
+        ("ipc", 1, False, {}, None),
+        ("nixl", 1, False, {}, None),
+    ],
+)
+def test_what_ranks_that_share_a_gpu_need(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, gpus: int, runs: bool,
+    env: dict[str, int], words: str | None,
+) -> None:  # fmt: skip
+    machine(monkeypatch, gpus, "nvshmem", "nixl")
+    with_mps(monkeypatch, tmp_path, runs)
+    monkeypatch.delenv("NCCL_MULTI_RANK_GPU_ENABLE", raising=False)
+    what = job(Degrees(tp=4, etp=1), Degrees(tp=2, ep=2, etp=1), "collocated", method)
+    what = replace(what, cluster=replace(what.cluster, device="cuda", env=env or None))
+    reason = methods.unsupported(method, what, place(what))
+    assert reason is None if words is None else words in (reason or "")
+
+
 def test_auto_on_cpus_goes_by_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 8)
     for nodes, choice in (
