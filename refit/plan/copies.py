@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import Catalogue, Shard
+from refit.plan.arena import Arena, Arenas
 from refit.plan.pieces import Pieces
 
 
@@ -137,9 +138,22 @@ class Copies(Blocks):
     receiving: tuple[Layout, ...]
 
     def shards(self, rank: int, of_source: bool) -> list[Shard]:
-        """What a rank holds of the giving side that it is of, or of the receiving one."""
+        """What a rank holds of the giving side that it is of, or of the receiving one.
+
+        In the order in which it lies in the rank's arena.
+        """
         layout = self._layout(rank, of_source)
-        return [] if layout is None else self.catalogue.held_by(layout, rank)
+        return [] if layout is None else self._arenas.shards(layout, rank)
+
+    def arena(self, rank: int, of_source: bool) -> Arena:
+        """Where that lies, of a rank that holds some."""
+        layout = self._layout(rank, of_source)
+        assert layout is not None, f"rank {rank} is of no such side"
+        return self._arenas.of(layout, rank)
+
+    @cached_property
+    def _arenas(self) -> Arenas:
+        return Arenas(self.catalogue, self.placement)
 
     def _layout(self, rank: int, of_source: bool) -> Layout | None:
         layouts = self.giving if of_source else self.receiving

@@ -1,0 +1,194 @@
+"""Where a rank's shards lie in its arena: in which order, and at which bytes. Pure numpy.
+
+The order is ours to choose, and is chosen so that what goes from one rank to another lies together
+at both ends. It is the same on all sides:
+
+1. Tensors outside the experts that all sides cut alike, by layer: what a stage has is one run.
+2. Those of which every rank has the whole: the same, but any replica may send them.
+3. Experts that all sides have whole or cut alike, by layer and then by expert, or the other way
+   round where that makes fewer runs (`_experts_first`).
+4. What is cut differently, by kind: equal blocks at equal distances. Experts in slots too, as a
+   layer's slots of one kind are one tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.tensors import ITEMSIZE, Catalogue, Family, Shard
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and enough for any vector load of a copy kernel."""
+
+_ALIKE, _WHOLE, _EXPERTS, _OTHERS, _TIED = range(5)
+
+
+@dataclass(frozen=True)
+class Arena:
+    """One rank's, of one side.
+
+    Attributes:
+        tensor: [shards], the ids that it holds, ascending.
+        start: [shards], the byte at which each begins.
+        order: [shards], the numbers of the shards above, in the order in which they lie.
+        strides: [families, dimensions], bytes between two neighbours along a dimension of its
+            shards; 0 where there is no such dimension, or the rank has none of the family.
+        dtypes: by family, as this side stores it.
+        nbytes: of the arena.
+    """
+
+    tensor: IntArray
+    start: IntArray
+    order: IntArray
+    strides: IntArray
+    dtypes: tuple[str, ...]
+    nbytes: int
+
+    @property
+    def itemsizes(self) -> IntArray:
+        """[families]: bytes of an element."""
+        return np.array([ITEMSIZE[dtype] for dtype in self.dtypes], dtype=np.int64)
+
+    def starts(self, tensor: IntArray) -> IntArray:
+        """[copies]: where these tensors begin, all of which it holds."""
+        return self.start[np.searchsorted(self.tensor, tensor)]
+
+
+@dataclass(frozen=True)
+class Arenas:
+    """Of all ranks of a placement."""
+
+    catalogue: Catalogue
+    placement: Placement
+
+    def shards(self, layout: Layout, rank: int) -> list[Shard]:
+        """What a rank of a side holds, in the order in which it lies in the rank's arena."""
+        held = self.catalogue.held_by(layout, rank)
+        return [held[number] for number in self.of(layout, rank).order.tolist()] if held else []
+
+    def of(self, layout: Layout, rank: int) -> Arena:
+        """A rank's, which is one of the layout's."""
+        (stage, _, _, tp), (_, _, ep, etp) = (
+            np.argwhere(grid == rank)[0].tolist() for grid in (layout.dense, layout.expert)
+        )
+        mine = set(layout.stage_layers(self.catalogue.num_layers)[stage])
+        tables, strides = [], np.zeros((len(self._kinds), self._dimensions), dtype=np.int64)
+        for number, family in enumerate(self.catalogue.families):
+            cut = family.cut(layout)
+            shard = 0 if cut.shards == 1 else (etp if family.grid == "expert" else tp)
+            shape = family.local_shape(cut, shard)
+            sizes = (*shape[1:], ITEMSIZE[family.dtype_on(layout.dtype)])
+            strides[number, : len(shape)] = np.cumprod(sizes[::-1])[::-1]
+            nbytes = int(strides[number, 0]) * shape[0]
+            tables.append(self._held(number, family, layout, stage, ep, mine, nbytes))
+        tensor, storage, nbytes_of, slot, *keys = np.concatenate(tables, axis=1)
+        order = np.lexsort(keys[::-1])
+        start, end = _laid_out(storage[order], nbytes_of[order], slot[order], layout)
+        at = np.empty_like(start)
+        at[order] = start
+        dtypes = tuple(f.dtype_on(layout.dtype) for f in self.catalogue.families)
+        return Arena(tensor, at, order, strides, dtypes, end)
+
+    def _held(
+        self,
+        number: int,
+        family: Family,
+        layout: Layout,
+        stage: int,
+        ep: int,
+        mine: set[int],
+        nbytes: int,
+    ) -> IntArray:
+        """[8, shards]: tensor, storage (-1: of its own), bytes, slot; and what they lie by."""
+        if family.layers:
+            held = [(at, layer) for at, layer in enumerate(family.layers) if layer in mine]
+        else:
+            outside = self.catalogue.num_layers if family.stage == "last" else -1
+            held = [(0, outside)] if stage in family.ends_on(layout) else []
+        width = max(1, family.num_experts)
+        count = width // layout.ep if family.num_experts else 1
+        first = ep * count if family.num_experts else 0
+        index, layer = np.repeat(np.array(held, dtype=np.int64).reshape(-1, 2).T, count, axis=1)
+        slot = np.tile(np.arange(count), len(held))
+        expert = first + slot
+        tensor = family.base + index * width + expert
+        in_slots = bool(family.num_experts and layout.expert_slots)
+        storage = family.base + index * width if in_slots else np.full_like(tensor, -1)
+        kind = self._kinds[number]
+        if family.copy_of and layout.tied:
+            kind, nbytes = _TIED, 0
+        kinds, families = np.full_like(tensor, kind), np.full_like(tensor, number)
+        by = (families, layer, expert)
+        if kind == _EXPERTS:
+            by = (expert, layer, families) if self._experts_first else (layer, expert, families)
+        elif kind != _OTHERS:
+            by = (layer, families, expert)
+        return np.stack([tensor, storage, np.full_like(tensor, nbytes), slot, kinds, *by])
+
+    @cached_property
+    def _sides(self) -> tuple[Layout, ...]:
+        return (self.placement.source, *self.placement.destinations)
+
+    @cached_property
+    def _dimensions(self) -> int:
+        return max(len(family.shape) for family in self.catalogue.families)
+
+    @cached_property
+    def _kinds(self) -> list[int]:
+        """By family, which of the groups it lies in."""
+        return [self._kind(family) for family in self.catalogue.families]
+
+    def _kind(self, family: Family) -> int:
+        cuts = {(family.cut(side), family.dtype_on(side.dtype)) for side in self._sides}
+        if len(cuts) > 1:
+            return _OTHERS
+        if family.num_experts:
+            return _OTHERS if any(side.expert_slots for side in self._sides) else _EXPERTS
+        ((cut, _),) = cuts
+        return _WHOLE if cut.is_whole else _ALIKE
+
+    @cached_property
+    def _experts_first(self) -> bool:
+        """Fewer runs by expert, then layer.
+
+        By layer a rank has from each peer one run per layer, all in one where both have the same
+        experts; by expert one per expert, all in one where both have the same layers.
+        """
+        experts = max((family.num_experts for family in self.catalogue.families), default=0)
+        by_layer = by_expert = 0
+        given = self.placement.source
+        for side in self.placement.destinations:
+            layers = self.catalogue.num_layers // side.pp
+            same_layers = side.stage_layers(self.catalogue.num_layers) == given.stage_layers(
+                self.catalogue.num_layers
+            )
+            stages, groups = -(-given.pp // side.pp), -(-given.ep // side.ep)
+            by_layer += groups * (stages if given.ep == side.ep else layers)
+            by_expert += stages * (groups if same_layers else experts // side.ep)
+        return by_expert < by_layer
+
+
+def _laid_out(
+    storage: IntArray, nbytes: IntArray, slot: IntArray, layout: Layout
+) -> tuple[IntArray, int]:
+    """Shards one after another, those of one storage in its slots; see `Shard.slot`.
+
+    Args:
+        storage, nbytes, slot: [shards], in the order in which they lie.
+
+    Returns:
+        [shards], where each begins; and the end of all.
+    """
+    slots = layout.expert_slots or 1
+    own, first = storage < 0, slot == 0
+    room = np.where(own, nbytes, np.where(first, slots * nbytes, 0))
+    room = -(-room // ALIGNMENT) * ALIGNMENT
+    ends = np.cumsum(room)
+    begins = ends - room
+    leader = np.maximum.accumulate(np.where(own | first, np.arange(len(room)), 0))
+    start = begins[leader] + np.where(own, 0, slot * nbytes)
+    return start, int(ends[-1]) if len(ends) else 0
