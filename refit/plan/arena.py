@@ -75,7 +75,9 @@ class Arenas:
         (stage, _, _, tp), (_, _, ep, etp) = (
             np.argwhere(grid == rank)[0].tolist() for grid in (layout.dense, layout.expert)
         )
-        mine = set(layout.stage_layers(self.catalogue.num_layers)[stage])
+        layers = layout.stage_layers(self.catalogue.num_layers)[stage]
+        mine = np.zeros(self.catalogue.num_layers, dtype=bool)
+        mine[layers] = True
         tables, strides = [], np.zeros((len(self._kinds), self._dimensions), dtype=np.int64)
         for number, family in enumerate(self.catalogue.families):
             cut = family.cut(layout)
@@ -83,51 +85,42 @@ class Arenas:
             shape = family.local_shape(cut, shard)
             sizes = (*shape[1:], ITEMSIZE[family.dtype_on(layout.dtype)])
             strides[number, : len(shape)] = np.cumprod(sizes[::-1])[::-1]
-            nbytes = int(strides[number, 0]) * shape[0]
-            tables.append(self._held(number, family, layout, stage, ep, mine, nbytes))
-        tensor, storage, nbytes_of, slot, *keys = np.concatenate(tables, axis=1)
-        order = np.lexsort(keys[::-1])
+            nbytes = 0 if family.copy_of and layout.tied else int(strides[number, 0]) * shape[0]
+            if family.layers:
+                held = np.flatnonzero(mine[list(family.layers)])
+            else:
+                held = np.zeros(int(stage in family.ends_on(layout)), dtype=np.int64)
+            tables.append(_held(family, layout, ep, held, nbytes))
+        tensor, storage, nbytes_of, slot = np.concatenate(tables, axis=1)
+        order = np.argsort(self.position[tensor])
         start, end = _laid_out(storage[order], nbytes_of[order], slot[order], layout)
         at = np.empty_like(start)
         at[order] = start
         dtypes = tuple(f.dtype_on(layout.dtype) for f in self.catalogue.families)
         return Arena(tensor, at, order, strides, dtypes, end)
 
-    def _held(
-        self,
-        number: int,
-        family: Family,
-        layout: Layout,
-        stage: int,
-        ep: int,
-        mine: set[int],
-        nbytes: int,
-    ) -> IntArray:
-        """[8, shards]: tensor, storage (-1: of its own), bytes, slot; and what they lie by."""
-        if family.layers:
-            held = [(at, layer) for at, layer in enumerate(family.layers) if layer in mine]
-        else:
+    @cached_property
+    def position(self) -> IntArray:
+        """[tensors]: the place of each in the order, if one rank held all."""
+        columns = []
+        for number, (family, kind) in enumerate(
+            zip(self.catalogue.families, self._kinds, strict=True)
+        ):
             outside = self.catalogue.num_layers if family.stage == "last" else -1
-            held = [(0, outside)] if stage in family.ends_on(layout) else []
-        width = max(1, family.num_experts)
-        count = width // layout.ep if family.num_experts else 1
-        first = ep * count if family.num_experts else 0
-        index, layer = np.repeat(np.array(held, dtype=np.int64).reshape(-1, 2).T, count, axis=1)
-        slot = np.tile(np.arange(count), len(held))
-        expert = first + slot
-        tensor = family.base + index * width + expert
-        in_slots = bool(family.num_experts and layout.expert_slots)
-        storage = family.base + index * width if in_slots else np.full_like(tensor, -1)
-        kind = self._kinds[number]
-        if family.copy_of and layout.tied:
-            kind, nbytes = _TIED, 0
-        kinds, families = np.full_like(tensor, kind), np.full_like(tensor, number)
-        by = (families, layer, expert)
-        if kind == _EXPERTS:
-            by = (expert, layer, families) if self._experts_first else (layer, expert, families)
-        elif kind != _OTHERS:
-            by = (layer, families, expert)
-        return np.stack([tensor, storage, np.full_like(tensor, nbytes), slot, kinds, *by])
+            experts = max(1, family.num_experts)
+            layer = np.repeat(np.array(family.layers or [outside]), experts)
+            expert = np.tile(np.arange(experts), family.count // experts)
+            families = np.full_like(layer, number)
+            by = (families, layer, expert)
+            if kind == _EXPERTS:
+                by = (expert, layer, families) if self._experts_first else (layer, expert, families)
+            elif kind != _OTHERS:
+                by = (layer, families, expert)
+            columns.append(np.stack([np.full_like(layer, kind), *by]))
+        order = np.lexsort(np.concatenate(columns, axis=1)[::-1])
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        return position
 
     @cached_property
     def _sides(self) -> tuple[Layout, ...]:
@@ -143,6 +136,8 @@ class Arenas:
         return [self._kind(family) for family in self.catalogue.families]
 
     def _kind(self, family: Family) -> int:
+        if family.copy_of and any(side.tied for side in self._sides):
+            return _TIED  # behind what it is a second name of
         cuts = {(family.cut(side), family.dtype_on(side.dtype)) for side in self._sides}
         if len(cuts) > 1:
             return _OTHERS
@@ -170,6 +165,24 @@ class Arenas:
             by_layer += groups * (stages if given.ep == side.ep else layers)
             by_expert += stages * (groups if same_layers else experts // side.ep)
         return by_expert < by_layer
+
+
+def _held(
+    family: Family, layout: Layout, ep: int, index: IntArray, nbytes: int
+) -> IntArray:
+    """[4, shards]: tensor, storage (-1: of its own), bytes, and slot in it.
+
+    Args:
+        index: which of the family's layers.
+    """
+    width = max(1, family.num_experts)
+    count = width // layout.ep if family.num_experts else 1
+    first = ep * count if family.num_experts else 0
+    slot = np.tile(np.arange(count), len(index))
+    together = family.base + np.repeat(index, count) * width
+    in_slots = bool(family.num_experts and layout.expert_slots)
+    storage = together if in_slots else np.full_like(together, -1)
+    return np.stack([together + first + slot, storage, np.full_like(slot, nbytes), slot])
 
 
 def _laid_out(

@@ -152,6 +152,13 @@ class Copies(Blocks):
         return self._arenas.of(layout, rank)
 
     @cached_property
+    def shapes(self) -> IntArray:
+        """[families, dimensions]: of a whole tensor; 1 where there is no such dimension."""
+        shapes = [family.shape for family in self.catalogue.families]
+        most = max(map(len, shapes))
+        return np.array([(*shape, *[1] * (most - len(shape))) for shape in shapes])
+
+    @cached_property
     def _arenas(self) -> Arenas:
         return Arenas(self.catalogue, self.placement)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -57,6 +58,19 @@ class Runs:
         """Some of them."""
         return Runs(*(getattr(self, field.name)[which] for field in fields(Runs)))
 
+    def by_rows(self) -> Runs:
+        """The same bytes, each row a run of its own."""
+        each = self.where(np.repeat(np.arange(len(self)), self.rows))
+        number, none = _within(self.rows), np.zeros_like(each.rows)
+        return replace(
+            each,
+            source=each.source + number * each.source_pitch,
+            destination=each.destination + number * each.destination_pitch,
+            rows=none + 1,
+            source_pitch=none,
+            destination_pitch=none,
+        )
+
     def split(self, largest: int) -> Runs:
         """The same bytes, none of them more than so many at once; a strided block by its rows."""
         wide = self._divided(-(-self.width // largest), largest) if len(self) else self
@@ -106,24 +120,24 @@ def runs(copies: Copies, rank: int) -> tuple[Runs, IntArray]:
         same = np.array([a == b for a, b in zip(out_of.dtypes, into.dtypes, strict=True)])[families]
         casts.append(rows[~same])
         found.append(_of_peer(copies, peer, rows[same], families[same], out_of, into))
-    joined = (np.concatenate(columns) for columns in zip(*map(_columns, found), strict=True))
-    return _merged(Runs(*joined)), np.sort(np.concatenate(casts))
+    tables, likes = zip(*found, strict=True)
+    return _merged(_together(tables), np.concatenate(likes)), np.sort(np.concatenate(casts))
 
 
 def _columns(table: Runs) -> list[IntArray]:
     return [getattr(table, field.name) for field in fields(Runs)]
 
 
+def _together(tables: Sequence[Runs]) -> Runs:
+    return Runs(*map(np.concatenate, zip(*map(_columns, tables), strict=True)))
+
+
 def _of_peer(
     copies: Copies, peer: int, rows: IntArray, family: IntArray, out_of: Arena, into: Arena
-) -> Runs:
-    """Some rows of one peer, not merged yet."""
+) -> tuple[Runs, IntArray]:
+    """Some rows of one peer, not merged yet; and of each its piece."""
     pieces, piece = copies.pieces, copies.piece[rows]
-    dimensions = into.strides.shape[1]
-    shapes = np.array(
-        [(*f.shape, *[1] * (dimensions - len(f.shape))) for f in copies.catalogue.families]
-    )
-    count = shapes[family]
+    count = copies.shapes[family]
     strides, starts = [], []
     for arena, start, step in (
         (out_of, pieces.source_start, pieces.source_step),
@@ -138,12 +152,13 @@ def _of_peer(
             count[has, axis] = pieces.length[piece[has], k]
         strides.append(stride)
         starts.append(at)
-    return _collapsed(peer, starts, strides, count, into.itemsizes[family])
+    table, box = _collapsed(starts, strides, count, into.itemsizes[family])
+    return replace(table, peer=np.full(len(box), peer)), piece[box]
 
 
 def _collapsed(
-    peer: int, starts: list[IntArray], strides: list[IntArray], count: IntArray, width: IntArray
-) -> Runs:
+    starts: list[IntArray], strides: list[IntArray], count: IntArray, width: IntArray
+) -> tuple[Runs, IntArray]:
     """Boxes of any dimensions as blocks of rows: from the innermost dimension out, what is dense
     widens a row, what is not makes rows, and what fits neither makes blocks.
 
@@ -152,31 +167,31 @@ def _collapsed(
         strides: of both, [boxes, dimensions].
         count: [boxes, dimensions].
         width: [boxes], bytes of an element.
+
+    Returns:
+        The blocks, of no peer yet; and [blocks], which box each is of.
     """
-    one = np.ones_like(width)
+    one, box = np.ones_like(width), np.arange(len(width))
     state = np.stack([*starts, one, 0 * one, 0 * one, width])  # as in Runs, without the peer
     for axis in reversed(range(count.shape[1])):
-        source, destination, n = strides[0][:, axis], strides[1][:, axis], count[:, axis]
+        source, destination, n = strides[0][box, axis], strides[1][box, axis], count[box, axis]
         _, _, rows, source_pitch, destination_pitch, width = state
         several = n > 1
         dense = several & (rows == 1) & (source == width) & (destination == width)
         first = several & (rows == 1) & ~dense
         longer = several & (rows > 1) & (source == rows * source_pitch)
         longer &= destination == rows * destination_pitch
-        apart = several & ~dense & ~first & ~longer
         state[5] = np.where(dense, width * n, width)
         state[3] = np.where(first, source, source_pitch)
         state[4] = np.where(first, destination, destination_pitch)
         state[2] = np.where(first | longer, rows * n, rows)
-        if apart.any():
-            parts = np.where(apart, n, 1)
-            at = np.repeat(np.arange(len(parts)), parts)
-            number = _within(parts)
-            state = state[:, at]
+        parts = np.where(several & ~dense & ~first & ~longer, n, 1)
+        if (parts > 1).any():
+            at, number = np.repeat(np.arange(len(parts)), parts), _within(parts)
+            state, box = state[:, at], box[at]
             state[0] += number * source[at]
             state[1] += number * destination[at]
-            strides, count = [stride[at] for stride in strides], count[at]
-    return Runs(np.full(state.shape[1], peer), *state)
+    return Runs(0 * box, *state), box
 
 
 def _within(parts: IntArray) -> IntArray:
@@ -184,39 +199,72 @@ def _within(parts: IntArray) -> IntArray:
     return np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
 
 
-def _merged(table: Runs) -> Runs:
-    """Runs that touch at both ends are one; blocks too that go on at the same pitches."""
-    flat = table.where(table.flat)
-    flat = flat.where(np.lexsort((flat.destination, flat.peer)))
-    flat = _joined(flat, flat.width, flat.width, (flat.peer,), "width")
-    rest = table.where(~table.flat)
-    alike: tuple[IntArray, ...]
-    alike = (rest.peer, rest.source_pitch, rest.destination_pitch, rest.width)
-    phase = (rest.source % rest.source_pitch, rest.destination % rest.destination_pitch)
-    order = np.lexsort((rest.destination, *phase, *alike))
+def _merged(table: Runs, like: IntArray) -> Runs:
+    """Runs that touch at both ends are one; blocks too that go on at the same pitches.
+
+    Args:
+        like: [runs], equal for those that may be at equal distances, as the same part of alike
+            tensors is: then they are one block.
+    """
+    flat, like = table.where(table.flat), like[table.flat]
+    order = np.lexsort((flat.destination, flat.peer))
+    flat, like = flat.where(order), like[order]
+    flat, first = _joined(flat, flat.width, flat.width, (flat.peer,), "width")
+    folded = _folded(flat, like[first])
+    rest = _together((table.where(~table.flat), folded.where(~folded.flat)))
+    pitches = rest.source_pitch, rest.destination_pitch
+    phases = rest.source % pitches[0], rest.destination % pitches[1]
+    order = np.lexsort((rest.destination, *phases, *pitches, rest.width, rest.peer))
     rest = rest.where(order)
-    alike = tuple(column[order] for column in alike)
-    source, destination = rest.rows * rest.source_pitch, rest.rows * rest.destination_pitch
-    rest = _joined(rest, source, destination, alike, "rows")
-    both = Runs(*map(np.concatenate, zip(_columns(flat), _columns(rest), strict=True)))
+    alike = rest.source_pitch, rest.destination_pitch, rest.width, rest.peer
+    reach = [rest.rows * pitch for pitch in alike[:2]]
+    rest, _ = _joined(rest, reach[0], reach[1], alike, "rows")
+    both = _together((folded.where(folded.flat), rest))
     return both.where(np.lexsort((both.destination, both.peer)))
 
 
 def _joined(
     table: Runs, source: IntArray, destination: IntArray, alike: tuple[IntArray, ...], grows: str
-) -> Runs:
+) -> tuple[Runs, IntArray]:
     """Neighbours in the table as one, where the second begins at both ends where the first ends.
 
     Args:
         source, destination: [runs], from a first byte to what would be the next one's.
         alike: columns that must be equal.
         grows: the column that is the sum of theirs.
+
+    Returns:
+        Them, and [runs], the first that each is made of.
     """
     if not len(table):
-        return table
+        return table, table.peer
     goes_on = table.source[1:] == (table.source + source)[:-1]
     goes_on &= table.destination[1:] == (table.destination + destination)[:-1]
     for column in alike:
         goes_on &= column[1:] == column[:-1]
     first = np.flatnonzero(np.concatenate([[True], ~goes_on]))
-    return replace(table.where(first), **{grows: np.add.reduceat(getattr(table, grows), first)})
+    summed = np.add.reduceat(getattr(table, grows), first)
+    return replace(table.where(first), **{grows: summed}), first
+
+
+def _folded(flat: Runs, like: IntArray) -> Runs:
+    """Three runs or more of one width, at equal distances at both ends, as one block."""
+    order = np.lexsort((flat.destination, like, flat.width, flat.peer))
+    flat, like = flat.where(order), like[order]
+    apart = np.diff([flat.source, flat.destination], axis=1)
+    near = (apart[0] > 0) & (np.diff(like) == 0) & (np.diff(flat.width) == 0)
+    near &= np.diff(flat.peer) == 0
+    again = near[1:] & near[:-1] & (apart[:, 1:] == apart[:, :-1]).all(0)
+    # a run goes on with the block of the one before it where their distance is that before or after
+    joins = np.zeros(len(flat), dtype=bool)
+    joins[2:] = again
+    starts = np.zeros(len(flat), dtype=bool)  # the second of a block
+    starts[1:-1] = again & ~joins[1:-1]
+    first = np.flatnonzero(~(joins | starts))
+    rows = np.diff(np.append(first, len(flat)))
+    several = np.flatnonzero(rows > 1)
+    pitches = np.zeros((2, len(first)), dtype=np.int64)
+    pitches[:, several] = apart[:, first[several]]
+    return replace(
+        flat.where(first), rows=rows, source_pitch=pitches[0], destination_pitch=pitches[1]
+    )

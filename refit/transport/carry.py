@@ -23,8 +23,8 @@ Start = Callable[[], None]
 class Carrier:
     """Copies of runs into this rank's arena, prepared once.
 
-    Runs of `ENGINE_BYTES` and more from other devices go by `cudaMemcpyBatchAsync`, on a stream for
-    each peer; what is strided, small, or on the same device by one kernel, on the current stream.
+    Runs and rows of `ENGINE_BYTES` and more from other devices go by `cudaMemcpyBatchAsync`, on a
+    stream for each peer; smaller ones and those on the same device by one kernel, on the current.
     Where cuda.bindings lacks the call, or Triton is not installed, torch copies view by view.
 
     Args:
@@ -38,9 +38,8 @@ class Carrier:
         here: Collection[int],
     ) -> None:  # fmt: skip
         self._held = (into, out_of)  # what the addresses below are in
-        by_engine = table.flat & (table.width >= ENGINE_BYTES)
-        by_engine &= ~np.isin(table.peer, list(here))
-        large, rest = table.where(by_engine), table.where(~by_engine)
+        by_engine = (table.width >= ENGINE_BYTES) & ~np.isin(table.peer, list(here))
+        large, rest = table.where(by_engine).by_rows(), table.where(~by_engine)
         self._streams: list[tuple[torch.cuda.Stream, Start]] = []
         self._rest: Start | None = None
         engines = kernel = "none"
