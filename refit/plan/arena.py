@@ -75,9 +75,8 @@ class Arenas:
         (stage, _, _, tp), (_, _, ep, etp) = (
             np.argwhere(grid == rank)[0].tolist() for grid in (layout.dense, layout.expert)
         )
-        layers = layout.stage_layers(self.catalogue.num_layers)[stage]
         mine = np.zeros(self.catalogue.num_layers, dtype=bool)
-        mine[layers] = True
+        mine[self._layers(layout)[stage]] = True
         tables, strides = [], np.zeros((len(self._kinds), self._dimensions), dtype=np.int64)
         for number, family in enumerate(self.catalogue.families):
             cut = family.cut(layout)
@@ -143,8 +142,12 @@ class Arenas:
             return _OTHERS
         if family.num_experts:
             return _OTHERS if any(side.expert_slots for side in self._sides) else _EXPERTS
-        ((cut, _),) = cuts
-        return _WHOLE if cut.is_whole else _ALIKE
+        return _ALIKE if family.is_cut(self.placement.source) else _WHOLE
+
+    def _layers(self, layout: Layout) -> list[list[int]]:
+        """[pp]: what each stage holds, also of a model without layers."""
+        number = self.catalogue.num_layers
+        return layout.stage_layers(number) if number else [[] for _ in range(layout.pp)]
 
     @cached_property
     def _experts_first(self) -> bool:
@@ -158,18 +161,14 @@ class Arenas:
         given = self.placement.source
         for side in self.placement.destinations:
             layers = self.catalogue.num_layers // side.pp
-            same_layers = side.stage_layers(self.catalogue.num_layers) == given.stage_layers(
-                self.catalogue.num_layers
-            )
+            same_layers = self._layers(side) == self._layers(given)
             stages, groups = -(-given.pp // side.pp), -(-given.ep // side.ep)
             by_layer += groups * (stages if given.ep == side.ep else layers)
             by_expert += stages * (groups if same_layers else experts // side.ep)
         return by_expert < by_layer
 
 
-def _held(
-    family: Family, layout: Layout, ep: int, index: IntArray, nbytes: int
-) -> IntArray:
+def _held(family: Family, layout: Layout, ep: int, index: IntArray, nbytes: int) -> IntArray:
     """[4, shards]: tensor, storage (-1: of its own), bytes, and slot in it.
 
     Args:
