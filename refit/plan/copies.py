@@ -143,13 +143,13 @@ class Copies(Blocks):
         In the order in which it lies in the rank's arena.
         """
         layout = self._layout(rank, of_source)
-        return [] if layout is None else self._arenas.shards(layout, rank)
+        return [] if layout is None else self.arenas.shards(layout, rank)
 
     def arena(self, rank: int, of_source: bool) -> Arena:
         """Where that lies, of a rank that holds some."""
         layout = self._layout(rank, of_source)
         assert layout is not None, f"rank {rank} is of no such side"
-        return self._arenas.of(layout, rank)
+        return self.arenas.of(layout, rank)
 
     @cached_property
     def shapes(self) -> IntArray:
@@ -159,7 +159,8 @@ class Copies(Blocks):
         return np.array([(*shape, *[1] * (most - len(shape))) for shape in shapes])
 
     @cached_property
-    def _arenas(self) -> Arenas:
+    def arenas(self) -> Arenas:
+        """Of all ranks of the placement."""
         return Arenas(self.catalogue, self.placement)
 
     def _layout(self, rank: int, of_source: bool) -> Layout | None:

@@ -121,14 +121,15 @@ def runs(copies: Copies, rank: int) -> tuple[Runs, IntArray]:
         casts.append(rows[~same])
         found.append(_of_peer(copies, peer, rows[same], families[same], out_of, into))
     tables, likes = zip(*found, strict=True)
-    return _merged(_together(tables), np.concatenate(likes)), np.sort(np.concatenate(casts))
+    return _merged(together(tables), np.concatenate(likes)), np.sort(np.concatenate(casts))
 
 
 def _columns(table: Runs) -> list[IntArray]:
     return [getattr(table, field.name) for field in fields(Runs)]
 
 
-def _together(tables: Sequence[Runs]) -> Runs:
+def together(tables: Sequence[Runs]) -> Runs:
+    """All of them, one table after another."""
     return Runs(*map(np.concatenate, zip(*map(_columns, tables), strict=True)))
 
 
@@ -211,7 +212,7 @@ def _merged(table: Runs, like: IntArray) -> Runs:
     flat, like = flat.where(order), like[order]
     flat, first = _joined(flat, flat.width, flat.width, (flat.peer,), "width")
     folded = _folded(flat, like[first])
-    rest = _together((table.where(~table.flat), folded.where(~folded.flat)))
+    rest = together((table.where(~table.flat), folded.where(~folded.flat)))
     pitches = rest.source_pitch, rest.destination_pitch
     phases = rest.source % pitches[0], rest.destination % pitches[1]
     order = np.lexsort((rest.destination, *phases, *pitches, rest.width, rest.peer))
@@ -219,7 +220,7 @@ def _merged(table: Runs, like: IntArray) -> Runs:
     alike = rest.source_pitch, rest.destination_pitch, rest.width, rest.peer
     reach = [rest.rows * pitch for pitch in alike[:2]]
     rest, _ = _joined(rest, reach[0], reach[1], alike, "rows")
-    both = _together((folded.where(folded.flat), rest))
+    both = together((folded.where(folded.flat), rest))
     return both.where(np.lexsort((both.destination, both.peer)))
 
 
