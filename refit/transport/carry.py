@@ -6,6 +6,7 @@ What has run on a GPU is in docs/gpu.md.
 from __future__ import annotations
 
 import importlib.util
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from refit.plan.runs import Runs
 from refit.transport import blocks
 
 ENGINE_BYTES = 1 << 20  # a copy that an engine makes costs 2.3 us on an H100
+BATCHED_SINCE = 12080  # the driver's version, CUDA 12.8
 
 Start = Callable[[], None]
 
@@ -25,7 +27,8 @@ class Carrier:
 
     Runs and rows of `ENGINE_BYTES` and more from other devices go by `cudaMemcpyBatchAsync`, on a
     stream for each peer; smaller ones and those on the same device by one kernel, on the current.
-    Where cuda.bindings lacks the call, or Triton is not installed, torch copies view by view.
+    Where cuda.bindings or the driver lacks the call, or Triton is not installed or cannot compile,
+    torch copies view by view.
 
     Args:
         into: this rank's arena.
@@ -98,14 +101,16 @@ def _engine(
 
 
 def _runtime() -> Any:
-    """cuda.bindings.runtime, where it has the batched copy; else None."""
+    """cuda.bindings.runtime, where it and the driver have the batched copy; else None."""
     if importlib.util.find_spec("cuda") is None:
         return None
     try:
         from cuda.bindings import runtime
     except ImportError:
         return None
-    return runtime if hasattr(runtime, "cudaMemcpyBatchAsync") else None
+    if not hasattr(runtime, "cudaMemcpyBatchAsync"):
+        return None
+    return runtime if runtime.cudaDriverGetVersion()[1] >= BATCHED_SINCE else None
 
 
 def _kernel(
@@ -118,6 +123,9 @@ def _kernel(
         bases = np.zeros(1 + max(out_of), dtype=np.int64)
         for peer, arena in out_of.items():
             bases[peer] = arena.data_ptr()
-        return "triton", Gather(table, bases, into.data_ptr(), into.device)
+        try:
+            return "triton", Gather(table, bases, into.data_ptr(), into.device)
+        except Exception:  # Triton has no base class for what can be wrong with a machine
+            traceback.print_exc()
     destinations, sources = blocks.run_pairs(table, into, out_of)
     return "foreach_copy", lambda: blocks.copy(destinations, sources)

@@ -7,6 +7,7 @@ are a matter of many loads at once. What has run on a GPU is in docs/gpu.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,11 +61,22 @@ class _Launch:
     columns: int
 
     def __call__(self) -> None:
-        item = min(self.align, 8)
-        _copy_kernel[(len(self.table),)](
-            self.table, WORD=_WORDS[self.align], ITEM=item, ALIGN=self.align,
-            ROWS=TILE_WORDS // self.columns, COLUMNS=self.columns, num_warps=WARPS,
-        )  # fmt: skip
+        _copy_kernel[self._grid](self.table, **self._options)
+
+    def compile(self) -> None:
+        """Now, so that the first call does not."""
+        _copy_kernel.warmup(self.table, **self._options, grid=self._grid)
+
+    @property
+    def _grid(self) -> tuple[int]:
+        return (len(self.table),)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "WORD": _WORDS[self.align], "ITEM": min(self.align, 8), "ALIGN": self.align,
+            "ROWS": TILE_WORDS // self.columns, "COLUMNS": self.columns, "num_warps": WARPS,
+        }  # fmt: skip
 
 
 class Gather:
@@ -75,6 +87,9 @@ class Gather:
         out_of: [ranks], by rank the address of its arena, as this process sees it.
         into: the address of this rank's own.
         device: of the kernel's table.
+
+    Raises:
+        Exception: of Triton's, where it cannot compile here, for want of a C compiler say.
     """
 
     def __init__(
@@ -92,6 +107,10 @@ class Gather:
             _Launch(torch.from_numpy(rows[which.reshape(-1) == kind]).to(device), *each)
             for kind, each in enumerate(kinds.tolist())
         ]
+
+        if device.type == "cuda":
+            for launch in self._launches:
+                launch.compile()
 
     def __call__(self) -> None:
         """Start the copies, on the current stream."""
