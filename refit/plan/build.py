@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout, Placement, Side
 from refit.layout.tensors import ITEMSIZE, Catalogue, Family
+from refit.plan.arena import Arenas
 from refit.plan.fanout import fetchers
 from refit.plan.holders import Holders
 from refit.plan.pieces import Pieces, pieces
@@ -84,7 +85,8 @@ def build_plan(
         numbers = placement.destination_numbers[destination]
         stored = _stored_bytes(catalogue, placement, tensor, numbers, nbytes, wire)
         nbytes = np.where(relayed, stored, nbytes)
-    source[direct] = holders.choose(holder_set[direct], destination[direct], nbytes[direct])
+    place = Arenas(catalogue, placement).position[tensor]
+    source[direct] = holders.choose(*(c[direct] for c in (holder_set, destination, nbytes, place)))
     if (geometry.box != np.arange(len(geometry))).any():
         giver = np.where(relayed, -1, holders.shard_of(catalogue, tensor, source))
         piece = geometry.given_by(piece, giver)

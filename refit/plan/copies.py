@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import Catalogue, Shard
+from refit.plan.arena import Arena, Arenas
 from refit.plan.pieces import Pieces
 
 
@@ -137,9 +138,30 @@ class Copies(Blocks):
     receiving: tuple[Layout, ...]
 
     def shards(self, rank: int, of_source: bool) -> list[Shard]:
-        """What a rank holds of the giving side that it is of, or of the receiving one."""
+        """What a rank holds of the giving side that it is of, or of the receiving one.
+
+        In the order in which it lies in the rank's arena.
+        """
         layout = self._layout(rank, of_source)
-        return [] if layout is None else self.catalogue.held_by(layout, rank)
+        return [] if layout is None else self.arenas.shards(layout, rank)
+
+    def arena(self, rank: int, of_source: bool) -> Arena:
+        """Where that lies, of a rank that holds some."""
+        layout = self._layout(rank, of_source)
+        assert layout is not None, f"rank {rank} is of no such side"
+        return self.arenas.of(layout, rank)
+
+    @cached_property
+    def shapes(self) -> IntArray:
+        """[families, dimensions]: of a whole tensor; 1 where there is no such dimension."""
+        shapes = [family.shape for family in self.catalogue.families]
+        most = max(map(len, shapes))
+        return np.array([(*shape, *[1] * (most - len(shape))) for shape in shapes])
+
+    @cached_property
+    def arenas(self) -> Arenas:
+        """Of all ranks of the placement."""
+        return Arenas(self.catalogue, self.placement)
 
     def _layout(self, rank: int, of_source: bool) -> Layout | None:
         layouts = self.giving if of_source else self.receiving

@@ -134,21 +134,25 @@ class Holders:
             ] = True
         return held
 
-    def choose(self, sets: IntArray, destination: IntArray, nbytes: IntArray) -> IntArray:
+    def choose(
+        self, sets: IntArray, destination: IntArray, nbytes: IntArray, place: IntArray
+    ) -> IntArray:
         """The source rank of each block; see `refit.plan.build.build_plan` for the rule.
 
         Args:
             sets, destination, nbytes: [copies], the holders, receiver and size of each block.
+            place: [copies], where it lies in an arena that has all: neighbours are dealt together.
         """
         source = np.where(self._is_member(sets, destination), destination, -1)
         load = np.zeros(self._placement.world)
         rows = np.flatnonzero(source < 0)
         if not len(rows):
             return source
+        rows = rows[np.argsort(place[rows], kind="stable")]
         node = destination[rows] // self._placement.ranks_per_node
         near = self.on_node[sets[rows], node]
         candidates = sets[rows] * (self._placement.nodes + 1) + np.where(near, node + 1, 0)
-        # One sort of unique keys: by candidates, then destination, then row.
+        # One sort of unique keys: by candidates, then destination, then place, then row.
         key = (candidates * self._placement.world + destination[rows]) * len(rows) + np.arange(
             len(rows)
         )
@@ -156,10 +160,10 @@ class Holders:
         rows, candidates = rows[order], candidates[order]
         starts = np.flatnonzero(np.diff(candidates, prepend=-1))
         for start, stop in zip(starts, np.append(starts[1:], len(rows)), strict=True):
-            set_id, place = divmod(int(candidates[start]), self._placement.nodes + 1)
+            set_id, near_by = divmod(int(candidates[start]), self._placement.nodes + 1)
             ranks = self.ranks(set_id)
-            if place:
-                ranks = ranks[ranks // self._placement.ranks_per_node == place - 1]
+            if near_by:
+                ranks = ranks[ranks // self._placement.ranks_per_node == near_by - 1]
             block = rows[start:stop]
             picked = ranks[_fill(load[ranks], nbytes[block])]
             source[block] = picked

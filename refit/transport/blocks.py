@@ -6,9 +6,12 @@ float16 makes one NaN of all: on an H200, torch 2.11, 0.3% of random bytes came 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from refit.plan.copies import Copies
+from refit.plan.runs import Runs
 from refit.transport.schedule import Message
 from refit.weights.weights import TORCH_DTYPE, Weights
 
@@ -50,6 +53,29 @@ def pairs(
         destinations.append(part(copies, row, into, of_source=False))
         sources.append(part(copies, row, out_of[int(copies.source[row])], of_source=True))
     return as_bits(destinations, sources)
+
+
+def run_pairs(
+    table: Runs, into: torch.Tensor, out_of: Mapping[int, torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Destination and source views of some runs.
+
+    Args:
+        into: this rank's arena, of uint8.
+        out_of: arenas by the rank whose they are.
+    """
+    destinations, sources = [], []
+    for peer, source, destination, rows, *pitches, width in table.tuples():
+        ends = (into, destination), (out_of[peer], source)
+        views = [
+            arena[at : at + width]
+            if rows == 1
+            else arena[at:].as_strided((rows, width), (pitch, 1))
+            for (arena, at), pitch in zip(ends, reversed(pitches), strict=True)
+        ]
+        destinations.append(views[0])
+        sources.append(views[1])
+    return destinations, sources
 
 
 def local_pairs(

@@ -8,10 +8,12 @@ from multiprocessing.reduction import ForkingPickler
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing  # registers the reductions of tensors with ForkingPickler
+from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 from refit.weights.slab import anonymous
 from refit.weights.weights import attach
+
+_DEVICE = 6  # of rebuild_cuda_tensor's arguments
 
 
 def allocate(nbytes: int) -> torch.Tensor:
@@ -42,12 +44,25 @@ def exchange(mine: torch.Tensor | None, rank: int, peers: Iterable[int]) -> dict
         if rank in wants and reader != rank:
             assert mine is not None, f"rank {reader} wants a tensor that rank {rank} has not"
             # A handle can be opened once, so each reader gets one of its own.
-            offered[reader] = bytes(ForkingPickler.dumps(mine))
+            offered[reader] = bytes(ForkingPickler.dumps(reduce_tensor(mine)))
     gathered: list[dict[int, bytes]] = [{} for _ in range(world)]
     dist.all_gather_object(gathered, offered)
-    theirs = {peer: pickle.loads(of[rank]) for peer, of in enumerate(gathered) if rank in of}
+    theirs = {peer: _mapped(of[rank]) for peer, of in enumerate(gathered) if rank in of}
     dist.barrier()  # no rank lets go of its tensor before its readers have it
     return theirs
+
+
+def _mapped(offered: bytes) -> torch.Tensor:
+    """A peer's tensor; a CUDA tensor as one of this rank's own device.
+
+    With its owner's index a copy would run on a stream of the owner's GPU, in a context of its own
+    there, which takes half a gigabyte on every peer's.
+    """
+    rebuild, args = pickle.loads(offered)
+    if rebuild is rebuild_cuda_tensor:
+        args = (*args[:_DEVICE], torch.cuda.current_device(), *args[_DEVICE + 1 :])
+    mapped: torch.Tensor = rebuild(*args)
+    return mapped
 
 
 def any_cuda(device: torch.device) -> bool:
@@ -55,6 +70,19 @@ def any_cuda(device: torch.device) -> bool:
     devices = [""] * dist.get_world_size()
     dist.all_gather_object(devices, device.type)
     return "cuda" in devices
+
+
+def on_same_gpu() -> set[int]:
+    """The ranks whose current device is this rank's own GPU, itself too; all ranks call together.
+
+    By its UUID: processes may number GPUs differently. None of a rank without one.
+    """
+    mine = ""
+    if torch.cuda.is_initialized():
+        mine = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    gpus = [""] * dist.get_world_size()
+    dist.all_gather_object(gpus, mine)
+    return {rank for rank, gpu in enumerate(gpus) if gpu == mine != ""}
 
 
 def meet() -> None:

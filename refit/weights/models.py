@@ -13,6 +13,7 @@ from refit.job import Job
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue, Shard
 from refit.model.convention import has_transformer_engine, logical_name
+from refit.plan.arena import Arenas
 from refit.weights.groups import make_groups
 from refit.weights.slab import Slab
 from refit.weights.weights import Weights
@@ -53,7 +54,7 @@ def build(
         return None
     if torch.device(device).type != "cpu":
         slab = None
-    shards = catalogue.held_by(layout, rank)
+    shards = Arenas(catalogue, placement).shards(layout, rank)
     if job.build == "shards" or layout.kind != "megatron":  # no model there
         return Weights.allocate(shards, slab, device)
     # four seconds of imports that build=shards does not need

@@ -11,11 +11,10 @@ import torch
 
 from refit.job import UserError
 from refit.layout.tensors import ITEMSIZE, Shard
+from refit.plan.arena import ALIGNMENT
 from refit.weights.slab import Slab
 
 MADV_POPULATE_WRITE = 23  # Linux 5.14; not in Python's mmap module
-
-ALIGNMENT = 64  # bytes: a cache line, and enough for any vector load of a copy kernel
 
 TORCH_DTYPE = {name: getattr(torch, name) for name in ITEMSIZE}
 
@@ -44,7 +43,7 @@ class Weights:
         """An arena of the right size; its memory is not touched here.
 
         Args:
-            shards: from `Catalogue.held_by`; may be empty.
+            shards: from `refit.plan.arena`, in their order there; may be empty.
             slab: CPU memory to take the arena from, which other processes may then map; None:
                 private.
             device: of a private arena.

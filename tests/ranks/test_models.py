@@ -22,10 +22,11 @@ from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.layout.tensors import Family, Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
+from refit.plan.arena import ALIGNMENT, Arenas
 from refit.ranks.agent import Agent
 from refit.weights.models import build
 from refit.weights.slab import Slab, SlabSource
-from refit.weights.weights import ALIGNMENT, Weights, offsets
+from refit.weights.weights import Weights, offsets
 from tests.support import shm
 from tests.support.composed import composed
 
@@ -447,7 +448,7 @@ def test_shards_need_no_process_group() -> None:
     tensors = catalogue(LATENT, 2)
     weights = build(job, placement, "destination", tensors, 2, None)
     assert weights is not None and weights.chunks == ()
-    assert list(weights.shards) == tensors.held_by(placement.destination, 2)
+    assert list(weights.shards) == Arenas(tensors, placement).shards(placement.destination, 2)
     assert build(job, placement, "destination", tensors, 0, None) is None
 
 

@@ -68,7 +68,8 @@ def sets(*families: tuple[Family, int]) -> IntArray:
 
 
 def choose(which: IntArray, destination: list[int], nbytes: list[int]) -> list[int]:
-    return HOLDERS.choose(which, np.array(destination), np.array(nbytes)).tolist()
+    place = np.arange(len(nbytes))
+    return HOLDERS.choose(which, np.array(destination), np.array(nbytes), place).tolist()
 
 
 def test_a_rank_that_has_a_block_gives_it_to_itself() -> None:

@@ -1,0 +1,219 @@
+"""Runs between arenas against the copies they are of, byte by byte; and how arenas are laid out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from refit.job import Degrees, Model
+from refit.layout.layout import Layout, Placement
+from refit.layout.tensors import ITEMSIZE, Catalogue, Family, Shard
+from refit.plan.arena import ALIGNMENT
+from refit.plan.build import build_plan
+from refit.plan.copies import Copies
+from refit.plan.plan import Plan
+from refit.plan.runs import Runs, runs
+from tests.support.plans import Case, case, cases
+from tests.unit.plan.test_pieces import any_plan
+from tests.unit.plan.test_uneven import SIDES, numbered
+
+Bytes = NDArray[np.uint8]
+
+MOE = Model(
+    name="moe",
+    num_layers=4,
+    hidden_size=32,
+    ffn_hidden_size=64,
+    num_attention_heads=4,
+    num_query_groups=4,
+    kv_channels=8,
+    gated_linear_unit=True,
+    add_bias_linear=False,
+    vocab_size=40,
+    make_vocab_size_divisible_by=4,
+    num_moe_experts=16,
+    moe_ffn_hidden_size=32,
+    moe_shared_expert_intermediate_size=32,
+)
+
+
+# ---- what runs must do, by brute force
+
+
+def laid_out(shards: list[Shard]) -> tuple[dict[int, int], int]:
+    """Where each shard begins, one after another, those in slots together; and the end."""
+    starts: dict[int, int] = {}
+    storages: dict[str, int] = {}
+    end = 0
+    for shard in shards:
+        slot = shard.slot
+        begins = end if slot is None else storages.setdefault(slot.storage, end)
+        starts[shard.tensor] = begins + (slot.number * shard.nbytes if slot else 0)
+        room = shard.nbytes * (slot.count if slot else 1)
+        end = max(end, begins + -(-room // ALIGNMENT) * ALIGNMENT)
+    return starts, end
+
+
+def views(copies: Copies, rank: int, of_source: bool, arena: Bytes) -> dict[int, NDArray[np.void]]:
+    """A rank's shards in its arena, each element so many bytes."""
+    shards = copies.shards(rank, of_source)
+    starts, _ = laid_out(shards)
+    return {
+        s.tensor: arena[starts[s.tensor] : starts[s.tensor] + s.nbytes]
+        .view(f"V{ITEMSIZE[s.dtype]}")
+        .reshape(s.shape)
+        for s in shards
+        if s.same_as is None
+    }
+
+
+def check(plan: Plan) -> None:
+    """Each hop's runs on each rank against its copies, over random bytes."""
+    random = np.random.default_rng(0)
+    for copies in plan.hops:
+        ranks = range(copies.placement.world)
+        sizes = {r: laid_out(copies.shards(r, of_source=True))[1] for r in ranks}
+        held = {r: random.integers(0, 256, size, np.uint8) for r, size in sizes.items()}
+        theirs = {r: views(copies, r, True, held[r]) for r in ranks}
+        for rank in ranks:
+            size = laid_out(copies.shards(rank, of_source=False))[1]
+            wanted, once = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+            into, touched = (views(copies, rank, False, arena) for arena in (wanted, once))
+            table, cast = runs(copies, rank)
+            assert all(copies.is_cast(row) for row in cast.tolist())
+            for row in np.setdiff1d(copies.to_rank(rank), cast).tolist():
+                tensor, piece = int(copies.tensor[row]), int(copies.piece[row])
+                block = theirs[int(copies.source[row])][tensor][copies.pieces.slices(piece, True)]
+                there = copies.pieces.slices(piece, False)
+                into[tensor][there] = block
+                touched[tensor][there] = np.ones(block.itemsize, np.uint8).view(block.dtype)
+            parts = table.split(40)
+            assert (parts.width <= 40).all() and ((parts.rows == 1) | (parts.nbytes <= 40)).all()
+            assert table.by_rows().flat.all()
+            for same in (table, parts, table.by_rows()):
+                got, times = carried_out(same, held, size)
+                assert np.array_equal(got, wanted) and np.array_equal(times, once)
+
+
+def carried_out(table: Runs, held: dict[int, Bytes], size: int) -> tuple[Bytes, Bytes]:
+    """What is in the receiver's arena then, and how often each of its bytes was written."""
+    got, times = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    for peer, source, destination, rows, out_pitch, in_pitch, width in table.tuples():
+        assert rows > 0 and width > 0 and (rows > 1 or out_pitch == in_pitch == 0)
+        for row in range(rows):
+            out_of, into = source + row * out_pitch, destination + row * in_pitch
+            assert out_of >= 0 and out_of + width <= len(held[peer]) and into + width <= size
+            got[into : into + width] = held[peer][out_of : out_of + width]
+            times[into : into + width] += 1
+    return got, times
+
+
+@given(cases(max_gpus=8))
+def test_runs_do_what_the_copies_do(drawn: Case) -> None:
+    check(drawn.plan)
+
+
+@given(st.data(), st.sampled_from(["direct", "hierarchical"]), st.sampled_from(["dense", "expert"]))
+def test_of_any_two_cuts(data: st.DataObject, fanout: str, grid: str) -> None:
+    plan, _ = any_plan(data, data.draw(st.integers(1, 2)), grid, fanout)
+    check(replace(plan, catalogue=replace(plan.catalogue, num_layers=1)))
+
+
+@pytest.mark.parametrize("fanout", ["direct", "hierarchical"])
+@pytest.mark.parametrize(("source", "destination"), SIDES)
+def test_of_uneven_layers(source: Layout, destination: Layout, fanout: str) -> None:
+    tensors, gpus = numbered(), source.gpus
+    world = -(-(gpus + destination.gpus) // 3) * 3
+    placement = Placement(source, (replace(destination, offset=gpus),), 3, world)
+    check(build_plan(tensors, placement, fanout))
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        (Degrees(tp=2, etp=1), Degrees(ep=2, etp=1, expert_slots=9)),
+        (Degrees(ep=2, etp=1, expert_slots=8), Degrees(ep=2, etp=1, expert_slots=11)),
+        (Degrees(tp=2, etp=2), Degrees(tp=4, etp=1, dtype="float16")),
+        (Degrees(tp=2, etp=1), Degrees(kind="engine", tp=4, etp=2, gate_up_interleaved=True)),
+        (Degrees(tp=4, etp=1), Degrees(tp=2, etp=1, make_vocab_size_divisible_by=16)),
+    ],
+    ids=str,
+)
+def test_of_sides_of_other_kinds(source: Degrees, destination: Degrees) -> None:
+    tied = replace(MOE, share_embeddings_and_output_weights=True)
+    for model in (MOE, tied):
+        check(case(model, source, destination, per_node=4).plan)
+
+
+# ---- by hand
+
+
+def plan_of(families: list[Family], source: Layout, destination: Layout) -> Copies:
+    base, numbered_ = 0, []
+    for family in families:
+        numbered_.append(replace(family, base=base))
+        base += family.count
+    layers = max(1 + max(family.layers) for family in families)
+    placement = Placement(source, (replace(destination, offset=source.gpus),), 8, 8)
+    (copies,) = build_plan(Catalogue(tuple(numbered_), layers), placement).hops
+    return copies
+
+
+def test_what_touches_at_both_ends_is_one() -> None:
+    norm = Family("norm{layer}", (32,), layers=(0, 1))
+    columns = Family("w{layer}", (4, 64), axis=1, layers=(0, 1))
+    copies = plan_of([columns, norm], Layout(), Layout(tp=2))
+    # both norms lie together, 64 bytes each; then 8 rows of 128 bytes, of which each takes 64
+    assert [runs(copies, rank)[0].tuples() for rank in (1, 2)] == [
+        [(0, 0, 0, 1, 0, 0, 128), (0, 128, 128, 8, 128, 64, 64)],
+        [(0, 0, 0, 1, 0, 0, 128), (0, 192, 128, 8, 128, 64, 64)],
+    ]
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [(2, 4), (3, 2)])
+def test_equal_runs_at_equal_distances_are_one_block(layers: int, blocks: int) -> None:
+    rows = Family("w{layer}", (4, 32), axis=0, layers=tuple(range(layers)))
+    table, _ = runs(plan_of([rows], Layout(tp=2), Layout()), 2)
+    assert len(table) == blocks
+    if layers == 3:
+        assert table.tuples() == [(0, 0, 0, 3, 128, 256, 128), (1, 0, 128, 3, 128, 256, 128)]
+
+
+def test_split_by_the_largest() -> None:
+    table = Runs(*np.array([[0, 7, 9, 1, 0, 0, 10], [1, 0, 100, 5, 8, 16, 3]]).T)
+    assert table.split(7).tuples() == [
+        (0, 7, 9, 1, 0, 0, 7),
+        (0, 14, 16, 1, 0, 0, 3),
+        (1, 0, 100, 2, 8, 16, 3),
+        (1, 16, 132, 2, 8, 16, 3),
+        (1, 32, 164, 1, 0, 0, 3),
+    ]
+    assert table.split(2).nbytes.sum() == 25 and len(table.split(2)) == 5 + 5 + 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "source", "destination", "most"),
+    [
+        ("non-collocated", Degrees(tp=2, ep=2, etp=1), Degrees(tp=2, ep=2, etp=1), 1),
+        ("non-collocated", Degrees(tp=4, etp=1), Degrees(tp=4, etp=1), 1),
+        ("non-collocated", Degrees(tp=2, ep=2, etp=1), Degrees(tp=2, etp=1), 6),
+        ("collocated", Degrees(tp=4, ep=2, etp=1), Degrees(tp=4, etp=1, gpus=8), 3),
+        # each layer's experts are one run of each peer that has them, and others are 5 and 9
+        ("non-collocated", Degrees(pp=2, ep=2, etp=1), Degrees(ep=4, etp=1), 4 + 5),
+        ("non-collocated", Degrees(pp=2, ep=4, etp=1), Degrees(ep=2, etp=1), 4 * 2 + 9),
+        # of the same layers at both ends each peer's experts are one
+        ("non-collocated", Degrees(pp=2, ep=4, etp=1), Degrees(pp=2, ep=2, etp=1), 2 + 5),
+    ],
+    ids=str,
+)
+def test_arenas_are_laid_out_so_that_blocks_touch(
+    mode: str, source: Degrees, destination: Degrees, most: int
+) -> None:
+    (copies,) = case(MOE, source, destination, mode).plan.hops
+    ranks = copies.placement.receiving_ranks
+    assert max(len(runs(copies, rank)[0].by_rows()) for rank in ranks) == most
