@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, on the first machine that has one. It has not run on a GPU yet.
+# Everything that needs a GPU. As a whole it has not run on one yet; docs/gpu.md says what has.
 #   benchmarks/gpu.sh [folder]       one NVIDIA GPU or more; ranks share them where there are fewer
 # The raw records and what the machine is go into the folder, docs/gpu/<host>-<time> by default.
 # PYTHON says which interpreter has the project with its [nvshmem,nixl] extras and a CUDA torch.

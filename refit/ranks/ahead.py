@@ -33,7 +33,7 @@ _names = os.environ[AHEAD].split(",")
 for _name in _names:
     with suppress(Exception):
         import_module(_name)
-if not set(_names) <= set(ALWAYS) and "torch" in sys.modules and not devices.no_cuda():
-    if _spoiled():
-        os.environ[AHEAD] = ",".join(ALWAYS)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+_more = not set(_names) <= set(ALWAYS) and "torch" in sys.modules
+if _more and not devices.no_cuda() and _spoiled():
+    os.environ[AHEAD] = ",".join(ALWAYS)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

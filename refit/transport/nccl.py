@@ -1,7 +1,7 @@
 """Two-sided messages over NCCL, from device to device.
 
-One rank per device: NCCL refuses two ranks of a communicator on one device. What has run on a GPU
-is in docs/gpu.md.
+One rank per device, as NCCL has it; from 2.30 on several under MPS, where its variable
+NCCL_MULTI_RANK_GPU_ENABLE is 1. What has run on a GPU is in docs/gpu.md.
 """
 
 from __future__ import annotations
