@@ -193,6 +193,21 @@ def test_memory_is_of_the_rank_that_held_most() -> None:
     assert record_of(GOOD).memory == Memory(1003, 0, None, None)
 
 
+def test_memory_grows_on_ranks_that_hold_weights_and_say_how_much() -> None:
+    # of twenty refits the last two over the first two; rank 3 is idle, rank 1's system says nothing
+    held = [[100] * 18 + [150] * 2, [0] + [100] * 19, [100] * 20, [100] * 18 + [900] * 2]
+    found = [replace(one, held_bytes=each) for one, each in zip(GOOD, held, strict=True)]
+    memory = record_of(found).memory
+    assert memory is not None
+    assert (memory.growth, memory.growth_per_rank) == (1.5, {"0": 1.5, "2": 1.0})
+
+
+def test_the_first_rank_says_on_what_it_ran() -> None:
+    record = record_of(with_rank(3, versions={}, device="none", variables={"A": "1"}))
+    said = record_of(GOOD)
+    assert record.environment == said.environment and said.environment["variables"] == {}
+
+
 def test_a_transport_says_the_largest_of_each_number() -> None:
     said: list[dict[str, int | str]] = [
         {"reads": 3, "heap": "a"}, {"reads": 9}, {"reads": 4, "heap": "b"}, {"pages": 1},

@@ -10,9 +10,10 @@ import pytest
 
 from refit.forecast.predict import predict_point
 from refit.job import Degrees, Job
+from refit.record.parts import Limit, Throughput
 from refit.record.point import Point
 from refit.record.record import Record
-from refit.record.remarks import ENOUGH, found, remarks
+from refit.record.remarks import ENOUGH, found, impossible_rate, remarks
 from refit.words import outcome
 from tests.support.jobs import TINY, dense, job
 from tests.support.reports import write_measured
@@ -198,6 +199,14 @@ def test_of_several_limits_the_tightest_is_looked_at(tmp_path: Path) -> None:
     copies = [replace(other, spread=1.0), replace(tightest, spread=2.0)]
     (remark,) = found(changed(record, throughput__limits=copies))
     assert remark.kind == "unsteady"
+
+
+def test_no_refit_is_faster_than_the_slowest_of_its_links() -> None:
+    links = [Limit("near", 4.0, "configured"), Limit("far", 3.0, "configured")]
+    rate = Throughput(5.0, 1.0, "copies", "measured", 5.0, [Limit("copies", 1.0, "measured")])
+    assert impossible_rate(rate) == ""
+    told = impossible_rate(replace(rate, limits=[*rate.limits, *links]))
+    assert told.startswith("impossible rate: 5 GB/s is above 3 GB/s, the most by far; correct")
 
 
 @pytest.mark.parametrize(
