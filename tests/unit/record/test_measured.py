@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,12 @@ def test_memory_grows_on_ranks_that_hold_weights_and_say_how_much() -> None:
     memory = record_of(found).memory
     assert memory is not None
     assert (memory.growth, memory.growth_per_rank) == (1.5, {"0": 1.5, "2": 1.0})
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    wrong, agree = FirstWrong("b", "it", 3), Logits(0.0, 2.0, 0.01, True, 8, "float64", None)
+    whole = replace(GOOD[0], first=wrong, logits=agree, moved=Moved(), held_bytes=[1, 2])
+    assert RankReport.of(json.loads(json.dumps(asdict(whole)))) == whole
 
 
 def test_the_first_rank_says_on_what_it_ran() -> None:
