@@ -53,6 +53,8 @@ def test_experts_cut_over_etp_are_sets_of_their_own() -> None:
     for ep, etp in ((0, 0), (0, 1), (1, 0), (1, 1)):
         found = holders.set_ids(EXPERT, np.array([0]), np.array([ep]), [(etp,)])
         assert holders.ranks(int(found[0])).tolist() == [etp + 2 * ep]
+        whole = holders.set_ids(EXPERT_BIAS, np.array([0]), np.array([ep]), [(0,)])
+        assert holders.ranks(int(whole[0])).tolist() == [2 * ep, 2 * ep + 1]
 
 
 def test_sets_are_numbered_without_gaps() -> None:
@@ -136,6 +138,21 @@ def test_sets_that_begin_alike_share_each_its_own() -> None:
     block, rank = np.repeat([1, 2, 3, 4], 2), np.array([0, 1, 0, 2, 0, 1, 0, 2])
     found = fetchers(block, np.zeros(8, np.int64), rank, np.full(8, 6))
     assert found[::2].tolist() == [0, 0, 1, 2]
+
+
+def test_sets_that_begin_and_end_alike_share_each_its_own() -> None:
+    # ranks 0 and 2 want blocks 1 and 3, ranks 0 to 2 blocks 2 and 4
+    wants = [(1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0), (3, 2), (4, 0), (4, 1), (4, 2)]
+    block, rank = np.array(wants).T
+    found = fetchers(block, np.zeros(10, np.int64), rank, np.full(10, 6))
+    assert found.tolist() == [0, 0, 0, 0, 0, 2, 2, 1, 1, 1]
+
+
+def test_many_rows_stay_in_the_order_of_their_ranks() -> None:
+    # 64 ranks want each of eight blocks, which come in turn: every eighth rank fetches one
+    block, rank = np.tile(np.arange(8), 64), np.repeat(np.arange(64), 8)
+    found = fetchers(block, np.zeros(512, np.int64), rank, np.full(512, 6))
+    assert found.tolist() == [0, 8, 16, 24, 32, 40, 48, 56] * 64
 
 
 def test_a_fetcher_is_dealt_by_bytes_and_not_by_blocks() -> None:
