@@ -57,6 +57,23 @@ def test_experts_cut_over_etp_are_sets_of_their_own() -> None:
         assert holders.ranks(int(whole[0])).tolist() == [2 * ep, 2 * ep + 1]
 
 
+@pytest.mark.parametrize(
+    ("family", "stage", "boxes", "ranks"),
+    [
+        (CUT, 1, [(0, 1)], [[4, 5, 6, 7]]),
+        (TIED, 0, [(0, 1)], [[0, 1, 2, 3, 4, 5, 6, 7]]),
+        (CUT, 0, [(1,), (0, 1), (0,)], [[1, 3], [0, 1, 2, 3], [0, 2]]),
+        (TIED, 1, [(1,), (0, 1)], [[1, 3, 5, 7], [0, 1, 2, 3, 4, 5, 6, 7]]),
+    ],
+)
+def test_what_several_shards_have_is_held_by_the_ranks_of_all(
+    family: Family, stage: int, boxes: list[tuple[int, ...]], ranks: list[list[int]]
+) -> None:
+    holders = Holders(placed(SOURCE, Degrees(etp=1), ranks_per_node=3))
+    found = holders.set_ids(family, np.array([stage]), np.array([0]), boxes)
+    assert [holders.ranks(int(number)).tolist() for number in found] == ranks
+
+
 def test_sets_are_numbered_without_gaps() -> None:
     # of experts cut 2 * 2 * 1, whole 2 * 2; dense cut 2 * 2, whole 2; tied 2
     assert HOLDERS.count == 4 + 4 + 4 + 2 + 2
