@@ -75,6 +75,14 @@ def test_one_repetition_has_the_interval_of_its_draws() -> None:
     assert np.allclose(found.log_draws, log(1.5))
 
 
+def test_draws_are_of_the_seed_that_is_stated() -> None:
+    times, random = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.random.default_rng([0, 7])
+    random.integers(0, 1, (250, 1, 1))
+    each = random.integers(0, 5, (250, 1, 5))
+    found = ratio.ratio([[1.0] * 5], [times.tolist()], 7)
+    assert np.allclose(found.log_draws[:250], np.log(np.median(times[each[:, 0]], axis=1)))
+
+
 def test_two_repetitions_stand_for_more_than_they_are() -> None:
     # medians of what is drawn: 1, 2.5 or 4, each further from 2.5 by sqrt(2 / 1), as logarithms
     found = ratio.ratio([[1.0] * 5], [[1.0] * 3, [4.0] * 3])
@@ -194,6 +202,14 @@ def test_what_else_differs_has_a_line_each() -> None:
     assert conditions(before, before) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["host", "platform", "cpus", "device", "partition", "python", "refit_sweep", "commit"]
+)
+def test_what_a_time_depends_on(name: str) -> None:
+    sides = [[record(environment={name: value})] for value in ("a", "b")]
+    assert conditions(*sides) == [f"{name}: a -> b"]
+
+
 # ---- who is paired with whom
 
 
@@ -226,6 +242,8 @@ def test_several_that_could_be_paired_are_not() -> None:
         "2 points before and 1 after differ in a, b, c and 1 more fields alone, such as"
         f" {before[0].records[0].name}; --where or --by says which belong together"
     ]
+    three = two([group(x=1, a=n, b=n, c=n) for n in (1, 2)], [group(x=1, a=3, b=3, c=3)])
+    assert "differ in a, b, c alone, such as" in three.unclear[0]
     assert "differ in a alone" in two(after, [group(x=1, a=4, b=2, c=2, d=2)] * 2).unclear[0]
 
 
@@ -263,6 +281,15 @@ def test_a_bucket_goes_with_its_method_where_each_has_one() -> None:
     found = one([*points, by_method("gloo", 1, 1)], "method")
     assert numbers(found)[0] == [("1", "1", "gloo -> ipc")] and len(found.gone) == 2
     assert numbers(one(points, "x.y")) == ([("1", "2", "1 -> 2")], 0, 1, [])
+
+
+@pytest.mark.parametrize("part", ["model", "parallel", "refit", "cluster"])
+def test_all_of_a_group_goes_with_its_option(part: str) -> None:
+    sides = [
+        group(config={part: {"name": name}}, x=1, **{f"{part}__a": name, f"{part}__b": name})
+        for name in ("one", "two")
+    ]
+    assert numbers(one(sides, part)) == ([("1", "1", "one -> two")], 0, 0, [])
 
 
 @pytest.mark.parametrize(
