@@ -73,11 +73,9 @@ def test_how_a_point_ended() -> None:
     seen = "2184 elements verified bit for bit"
     assert outcome(MEASURED) == f"ok: 3.00 GB by ipc {timed} this machine's memory copy; {seen}"
     assert MEASURED.throughput is not None
-    for limit, source, words in (
-        ("pairs", "measured", "plain copies between the ranks"),
-        ("links between nodes", "configured", "links between nodes"),
-    ):
-        rate = replace(MEASURED.throughput, limit=limit, limit_source=source)
+    pairs = replace(MEASURED.throughput, limit="pairs")
+    links = replace(MEASURED.throughput, limit="links between nodes", limit_source="configured")
+    for rate, words in ((pairs, "plain copies between the ranks"), (links, "links between nodes")):
         said = outcome(replace(MEASURED, throughput=rate))
         assert said == f"ok: 3.00 GB by ipc {timed} {words}; {seen}"
     assert outcome(PREDICTED) == "predicted: 3.00 GB by ipc; nothing was run"

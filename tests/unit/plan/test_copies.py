@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from refit.job import Degrees
+from refit.layout.tensors import Catalogue, Family
+from refit.plan.build import build_plan
 from refit.plan.cells import _edges
 from refit.plan.copies import Copies
 from refit.plan.plan import Plan
 from refit.rules.setup import Setup
-from tests.support.jobs import SMALL, TINY, job
+from tests.support.jobs import SMALL, TINY, job, placed
 
 COLUMNS = ("linear_proj", "linear_fc2")  # cut along columns, the others along rows or not at all
 
@@ -60,6 +62,21 @@ def test_what_is_passed_on_has_been_cast() -> None:
     assert (first.total_bytes, second.total_bytes) == (1456, 2 * 1456)
     assert plan.wire_bytes.sum() == 2 * 1456 and plan.elements_to.tolist() == [0, 0, 728, 728]
     assert [copies.is_cast(0) for copies in plan.hops] == [True, False]
+
+
+def test_what_is_cast_among_what_is_not() -> None:
+    # 8 elements that stay in four bytes, and 8 that are two bytes at the source
+    families = (
+        Family("a", (4, 2), "float32", stage="first"),
+        Family("b", (4, 2), stage="first", base=1),
+    )
+    placement = placed(
+        Degrees(gpus=2), Degrees(gpus=2, dtype="float32"), model=SMALL, ranks_per_node=2
+    )
+    plan = build_plan(Catalogue(families, 0), placement, "hierarchical")
+    assert plan.elements_to.tolist() == [0, 0, 16, 16]
+    assert [hop.total_bytes for hop in plan.hops] == [8 * 4 + 8 * 2, 2 * 8 * 4]
+    assert sorted(plan.hops[1].nbytes.tolist()) == [32, 32]
 
 
 def test_a_tied_destination_gets_no_output_layer_beside_one_that_unties() -> None:

@@ -26,6 +26,9 @@ def test_an_output_is_written_where_its_link_leads(tmp_path: Path) -> None:
     link.symlink_to(target)
     write_output(link, "after")
     assert link.is_symlink() and target.read_text() == "after"
+    os.link(target, tmp_path / "same")  # a plain file is replaced, not written into
+    write_output(link, "later")
+    assert target.read_text() == "later" and (tmp_path / "same").read_text() == "after"
     dangling.symlink_to(tmp_path / "new")
     write_output(dangling, "x")
     assert dangling.is_symlink() and (tmp_path / "new").read_text() == "x"
