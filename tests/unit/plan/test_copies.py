@@ -53,6 +53,14 @@ def test_what_is_cast_is_never_one_run() -> None:
         assert copies.dtype(row) == "bfloat16"  # it is cast on arrival
 
 
+def test_of_several_destinations_each_has_its_own_shards_and_dtype() -> None:
+    pools = [Degrees(etp=1), Degrees(etp=1, dtype="float32")]
+    copies = Setup.of(job(destinations=pools, model=SMALL)).plan().hops[0]
+    assert [len(copies.shards(rank, of_source=False)) for rank in range(4)] == [0, 0, 9, 9]
+    cast = {int(copies.destination[row]): copies.is_cast(row) for row in range(len(copies))}
+    assert cast == {2: False, 3: True}
+
+
 def test_what_is_passed_on_has_been_cast() -> None:
     # ranks 2 and 3 are alone on a node: each fetches a part, and passes it on in four bytes
     sides = (Degrees(etp=1, gpus=2), Degrees(etp=1, gpus=2, dtype="float32"))
