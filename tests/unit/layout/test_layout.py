@@ -417,6 +417,8 @@ def test_layers_of_pipeline_ranks(pp: int, said: dict[str, Any], held: list[list
         (2, {STAGES: "Ettt|mtL"}, "m, multi-token prediction, is not modelled; its weights would"),
         (2, {STAGES: "Ettt|xtL"}, "x means nothing there; allowed are E (embedding), t"),
         (2, {STAGES: "ttt|tL"}, "the first stage begins with E, the last ends with L, and each"),
+        (2, {STAGES: "EEtt|ttL"}, "the last ends with L, and each is there once; write"),
+        (2, {STAGES: "tEtt|tL"}, "the last ends with L, and each is there once; write"),
         (2, {VIRTUAL: 3}, "2 layers of a pipeline rank do not divide among its 3 virtual stages"),
         (2, {EMBEDDING: True}, "5 layers, of which the embedding or the loss is one each, do not"),
         (3, {}, "or list the layers of every stage in pipeline_model_parallel_layout"),
