@@ -205,7 +205,7 @@ def _value(record: Record, name: str, field: str) -> str:
         if not isinstance(value, Mapping) or key not in value:
             names = [*BY, *dict(_flat(record.config))]
             close = get_close_matches(name, names, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f"; did you mean {close[0]}?" if close else "."
             raise UserError(
                 f"--by {name}: no such field{hint} It is one of {', '.join(BY)}, or a field such as"
                 " refit.bucket_mb"

@@ -96,7 +96,7 @@ class Plan(Blocks):
                 for side in self.wire
             ]
         )
-        elements = self.nbytes // itemsize[numbers, family]
+        elements = self.wire_bytes // itemsize[numbers, family]  # `nbytes` may have been cast
         return np.bincount(self.destination, elements, self.placement.world).astype(np.int64)
 
     @cached_property

@@ -16,6 +16,7 @@ from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.weight_bytes import per_rank_bytes, weight_bytes
 from refit.plan.build import build_plan
+from refit.record.parts import DeviceMemory
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, TINY
@@ -99,6 +100,9 @@ def test_what_stays_where_it_is_costs_its_copies_alone() -> None:
     )
     assert found.estimate.wire_s == pytest.approx(0.752)
     assert (found.estimate.imbalance_s, found.estimate.staging_s) == pytest.approx((0, 0))
+    packs = replace(small("gloo", 2, replace(SLOW, node_gbps=1e-6)), parallel=pair)
+    packed = predict(Setup.of(packs)).estimate
+    assert packed is not None and packed.staging_s == 0
 
 
 def test_a_shared_memory_bounds_its_ranks_together() -> None:
@@ -106,6 +110,37 @@ def test_a_shared_memory_bounds_its_ranks_together() -> None:
     assert found.floor is not None and found.estimate is not None
     assert found.floor.seconds == found.floor.node_s == pytest.approx(14.56)
     assert found.estimate.imbalance_s == pytest.approx(0)  # all wait for the same memory
+
+
+def test_a_record_has_what_each_rank_moves_and_holds() -> None:
+    said = predict(Setup.of(small("gloo", 2))).forecast()
+    sent = said.per_rank.pop("send_bytes")
+    assert sorted(sent) == [0, 0, 720, 736]
+    assert said.per_rank == {
+        "recv_bytes": [0, 0, 1456, 0],
+        "cross_node_send_bytes": sent,
+        "cross_node_recv_bytes": [0, 0, 1456, 0],
+        "source_bytes": [752, 752, 0, 0],
+        "destination_bytes": [0, 0, 1456, 0],
+        "staging_bytes": [1000, 1000, 2000, 0],
+    }
+    assert said.memory == DeviceMemory(3456, None, None) and said.missing is None
+    near = predict(Setup.of(small("gloo", 3)))
+    assert near.floor is not None and near.estimate is not None
+    said = near.forecast()
+    assert said.floor == {"seconds": pytest.approx(1.456), **asdict(near.floor)}
+    assert said.estimate == {"seconds": near.estimate.seconds, **asdict(near.estimate)}
+    assert said.per_rank["cross_node_send_bytes"] == [0, 0, 0]
+    unknown = predict(Setup.of(small("gloo", 2, replace(SLOW, nic_gbps=None)))).forecast()
+    assert (unknown.floor, unknown.estimate) == (None, None)
+    assert unknown.missing == "cluster.hardware.nic_gbps"
+
+
+@pytest.mark.parametrize(("nbytes", "fits"), [(3456, True), (3455, False)])
+def test_staging_takes_memory_too(nbytes: int, fits: bool) -> None:
+    found = predict(Setup.of(small("gloo", 3, replace(SLOW, memory_gb=(nbytes + 0.5) / 1e9))))
+    assert found.forecast().memory == DeviceMemory(3456, nbytes, fits)
+    assert (found.shortage is None) is fits
 
 
 def test_fitted_terms_replace_the_hardwares() -> None:

@@ -52,6 +52,14 @@ def test_the_best_rate_is_that_of_any_copy_not_of_the_limit_that_binds(tmp_path:
     assert row_of(replace(record, throughput=older), point.timing).rate_gbps == memory.gbps
 
 
+@pytest.mark.parametrize("lost", ["model_build", "seconds", "throughput", "plan", "method"])
+def test_a_row_is_of_a_whole_record(lost: str, tmp_path: Path) -> None:
+    point = Point.of(job(model=SMALL), tmp_path)
+    record = replace(write_measured(point), **{lost: None})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="does not say all that a measurement does"):
+        row_of(record, point.timing)
+
+
 def test_errors_are_relative_to_what_was_measured(tmp_path: Path) -> None:
     assert HeldOut(row(tmp_path, 2.0), 3.0, 1.5).errors == (0.5, -0.25)
 

@@ -63,6 +63,14 @@ def test_expert_weights(layout: Layout, parameters: int, replicated: bool) -> No
     assert traffic.expert_reduce_bytes(MOE, layout) == 4 * parameters * replicated
 
 
+@pytest.mark.parametrize(
+    ("layout", "nbytes"),
+    [(Layout(tp=2), 0), (Layout(pp=2), 7000), (Layout(pp=2, tp=2, etp=1), 3500)],
+)
+def test_what_a_stage_hands_on(layout: Layout, nbytes: int) -> None:
+    assert traffic.pipeline_bytes(MOE, layout, 5, 7) == nbytes
+
+
 def test_an_ungated_expert_has_two_matrices_and_a_dense_model_none() -> None:
     plain = replace(MOE, gated_linear_unit=False)
     assert traffic.expert_parameters(plain, Layout()) == 2 * 8 * 2 * 3000

@@ -11,7 +11,7 @@ from refit.job import Degrees, UserError
 from refit.layout import engine
 from refit.naming import named
 from refit.rules.setup import Setup
-from tests.support.jobs import TINY, job
+from tests.support.jobs import TINY, job, placed
 
 
 def test_eight_heads_in_two_groups_on_four_ranks() -> None:
@@ -39,9 +39,30 @@ def test_rows_of_each_head_by_the_formula(heads: int, groups: int, tp: int) -> N
         assert np.array_equal(cut.indices(rank), rows)
 
 
+@pytest.mark.parametrize(
+    ("rows", "fused", "shards", "text"),
+    [
+        (12, (2, 1, 1), 2, "6 heads in 3 groups do not divide into 2 shards"),
+        (10, (3, 1, 1), 4, "6 heads in 2 groups do not divide into 4 shards"),
+    ],
+)
+def test_heads_and_groups_both_divide(
+    rows: int, fused: tuple[int, ...], shards: int, text: str
+) -> None:
+    with pytest.raises(UserError, match=text):
+        engine.qkv(rows, fused, shards)
+
+
+@pytest.mark.parametrize(("tp", "rows"), [(1, 512), (2, 512), (3, 576)])
+def test_rows_of_the_vocabulary_are_a_multiple_of_64_and_of_tp(tp: int, rows: int) -> None:
+    side = placed(Degrees(etp=1), Degrees(kind="engine", tp=tp, etp=1)).destination
+    assert side.vocab_rows == rows  # of 500
+
+
 def test_gate_and_up_in_turn() -> None:
     cut = engine.interleaved((6, 6), 2)
     assert cut.indices(1).tolist() == [3, 9, 4, 10, 5, 11]
+    assert (cut.axis, cut.length, cut.sizes) == (0, 12, (6, 6))
     with pytest.raises(UserError, match="5, a part of 5"):
         engine.interleaved((5, 5), 2)
     with pytest.raises(UserError, match="12 heads in 4 groups do not divide into 8"):

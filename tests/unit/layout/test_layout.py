@@ -189,6 +189,7 @@ def test_worlds_are_whole_nodes(per_node: int, world: int, nodes: int, idle: int
     assert (placement.world, placement.nodes, len(placement.idle)) == (world, nodes, idle)
     by_node = [[r for r in range(world) if placement.node_of(r) == n] for n in range(nodes)]
     assert [len(n) for n in by_node] == [per_node] * nodes
+    assert all(list(placement.neighbours(r)) == n for n in by_node for r in n)
 
 
 def test_documented_pitfall_needs_twelve_gpus() -> None:
@@ -370,6 +371,7 @@ def test_where_sides_cannot_stand(
 STAGES = "pipeline_model_parallel_layout"
 VIRTUAL = "virtual_pipeline_model_parallel_size"
 FIRST = "num_layers_in_first_pipeline_stage"
+LAST = "num_layers_in_last_pipeline_stage"
 EMBEDDING = "account_for_embedding_in_pipeline_split"
 LOSS = "account_for_loss_in_pipeline_split"
 
@@ -382,7 +384,9 @@ LOSS = "account_for_loss_in_pipeline_split"
         (2, {STAGES: [1, 1, 0, 2]}, [[0], [1, 2, 3]]),
         (2, {STAGES: "Et|t|t|tL"}, [[0, 2], [1, 3]]),
         (2, {VIRTUAL: 2}, [[0, 2], [1, 3]]),
+        (2, {STAGES: "E(tt)*1|t*2L"}, [[0, 1], [2, 3]]),
         (2, {VIRTUAL: 1}, [[0, 1], [2, 3]]),
+        (2, {FIRST: 3, LAST: 1}, [[0, 1, 2], [3]]),
         (5, {EMBEDDING: True}, [[], [0], [1], [2], [3]]),
         (5, {LOSS: True}, [[0], [1], [2], [3], []]),
         (3, {EMBEDDING: True, LOSS: True}, [[0], [1, 2], [3]]),
@@ -405,6 +409,7 @@ def test_layers_of_pipeline_ranks(pp: int, said: dict[str, Any], held: list[list
         (2, {STAGES: [2, 2], VIRTUAL: 2}, f"2 stages, 1 on each of pp=2 ranks, and {VIRTUAL}=2;"),
         (2, {STAGES: [2, 2], FIRST: 2}, f"says the layers of every stage; leave out {FIRST}"),
         (2, {FIRST: 2, EMBEDDING: True}, f"{FIRST} and {EMBEDDING} exclude each other, as in Mega"),
+        (2, {FIRST: 1, LAST: 1, VIRTUAL: 2}, f"{FIRST} and {LAST} leave pp=2 no rank between"),
         (2, {STAGES: []}, f"{STAGES}=[] is not a list of layers per stage, 0 or more each; write"),
         (2, {STAGES: [5, -1]}, "0 or more each; write"),
         (2, {STAGES: [True, 3]}, "0 or more each; write"),
@@ -412,6 +417,8 @@ def test_layers_of_pipeline_ranks(pp: int, said: dict[str, Any], held: list[list
         (2, {STAGES: "Ettt|mtL"}, "m, multi-token prediction, is not modelled; its weights would"),
         (2, {STAGES: "Ettt|xtL"}, "x means nothing there; allowed are E (embedding), t"),
         (2, {STAGES: "ttt|tL"}, "the first stage begins with E, the last ends with L, and each"),
+        (2, {STAGES: "EEtt|ttL"}, "the last ends with L, and each is there once; write"),
+        (2, {STAGES: "tEtt|tL"}, "the last ends with L, and each is there once; write"),
         (2, {VIRTUAL: 3}, "2 layers of a pipeline rank do not divide among its 3 virtual stages"),
         (2, {EMBEDDING: True}, "5 layers, of which the embedding or the loss is one each, do not"),
         (3, {}, "or list the layers of every stage in pipeline_model_parallel_layout"),

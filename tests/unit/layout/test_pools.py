@@ -77,6 +77,12 @@ def test_each_has_its_own_defaults() -> None:
     assert [side.vocab_rows for side in placement.destinations] == [512, 500]
 
 
+def test_each_is_tied_as_the_model_is_or_unties() -> None:
+    pools = [Degrees(etp=1, share_embeddings_and_output_weights=False), Degrees(etp=1)]
+    sides = placed(Degrees(etp=1), destinations=pools).sides
+    assert [side.tied for side in sides.values()] == [True, False, True]
+
+
 def test_one_that_casts_makes_all_values_castable() -> None:
     pools = [Degrees(etp=1), Degrees(etp=1, dtype="float32")]
     sides = placed(Degrees(etp=1), destinations=pools).sides

@@ -53,6 +53,25 @@ def test_experts_cut_over_etp_are_sets_of_their_own() -> None:
     for ep, etp in ((0, 0), (0, 1), (1, 0), (1, 1)):
         found = holders.set_ids(EXPERT, np.array([0]), np.array([ep]), [(etp,)])
         assert holders.ranks(int(found[0])).tolist() == [etp + 2 * ep]
+        whole = holders.set_ids(EXPERT_BIAS, np.array([0]), np.array([ep]), [(0,)])
+        assert holders.ranks(int(whole[0])).tolist() == [2 * ep, 2 * ep + 1]
+
+
+@pytest.mark.parametrize(
+    ("family", "stage", "boxes", "ranks"),
+    [
+        (CUT, 1, [(0, 1)], [[4, 5, 6, 7]]),
+        (TIED, 0, [(0, 1)], [[0, 1, 2, 3, 4, 5, 6, 7]]),
+        (CUT, 0, [(1,), (0, 1), (0,)], [[1, 3], [0, 1, 2, 3], [0, 2]]),
+        (TIED, 1, [(1,), (0, 1)], [[1, 3, 5, 7], [0, 1, 2, 3, 4, 5, 6, 7]]),
+    ],
+)
+def test_what_several_shards_have_is_held_by_the_ranks_of_all(
+    family: Family, stage: int, boxes: list[tuple[int, ...]], ranks: list[list[int]]
+) -> None:
+    holders = Holders(placed(SOURCE, Degrees(etp=1), ranks_per_node=3))
+    found = holders.set_ids(family, np.array([stage]), np.array([0]), boxes)
+    assert [holders.ranks(int(number)).tolist() for number in found] == ranks
 
 
 def test_sets_are_numbered_without_gaps() -> None:
@@ -137,6 +156,21 @@ def test_sets_that_begin_alike_share_each_its_own() -> None:
     block, rank = np.repeat([1, 2, 3, 4], 2), np.array([0, 1, 0, 2, 0, 1, 0, 2])
     found = fetchers(block, np.zeros(8, np.int64), rank, np.full(8, 6))
     assert found[::2].tolist() == [0, 0, 1, 2]
+
+
+def test_sets_that_begin_and_end_alike_share_each_its_own() -> None:
+    # ranks 0 and 2 want blocks 1 and 3, ranks 0 to 2 blocks 2 and 4
+    wants = [(1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0), (3, 2), (4, 0), (4, 1), (4, 2)]
+    block, rank = np.array(wants).T
+    found = fetchers(block, np.zeros(10, np.int64), rank, np.full(10, 6))
+    assert found.tolist() == [0, 0, 0, 0, 0, 2, 2, 1, 1, 1]
+
+
+def test_many_rows_stay_in_the_order_of_their_ranks() -> None:
+    # 64 ranks want each of eight blocks, which come in turn: every eighth rank fetches one
+    block, rank = np.tile(np.arange(8), 64), np.repeat(np.arange(64), 8)
+    found = fetchers(block, np.zeros(512, np.int64), rank, np.full(512, 6))
+    assert found.tolist() == [0, 8, 16, 24, 32, 40, 48, 56] * 64
 
 
 def test_a_fetcher_is_dealt_by_bytes_and_not_by_blocks() -> None:

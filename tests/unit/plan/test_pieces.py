@@ -14,6 +14,7 @@ from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import Catalogue, Family
 from refit.plan.build import build_plan
+from refit.plan.cells import cells
 from refit.plan.pieces import intersection, pieces
 from refit.plan.plan import Plan
 
@@ -228,6 +229,14 @@ def test_pools_that_want_different_rows_of_a_node_count_each_row_once() -> None:
     plan = build_plan(Catalogue((family,), 0), placement)
     assert plan.cross_node_bytes == 2 * 24 and plan.bounds.cross_node == 24
     assert (plan.leaving_bytes, plan.least_send, plan.bounds.send) == (24, 24, 48)
+    # cells begin at rows 0, 2, 3 and 4
+    box = plan.pieces.box[plan.piece]
+    divided = cells(plan.pieces, box, np.zeros(len(plan), dtype=np.int64), plan.catalogue)
+    row, cell, size = (column.tolist() for column in divided.of(box))
+    assert divided.count == 4 and divided.indices[box].tolist() == [6, 6, 4, 4, 4]
+    assert list(zip(row, cell, size, strict=True)) == [
+        (0, 0, 4), (0, 1, 2), (1, 2, 2), (1, 3, 4), (2, 0, 4), (3, 1, 2), (3, 2, 2), (4, 3, 4),
+    ]  # fmt: skip
 
 
 def local(whole: IntArray, cut: Cut, shard: int) -> IntArray:

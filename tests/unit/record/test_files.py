@@ -26,6 +26,9 @@ def test_an_output_is_written_where_its_link_leads(tmp_path: Path) -> None:
     link.symlink_to(target)
     write_output(link, "after")
     assert link.is_symlink() and target.read_text() == "after"
+    os.link(target, tmp_path / "same")  # a plain file is replaced, not written into
+    write_output(link, "later")
+    assert target.read_text() == "later" and (tmp_path / "same").read_text() == "after"
     dangling.symlink_to(tmp_path / "new")
     write_output(dangling, "x")
     assert dangling.is_symlink() and (tmp_path / "new").read_text() == "x"
@@ -47,6 +50,11 @@ def test_an_output_goes_into_a_device_or_a_pipe(tmp_path: Path) -> None:
     for folder in (tmp_path, Path(), Path("")):
         with pytest.raises(IsADirectoryError):
             write_output(folder, "x")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(IsADirectoryError) as raised:
+        write_output(link, "x")
+    assert raised.value.filename == str(link)  # as it was named
 
 
 def test_a_temporary_name_leads_nowhere(tmp_path: Path) -> None:
@@ -57,6 +65,17 @@ def test_a_temporary_name_leads_nowhere(tmp_path: Path) -> None:
     write_atomic(file, "new")
     assert victim.read_text() == "precious" and file.read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["timing.json", "victim"]
+
+
+def test_a_disk_without_room_for_a_file_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "x", "")
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])

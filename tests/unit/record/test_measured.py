@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,27 @@ def test_memory_is_of_the_rank_that_held_most() -> None:
     ]
     assert record_of(found).memory == Memory(1003, 10, 7, 64)
     assert record_of(GOOD).memory == Memory(1003, 0, None, None)
+
+
+def test_memory_grows_on_ranks_that_hold_weights_and_say_how_much() -> None:
+    # of twenty refits the last two over the first two; rank 3 is idle, rank 1's system says nothing
+    held = [[100] * 18 + [150] * 2, [0] + [100] * 19, [100] * 20, [100] * 18 + [900] * 2]
+    found = [replace(one, held_bytes=each) for one, each in zip(GOOD, held, strict=True)]
+    memory = record_of(found).memory
+    assert memory is not None
+    assert (memory.growth, memory.growth_per_rank) == (1.5, {"0": 1.5, "2": 1.0})
+
+
+def test_a_report_is_read_as_it_was_written() -> None:
+    wrong, agree = FirstWrong("b", "it", 3), Logits(0.0, 2.0, 0.01, True, 8, "float64", None)
+    whole = replace(GOOD[0], first=wrong, logits=agree, moved=Moved(), held_bytes=[1, 2])
+    assert RankReport.of(json.loads(json.dumps(asdict(whole)))) == whole
+
+
+def test_the_first_rank_says_on_what_it_ran() -> None:
+    record = record_of(with_rank(3, versions={}, device="none", variables={"A": "1"}))
+    said = record_of(GOOD)
+    assert record.environment == said.environment and said.environment["variables"] == {}
 
 
 def test_a_transport_says_the_largest_of_each_number() -> None:

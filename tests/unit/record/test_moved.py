@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from refit.plan.plan import Bounds
 from refit.record.moved import Moved, executed, unknown
@@ -43,3 +43,6 @@ def test_what_the_ranks_moved() -> None:
         "left_out_tensors": None,  # not counted
         "left_out_bytes": 100 - 89,
     }
+    for ours in (89, 80):  # nothing is left out of no more than that
+        whole = executed(replace(OURS, bytes=ours), ranks, ranks_per_node=2)
+        assert (whole.bytes, whole.left_out_tensors, whole.left_out_bytes) == (89, 0, 0)

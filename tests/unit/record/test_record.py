@@ -205,6 +205,22 @@ def test_what_a_side_has_of_its_own_is_on_record() -> None:
     assert layout.idle == [4, 5, 8, 9, 10, 11]
 
 
+def test_stages_that_count_an_end_as_a_layer_are_on_record() -> None:
+    # three layers and one end in two stages of two
+    what = job(
+        Degrees(pp=2, etp=1, account_for_embedding_in_pipeline_split=True),
+        Degrees(pp=2, etp=1, account_for_loss_in_pipeline_split=True),
+        model=replace(TINY, num_layers=3, moe_layer_freq=1),
+    )
+    setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})
+    layout = placed(
+        begun, setup.job.model, setup.placement, setup.plan(), "gloo", "", setup.build
+    ).layout
+    assert layout is not None and layout.destination is not None
+    assert layout.source.layers_per_stage == [1, 2]
+    assert layout.destination.layers_per_stage == [2, 1]
+
+
 def test_what_moves_nothing_is_on_record() -> None:
     what = job(Degrees(tp=2, etp=1), Degrees(tp=2, etp=1), "collocated")
     setup, begun = Setup.of(what), begin(Point.of(what, Path("results")), {})

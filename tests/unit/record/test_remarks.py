@@ -10,9 +10,10 @@ import pytest
 
 from refit.forecast.predict import predict_point
 from refit.job import Degrees, Job
+from refit.record.parts import Limit, Throughput
 from refit.record.point import Point
 from refit.record.record import Record
-from refit.record.remarks import ENOUGH, found, remarks
+from refit.record.remarks import ENOUGH, found, impossible_rate, remarks
 from refit.words import outcome
 from tests.support.jobs import TINY, dense, job
 from tests.support.reports import write_measured
@@ -155,9 +156,9 @@ ODD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "a larger model (model.num_layers) does not fit a cache",
     ),
     (
-        "9.9% of the 1 GB/s that mode=plan forecasts here",
-        {"throughput__gbps": 0.099, "throughput__forecast_gbps": 1.0},
-        {"throughput__gbps": 0.1, "throughput__forecast_gbps": 1.0},
+        "9.9% of the 2 GB/s that mode=plan forecasts here",
+        {"throughput__gbps": 0.198, "throughput__forecast_gbps": 2.0},
+        {"throughput__gbps": 0.2, "throughput__forecast_gbps": 2.0},
         "seconds.phases says which phase is slow",
     ),
     (
@@ -186,6 +187,26 @@ def test_a_point_without_times_or_limits_has_no_such_remark(tmp_path: Path) -> N
     # a configured limit is no copy, and an older record does not say how far copies were apart
     configured = {"throughput__limit_source": "configured", "throughput__fraction": 1.2}
     assert found(changed(record, **configured)) == found(changed(record, limit__spread=None)) == []
+
+
+def test_of_several_limits_the_tightest_is_looked_at(tmp_path: Path) -> None:
+    record = steady(tmp_path)
+    assert record.throughput is not None
+    tightest = record.throughput.limits[0]
+    other = replace(tightest, what="another", gbps=9 * tightest.gbps, spread=2.0)
+    for unsteady in (other, replace(other, spread=None)):
+        assert found(changed(record, throughput__limits=[unsteady, tightest])) == []
+    copies = [replace(other, spread=1.0), replace(tightest, spread=2.0)]
+    (remark,) = found(changed(record, throughput__limits=copies))
+    assert remark.kind == "unsteady"
+
+
+def test_no_refit_is_faster_than_the_slowest_of_its_links() -> None:
+    links = [Limit("near", 4.0, "configured"), Limit("far", 3.0, "configured")]
+    rate = Throughput(5.0, 1.0, "copies", "measured", 5.0, [Limit("copies", 1.0, "measured")])
+    assert impossible_rate(rate) == ""
+    told = impossible_rate(replace(rate, limits=[*rate.limits, *links]))
+    assert told.startswith("impossible rate: 5 GB/s is above 3 GB/s, the most by far; correct")
 
 
 @pytest.mark.parametrize(

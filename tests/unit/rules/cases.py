@@ -172,6 +172,15 @@ BAD: dict[Any, list[Case]] = {
         ({"cluster__name": "a\x1b[31m"}, "cluster.name='a\\x1b[31m': a name is"),
         ({"refit__name": "x" * 81}, f"refit.name='{'x' * 80}...': a name is"),
         ({"parallel__name": ".."}, "without a slash or spaces around it, and not . or .."),
+        # a name made of what its sides are may be twice as long, and no other
+        (
+            {"parallel__use_case": "from 1 to 2", "parallel__name": "x" * 161},
+            f"parallel.name='{'x' * 80}...': a name is",
+        ),
+        (
+            {"parallel__use_case": "from 1 to 2", "model__name": "x" * 81},
+            f"model.name='{'x' * 80}...': a name is",
+        ),
     ],
     sides_within: [
         ({"parallel__source__tp": 10**7}, "parallel.source.tp=10000000: must be 262144 or less"),
@@ -223,6 +232,10 @@ BAD: dict[Any, list[Case]] = {
         (
             {"model__window_size": [128, 0], "model__window_attn_skip_freq": 0},
             "window_attn_skip_freq=0 is not a positive whole number or a list",
+        ),
+        (
+            {"model__window_size": [128, 0], "model__window_attn_skip_freq": [1, 0, 2, 1]},
+            "window_attn_skip_freq=[1, 0, 2, 1] is not a positive whole number or a list",
         ),
     ],
     balancing_known: [
@@ -753,6 +766,9 @@ BAD: dict[Any, list[Case]] = {
 
 GOOD: list[dict[str, Any]] = [
     {},
+    {"model__name": "m" * 80, "parallel__use_case": "from 1 to 2", "parallel__name": "p" * 160},
+    {"parallel__nodes": 1},
+    {"model__moe_router_topk": 16},
     {"parallel__destination__padding": "zero"},
     {
         "parallel__source__expert_slots": 9,

@@ -33,6 +33,12 @@ def test_the_plan_is_of_the_fanout_that_is_asked_for() -> None:
         assert setup.plan().source.tolist() == wanted.source.tolist()
 
 
+def test_the_plan_moves_what_is_asked_for() -> None:
+    # 500 rows, padded to a multiple of 16 * 2, of 64 columns of two bytes
+    setup = Setup.of(job(refit={"include": ["output_layer.weight"]}))
+    assert setup.plan().total_bytes == 512 * 64 * 2
+
+
 def test_another_node_takes_what_the_first_chose() -> None:
     first = replace(Setup.of(job(method="auto")), method="gloo", why="because")
     chosen = json.loads(json.dumps(first.chosen()))  # it is read from a file

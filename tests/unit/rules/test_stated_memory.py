@@ -89,3 +89,4 @@ def test_a_bucket_is_named_only_where_a_smaller_one_helps() -> None:
     assert (shortage(what, few) or "").endswith("or a smaller refit.bucket_mb")
     many = {**of_weights, "source": np.array([4, 11]), "staging": np.array([3, 1])}
     assert "bucket" not in (shortage(what, many) or "bucket")
+    assert shortage(on(COLLOCATED, SLURM, None), many) is None

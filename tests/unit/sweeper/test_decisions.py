@@ -155,6 +155,14 @@ def test_a_point_whose_job_is_not_queued(case: str) -> None:
     assert decide(standing, slurm_state, tries, 3, began) == decision
 
 
+def test_a_job_that_slurm_has_not_finished_with_is_waited_for() -> None:
+    words = (
+        "PENDING CONFIGURING RUNNING SUSPENDED COMPLETING STOPPED SIGNALING STAGE_OUT REQUEUED"
+        " REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT RESIZING"
+    )
+    assert all(decide(RUNNING, word, 3, 3) == Wait() for word in words.split())
+
+
 def test_a_job_that_slurm_does_not_know_is_waited_for() -> None:
     # accounting lags; and one that was cancelled in the queue it never learns of
     for standing in (RUNNING, SUBMITTED):

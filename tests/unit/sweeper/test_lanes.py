@@ -20,6 +20,7 @@ from sweeper.lanes import lanes
         ([5, 5, 5], 2, [(1, (0, 2)), (1, (1,))]),
         ([5, 9, 1], 1, [(1, (0, 1, 2))]),
         ([4, 4, 4], 7, [(3, (0,)), (2, (1,)), (2, (2,))]),
+        ([2, 30, 10], 8, [(1, (0,)), (5, (1,)), (2, (2,))]),  # remainders 0.13, 0.72 and 0.15
     ],
 )
 def test_lanes(jobs: list[int], at_once: int, expected: list[tuple[int, tuple[int, ...]]]) -> None:
