@@ -31,8 +31,14 @@ from refit.weights.slab import Kept, Slab, anonymous
 
 Progress = Callable[[str], None]
 
-# numpy imports the second by itself where a rank first looks for duplicates, in 0.05 s
-ALWAYS_PRELOADED = ("refit.ranks.worker", "numpy.ma")
+# what every rank imports; numpy its two by itself, on looking for duplicates or drawing a number
+ALWAYS_PRELOADED = (
+    "refit.ranks.worker",
+    "refit.transport.gloo",
+    "refit.transport.ipc",
+    "numpy.ma",
+    "numpy.random",
+)
 RECORD_S = 60.0  # for node 0 to write the record, once a node has ended
 
 
@@ -50,6 +56,7 @@ class Agent:
                 uses them.
             around: what else is known of this environment, for the records.
         """
+        server.open_more_files()
         self._context = multiprocessing.get_context("forkserver")
         os.environ[server.AHEAD] = ",".join([*ALWAYS_PRELOADED, *_preloads(jobs)])
         # named and not imported, as it imports torch at once
@@ -60,6 +67,7 @@ class Agent:
         pages = self._slabs.huge_pages
         self._environment = {**environment.describe(), "huge_pages": pages, **(around or {})}
         self._meetings: dict[int, Slab] = {}  # by node, of which a single agent may pretend several
+        self._plan = anonymous()  # the parts of its ranks
 
     def __enter__(self) -> Agent:
         return self
@@ -68,7 +76,7 @@ class Agent:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        for slab in self._meetings.values():
+        for slab in (*self._meetings.values(), self._plan):
             slab.close()
         self._slabs.close()
 
@@ -180,6 +188,7 @@ class Agent:
         deadline_s, threads = job.bench.deadline_s, len(os.sched_getaffinity(0))
         nodes = {placement.node_of(rank) for rank in here}
         meetings = {node: self._meeting(node, placement.ranks_per_node) for node in nodes}
+        self._plan.clear()
         with team.meeting(deadline_s) as (host, port, listener):
             tasks = [
                 Task(
@@ -192,6 +201,8 @@ class Agent:
                     slab=self._slabs.of(rank),
                     meeting=meetings[placement.node_of(rank)],
                     neighbours=placement.neighbours(rank),
+                    plan=self._plan,
+                    of_agent=here,
                 )
                 for rank in here
             ]

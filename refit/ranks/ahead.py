@@ -4,6 +4,7 @@ Multiprocessing passes over an ImportError there, and any other error ends the s
 forked anybody. A rank imports the same again, and has somebody to tell.
 """
 
+import gc
 import os
 from contextlib import suppress
 from importlib import import_module
@@ -13,3 +14,7 @@ from refit.ranks.server import AHEAD
 for _name in os.environ[AHEAD].split(","):
     with suppress(Exception):
         import_module(_name)
+
+# what is here is never garbage; a rank that looked through it would copy its pages
+gc.collect()
+gc.freeze()
