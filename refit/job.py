@@ -30,6 +30,8 @@ class Model:
     name: str = MISSING
     # how many parameters the model's makers count; another count is refused; null: nobody said
     published_parameters: Optional[int] = None
+    # the public model that this one is in small: its pairs are this one's too; null: none
+    pairs_of: Optional[str] = None
     # shape
     num_layers: int = MISSING
     hidden_size: int = MISSING

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -22,10 +23,11 @@ CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_
 
 
 def register() -> None:
-    """Store `Job` under the name that `conf/config.yaml` starts from, and our plugins.
+    """Store `Job` under the name that `conf/config.yaml` starts from, our plugins and resolver.
 
     May be called again.
     """
+    OmegaConf.register_new_resolver("in_pairs_of", in_pairs_of, replace=True)
     ConfigStore.instance().store(name=NAME, node=_schema(), provider="refit")
     # Hydra scans the folders of hydra_plugins, and executes again what it finds there: our plugins
     # are named after that. It finds none of them in an editable install.
@@ -34,6 +36,12 @@ def register() -> None:
 
     for plugin in refit_sweeper.PLUGINS:
         plugins.register(plugin)
+
+
+def in_pairs_of(model: str, there: Any, elsewhere: Any, *, _root_: DictConfig) -> Any:
+    """`${in_pairs_of:kimi_k2,61,4}`: 61 in the pairs that are Kimi K2's own, 4 in all others."""
+    owner = OmegaConf.select(_root_, "parallel.model", default=None)
+    return there if owner == model else elsewhere
 
 
 @cache

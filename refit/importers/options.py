@@ -78,7 +78,7 @@ def model_of(reading: Reading) -> tuple[str, list[str]]:
 def comparable(model: Model) -> dict[str, Any]:
     """A model's fields with what Megatron derives, and without what says nothing of its weights."""
     values = asdict(model)
-    del values["name"], values["published_parameters"]
+    del values["name"], values["published_parameters"], values["pairs_of"]
     values["ffn_hidden_size"] = ffn_size(model)
     values["num_query_groups"] = model.num_query_groups or model.num_attention_heads
     head = model.hidden_size // model.num_attention_heads

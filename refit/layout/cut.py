@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -124,6 +124,14 @@ class Cut:
         for whole, local, count, step in self.runs[shard]:
             found[local : local + count] = whole + step * np.arange(count)
         return found
+
+    def stretches(self, shard: int) -> Iterator[tuple[int, IntArray]]:
+        """The local axis, divided where padding begins and ends: a local start, and the indices."""
+        held = self.indices(shard)
+        edges = np.flatnonzero(np.diff(held == PADDING)) + 1
+        for part in np.split(np.arange(len(held)), edges):
+            if len(part):
+                yield int(part[0]), held[part]
 
     @cached_property
     def overlaps(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from refit.job import UserError
 from refit.layout import engine, fsdp, megatron
-from refit.layout.cut import PADDING, Cut
+from refit.layout.cut import Cut
 from refit.layout.layout import IntArray, Layout
 
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "int64": 8, "uint8": 1}
@@ -188,11 +188,7 @@ class Shard:
 
     def stretches(self) -> Iterator[tuple[int, IntArray]]:
         """The local axis, divided where padding begins and ends: a local start, and the indices."""
-        held = self.global_indices()
-        edges = np.flatnonzero(np.diff(held == PADDING)) + 1
-        for part in np.split(np.arange(len(held)), edges):
-            if len(part):
-                yield int(part[0]), held[part]
+        return self.cut.stretches(self.shard)
 
 
 @dataclass(frozen=True)

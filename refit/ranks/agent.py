@@ -31,7 +31,6 @@ from refit.weights.slab import Kept, Slab, anonymous
 
 Progress = Callable[[str], None]
 
-# numpy imports the second by itself where a rank first looks for duplicates, in 0.05 s
 RECORD_S = 60.0  # for node 0 to write the record, once a node has ended
 
 
@@ -49,6 +48,7 @@ class Agent:
                 uses them.
             around: what else is known of this environment, for the records.
         """
+        server.open_more_files()
         self._context = multiprocessing.get_context("forkserver")
         os.environ[server.AHEAD] = ",".join([*server.ALWAYS, *_preloads(jobs)])
         # named and not imported, as it imports torch at once
@@ -59,6 +59,7 @@ class Agent:
         pages = self._slabs.huge_pages
         self._environment = {**environment.describe(), "huge_pages": pages, **(around or {})}
         self._meetings: dict[int, Slab] = {}  # by node, of which a single agent may pretend several
+        self._plan = anonymous()  # the parts of its ranks
 
     def __enter__(self) -> Agent:
         return self
@@ -67,7 +68,7 @@ class Agent:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        for slab in self._meetings.values():
+        for slab in (*self._meetings.values(), self._plan):
             slab.close()
         self._slabs.close()
 
@@ -179,6 +180,7 @@ class Agent:
         deadline_s, threads = job.bench.deadline_s, len(os.sched_getaffinity(0))
         nodes = {placement.node_of(rank) for rank in here}
         meetings = {node: self._meeting(node, placement.ranks_per_node) for node in nodes}
+        self._plan.clear()
         with team.meeting(deadline_s) as (host, port, listener):
             tasks = [
                 Task(
@@ -191,6 +193,8 @@ class Agent:
                     slab=self._slabs.of(rank),
                     meeting=meetings[placement.node_of(rank)],
                     neighbours=placement.neighbours(rank),
+                    plan=self._plan,
+                    of_agent=here,
                 )
                 for rank in here
             ]

@@ -7,6 +7,7 @@ Once a process has asked CUDA anything, those that are forked from it cannot use
 import asks depends on what else is installed; where one did, the server begins anew without it.
 """
 
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -37,3 +38,7 @@ _more = not set(_names) <= set(ALWAYS) and "torch" in sys.modules
 if _more and not devices.no_cuda() and _spoiled():
     os.environ[AHEAD] = ",".join(ALWAYS)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+# what is here is never garbage; a rank that looked through it would copy its pages
+gc.collect()
+gc.freeze()

@@ -14,10 +14,11 @@ import torch
 from refit import told
 from refit.model.megatron_versions import VERSION
 from refit.model.weight_bytes import weight_bytes
-from refit.plan.plan import Plan
+from refit.plan.part import Part
 from refit.ranks import device as rank_device
 from refit.ranks import limit
 from refit.ranks.clock import Clock
+from refit.ranks.planned import Planned
 from refit.ranks.proof import Proof, Sides
 from refit.record import environment
 from refit.record.moved import Moved
@@ -48,6 +49,7 @@ class _Run:
     plans_itself: bool
     proof: Proof
     clock: Clock
+    planned: Planned
     progress: Progress
 
 
@@ -70,7 +72,9 @@ class _Refits:
     limits: Limits
 
 
-def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progress) -> RankReport:
+def measure(
+    setup: Setup, rank: int, slab: Slab, clock: Clock, planned: Planned, progress: Progress
+) -> RankReport:
     """Measure one point on this rank.
 
     torch.distributed is up, and every rank of the world calls this.
@@ -81,6 +85,7 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
         rank: this rank.
         slab: memory for this rank's source and destination.
         clock: that all ranks share.
+        planned: where this rank's part of the plan comes from.
         progress: told what the rank is about to do.
 
     Raises:
@@ -97,7 +102,8 @@ def measure(setup: Setup, rank: int, slab: Slab, clock: Clock, progress: Progres
     proof = Proof(setup, sides)
     progress("filling weights")
     proof.begin()
-    run = _Run(setup, rank, device, sides, hops, transport.plans_itself, proof, clock, progress)
+    plans_itself = transport.plans_itself
+    run = _Run(setup, rank, device, sides, hops, plans_itself, proof, clock, planned, progress)
     return _report(run, _refits(run))
 
 
@@ -111,11 +117,11 @@ def _refits(run: _Run) -> _Refits:
     host_peak = _host_peak()
     peak = memory.Peak()
     rank_device.forget_peak()
-    cold, cold_phases, plan = _cold(run)
+    cold, cold_phases, part = _cold(run)
     host_peak = max(host_peak, _host_peak())
     with peak.aside(), run.proof.beside("the cold refit"):
         run.progress("measuring plain copies")
-        copies = limit.Copies(run.setup, run.clock, run.sides, run.rank, plan)
+        copies = limit.Copies(run.setup, run.clock, run.sides, run.rank, part)
         copies.make()
     warm, warm_phases, held_bytes = _warm(run)
     refit_peak, device_peak = peak.bytes, rank_device.peak_bytes()
@@ -210,22 +216,22 @@ def _sides(setup: Setup, rank: int, slab: Slab, device: torch.device, progress: 
     return Sides(source, next((theirs for theirs in destinations if theirs is not None), None))
 
 
-def _cold(run: _Run) -> tuple[Span, dict[str, float], Plan]:
+def _cold(run: _Run) -> tuple[Span, dict[str, float], Part]:
     """The first refit: plan, prepare, transfer. One that plans itself is timed without our plan.
 
     Returns:
-        Its span, its phases, and our plan.
+        Its span, its phases, and this rank's part of our plan.
     """
     setup, hops, sides = run.setup, run.hops, run.sides
-    plan = setup.plan() if run.plans_itself else None
+    part = run.planned.part(setup) if run.plans_itself else None
     run.progress("cold refit")
 
     def first() -> dict[str, float]:
-        nonlocal plan
+        nonlocal part
         started = time.perf_counter()
-        plan = plan or setup.plan()
+        part = part or run.planned.part(setup)
         planned = time.perf_counter()
-        hops.prepare(plan, run.rank, sides.source, sides.destination)
+        hops.prepare(part.hops, run.rank, sides.source, sides.destination)
         prepared = time.perf_counter()
         hops.execute()
         moved = time.perf_counter() - prepared
@@ -236,8 +242,8 @@ def _cold(run: _Run) -> tuple[Span, dict[str, float], Plan]:
         }
 
     span, phases = run.clock.timed(first, lambda: run.proof.whole("the cold refit"))
-    assert plan is not None
-    return span, phases, plan
+    assert part is not None
+    return span, phases, part
 
 
 def _warm(run: _Run) -> tuple[list[Span], dict[str, list[float]], list[int]]:

@@ -42,6 +42,8 @@ def make_current(job: Job, placement: Placement, rank: int) -> torch.device:
 def require(nbytes: int, device: torch.device, node: int) -> None:
     """Check that the weights of all ranks that share a GPU fit it; all ranks call together.
 
+    Of CPU ranks the agent has asked: `refit.weights.memory.shortage`.
+
     It counts weights only. CUDA's own memory and staging come on top, so what passes may still run
     out, and then fails as `oom` as well.
 
@@ -52,12 +54,14 @@ def require(nbytes: int, device: torch.device, node: int) -> None:
     Raises:
         MemoryError: they do not.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if device.type != "cuda":
+        return
+    free = torch.cuda.mem_get_info(device)[0]
     mine = (node, str(device))
     gathered = [(mine, nbytes)] * dist.get_world_size()
     dist.all_gather_object(gathered, (mine, nbytes))
     needs = [of_rank for where, of_rank in gathered if where == mine]
-    if free is not None and sum(needs) > free:
+    if sum(needs) > free:
         raise MemoryError(
             f"{device} of node {node} has {free / 1e9:.2f} GB free; the weights of its"
             f" {len(needs)} ranks need {sum(needs) / 1e9:.2f} GB; use a smaller model or more GPUs"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 
-from refit.plan.peers import Pair, pairs, stretches
-from refit.plan.plan import Plan
+from refit.model.weight_bytes import per_rank_bytes
+from refit.plan.part import Part
+from refit.plan.peers import Pair, stretches
 from refit.ranks.clock import Clock
 from refit.ranks.proof import Sides
 from refit.record import limits
@@ -31,16 +32,16 @@ class Copies:
     the destinations hold is gone then.
 
     Args:
-        plan: ours, also of a method that carries out another.
+        part: this rank's of our plan, also of a method that carries out another.
     """
 
-    def __init__(self, setup: Setup, clock: Clock, sides: Sides, rank: int, plan: Plan) -> None:
+    def __init__(self, setup: Setup, clock: Clock, sides: Sides, rank: int, part: Part) -> None:
         self._clock = clock
         on_cpu = devices.device(setup.job) == "cpu"
-        self._no_peers = limits.no_peer_copy(plan.cross_node_bytes, on_cpu, setup.method)
-        self._works = [_memory_copy(sides)]
+        self._no_peers = limits.no_peer_copy(part.cross_node_bytes, on_cpu, setup.method)
+        self._works = [_memory_copy(setup, sides)]
         if not self._no_peers:
-            self._works.append(_peer_copy(sides, rank, pairs(plan)))
+            self._works.append(_peer_copy(sides, rank, part.pairs))
         self._spans: list[list[Span]] = [[] for _ in self._works]
 
     def make(self) -> None:
@@ -56,15 +57,14 @@ class Copies:
         return Limits(memory, peers[0] if peers else None, self._no_peers)
 
 
-def _memory_copy(sides: Sides) -> tuple[Copy, float]:
+def _memory_copy(setup: Setup, sides: Sides) -> tuple[Copy, float]:
     """Copies within the destination's own memory, and the share of it that is copied.
 
     That is what this machine's memory can do for this rank, on the very pages that a refit writes.
     """
     arena = _bytes_of(sides.destination)
-    nbytes = torch.tensor(arena.numel())
-    dist.all_reduce(nbytes)
-    part = _share(int(nbytes))
+    receiving = setup.placement.destinations
+    part = _share(sum(int(per_rank_bytes(setup.catalogue, side).sum()) for side in receiving))
 
     def copy() -> dict[str, float]:
         half = arena.numel() // 2

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 
 import numpy as np
 
 from refit.weights.slab import Slab
+
+SPIN_S = 0.01  # then it sleeps between looks: so late others have no core to come on
+SLEEP_S = 0.002
 
 LINE = 64  # bytes: a cache line for each rank, which it alone writes
 
@@ -41,5 +45,9 @@ class Meeting:
         """Return once every rank has called it as often."""
         self._times += 1
         self._arrived[self._number] = self._times
+        asleep_from = time.monotonic() + SPIN_S
         while int(self._arrived.min()) < self._times:
-            os.sched_yield()
+            if time.monotonic() < asleep_from:
+                os.sched_yield()
+            else:
+                time.sleep(SLEEP_S)

@@ -21,13 +21,33 @@ from refit.weights.slab import Slab, anonymous
 AHEAD = "REFIT_AHEAD"
 """Of its environment: names of the modules that it imports, with commas (`refit.ranks.ahead`)."""
 
-ALWAYS = ("refit.ranks.worker", "numpy.ma")
-"""What it imports for every job."""
+ALWAYS = (
+    "refit.ranks.worker",
+    "refit.transport.gloo",
+    "refit.transport.ipc",
+    "numpy.ma",
+    "numpy.random",
+)
+"""What it imports for every job; numpy its two by itself, on a first duplicate or random number."""
+
+OPEN_FILES = 1 << 14
+"""Files that an agent or a rank may have open: four of each rank, two of each that it talks to.
+
+Many systems allow 1024 until a process asks for more, which 340 ranks are too many for.
+"""
 
 END_S = 2.0  # for a server that let go of its pipes to be gone
 
 NO_MORE = ("Resource temporarily unavailable", "can't start new thread")
 """What the system says of a process or thread that it refuses."""
+
+
+def open_more_files() -> None:
+    """Ask for `OPEN_FILES`, or as many as the hard limit allows, for what starts from here too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextmanager

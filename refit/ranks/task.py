@@ -22,3 +22,5 @@ class Task:
     slab: Slab  # memory for its source and destination
     meeting: Slab  # memory of its node's ranks to meet in
     neighbours: range  # global ranks of its node
+    plan: Slab  # memory of its agent's ranks, for the plan that one of them makes
+    of_agent: range  # global ranks of its agent: of its node, or of all that this machine pretends

@@ -22,6 +22,7 @@ from refit.ranks import bench, device
 from refit.ranks.clock import Clock
 from refit.ranks.meeting import Meeting
 from refit.ranks.nodes import LOOPBACK
+from refit.ranks.planned import Planned
 from refit.ranks.task import Task
 from refit.record.point import write_atomic
 from refit.record.report import RankReport
@@ -31,6 +32,10 @@ from refit.transport import Unsupported
 # A rank waits so much longer for others: its agent, which knows more, is to end it first. It may
 # still be starting other ranks when the deadline is past.
 AGENT_FIRST_S = 60.0
+
+# Of a world so large gloo connects two ranks when they first have something to say to each other,
+# where torch can (TORCH_GLOO_LAZY_INIT); else every two at once: of 512 ranks 131 thousand pairs.
+LAZY_RANKS = 64
 
 PORTS = (
     "GLOO_SOCKET_IFNAME",
@@ -83,6 +88,8 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
     if task.host == LOOPBACK:
         stay_here()
     world = task.setup.placement.world
+    if world >= LAZY_RANKS:
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     timeout = timedelta(seconds=task.setup.job.bench.deadline_s + AGENT_FIRST_S)
     store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
         task.host,
@@ -95,7 +102,8 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
     dist.init_process_group("gloo", store=store, rank=task.rank, world_size=world, timeout=timeout)
     number = task.neighbours.index(task.rank)
     clock = Clock(Meeting(task.meeting, len(task.neighbours), number))
-    report = bench.measure(task.setup, task.rank, task.slab, clock, progress)
+    planned = Planned(task.plan, task.of_agent, task.rank)
+    report = bench.measure(task.setup, task.rank, task.slab, clock, planned, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
     return report
 

@@ -249,7 +249,8 @@ def affecting(job: Job) -> dict[str, Any]:
         del config["mode"]
     for group in ("model", "parallel", "refit"):
         del config[group]["name"]
-    del config["model"]["published_parameters"]  # which only refuses
+    for refusing in ("published_parameters", "pairs_of"):
+        del config["model"][refusing]
     for later in ("include", "exclude"):
         if config["refit"][later] is None:  # as before there was such a field
             del config["refit"][later]

@@ -11,7 +11,12 @@ GROUPS = ("parallel", "refit", "model", "cluster")
 
 FIRST = (*GROUPS, "mode", "build", "verify", "seed")
 LAST = "refit.method"  # which the option's name says, in most cases
-SAYS_NOTHING = ("parallel.use_case", "model.published_parameters", "bench.deadline_s")
+SAYS_NOTHING = (
+    "parallel.use_case",
+    "model.published_parameters",
+    "model.pairs_of",
+    "bench.deadline_s",
+)
 """Fields that change no result."""
 
 

@@ -22,7 +22,7 @@ Rule = Callable[[Job, Placement], str | None]
 def pair_of_another_model(job: Job, placement: Placement) -> str | None:
     """A public pair says whose it is, so that globbing all pairs takes only those that fit."""
     owner, name = job.parallel.model, job.model.name
-    if owner in (None, name):
+    if owner in (None, name, job.model.pairs_of):
         return None
     return (
         f"the pair '{job.parallel.name}' is {owner}'s, and the model is {name}; use model={owner},"

@@ -58,7 +58,7 @@ class Transport(ABC):
         """Once: buffers, handles, registration.
 
         Args:
-            copies: of all ranks.
+            copies: those that this rank gives or receives; other ranks have theirs.
             rank: this one.
             source, destination: its weights of the giving and of the receiving side; None where
                 it holds none.

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from refit.job import Refit
+from refit.transport import collect
 from refit.transport.twosided import Parts, TwoSided
 
 
@@ -21,9 +22,7 @@ class GlooWire:
         )
 
     def gather(self, item: Any) -> list[Any]:
-        items = [None] * dist.get_world_size()
-        dist.all_gather_object(items, item)
-        return items
+        return collect.gather(item)
 
     def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
         works = [dist.irecv(part, peer) for peer, part in receives]

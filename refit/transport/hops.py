@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.distributed as dist
 
-from refit.plan.plan import Plan
+from refit.plan.copies import Copies
 from refit.record.moved import Moved
 from refit.transport import Transport
 from refit.weights.weights import Weights
@@ -24,10 +24,10 @@ class Hops:
         self._hops: list[Transport] = []
 
     def prepare(
-        self, plan: Plan, rank: int, source: Weights | None, destination: Weights | None
+        self, hops: Sequence[Copies], rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
         """See `Transport.prepare`."""
-        for number, copies in enumerate(plan.hops):
+        for number, copies in enumerate(hops):
             transport = self._make()
             transport.prepare(copies, rank, destination if number else source, destination)
             self._hops.append(transport)

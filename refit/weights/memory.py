@@ -14,6 +14,12 @@ from refit.layout.tensors import Catalogue
 from refit.model.weight_bytes import weight_bytes
 from refit.weights.slab import Slab
 
+MANY_RANKS = 64
+"""From so many on what ranks take besides their weights counts: it may be most of it."""
+
+RANK_BYTES = 30_000_000
+"""Of each: what it writes of the pages that it shares at first, views, staging, connections."""
+
 
 def shortage(
     catalogue: Catalogue,
@@ -34,12 +40,14 @@ def shortage(
         if slabs and rank in slabs
     )
     source, destination, free = sum(sides[0]), sum(sides[1]), available()
-    if free is None or source + destination - reused <= free:
+    own = RANK_BYTES * len(ranks) if len(ranks) >= MANY_RANKS else 0
+    if free is None or source + destination + own - reused <= free:
         return None
+    of_ranks = f" + {len(ranks)} ranks' own {own / 1e9:.2f}" if own else ""
     return (
-        f"needs {(source + destination) / 1e9:.2f} GB of memory (source {source / 1e9:.2f} +"
-        f" destination {destination / 1e9:.2f}), {(free + reused) / 1e9:.2f} GB is available;"
-        f" {_WAY_OUT}"
+        f"needs {(source + destination + own) / 1e9:.2f} GB of memory (source {source / 1e9:.2f} +"
+        f" destination {destination / 1e9:.2f}{of_ranks}), {(free + reused) / 1e9:.2f} GB is"
+        f" available; use {'fewer ranks, ' if own else ''}{_WAY_OUT}"
     )
 
 
@@ -67,7 +75,7 @@ def needed_gb(reason: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-_WAY_OUT = "use a smaller model (model.num_layers=...) or a machine with more"
+_WAY_OUT = "a smaller model (model.num_layers=...) or a machine with more"
 
 
 def needed(catalogue: Catalogue, placement: Placement, ranks: range) -> tuple[list[int], list[int]]:
@@ -115,7 +123,7 @@ class Room:
         was = "" if self.free is None else f"{self.free / 1e9:.2f} GB was available before, and "
         return (
             f"{was}the weights alone take {self.weights / 1e9:.2f} GB, besides what each rank takes"
-            f" to run; {_WAY_OUT}"
+            f" to run; use {_WAY_OUT}"
         )
 
 

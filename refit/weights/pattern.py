@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refit.layout.cut import PADDING
+from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import IntArray
 from refit.layout.tensors import Shard
 from refit.weights.casts import cast_bits
@@ -121,28 +122,20 @@ class Pattern:
     def _matrices(self, shard: Shard, tensor: torch.Tensor) -> Iterator[_Matrix]:
         """A shard in bits, with what each must be: one for each stretch of the cut axis."""
         bits = tensor.view(INTEGER[shard.dtype][0])
-        shape, axis = shard.family.shape, shard.cut.axis
-        for start, held in shard.stretches():
-            view = bits.narrow(axis, start, len(held))
-            if held[0] == PADDING:
+        for stretch in _stretches(shard.cut, shard.shard, shard.family.shape):
+            view = bits.narrow(shard.cut.axis, stretch.start, stretch.length)
+            if stretch.rows is None or stretch.columns is None:
                 checked = shard.padding_is_checked
                 yield _Matrix(view, None, None, shard.dtype, shard.dtype, checked)
                 continue
-            indices: list[IntArray] = [np.arange(n) for n in shape]
-            indices[axis] = held
-            if len(indices) == 1:
-                indices.insert(0, np.zeros(1, dtype=np.int64))
-            columns = indices[1]
-            for n, index in zip(shape[2:], indices[2:], strict=True):
-                columns = (columns[:, None] * n + index).ravel()
             rows, across = (
                 self._hash(shard, side, index).to(tensor.device)
-                for side, index in (("row", indices[0]), ("column", columns))
+                for side, index in (("row", stretch.rows), ("column", stretch.columns))
             )
             matrix = view.view(len(rows), len(across))
             yield _Matrix(matrix, rows, across, shard.trained_dtype, shard.dtype)
 
-    def _hash(self, shard: Shard, side: str, index: IntArray) -> torch.Tensor:
+    def _hash(self, shard: Shard, side: str, index: NDArray[np.uint64]) -> torch.Tensor:
         """[len(index)]: for each index of one side as many bits of hash as the source's dtype has.
 
         Where the destination's is another, finite ones, whose cast has only one right answer.
@@ -150,12 +143,46 @@ class Pattern:
         dtype = shard.trained_dtype
         key = f"{self._key}/{shard.values_of}/{side}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
-        bits = splitmix64(np.uint64(int.from_bytes(digest, "little")), index.astype(np.uint64))
+        bits = splitmix64(np.uint64(int.from_bytes(digest, "little")), index)
         if self._finite or shard.casts:
             varying, fixed = FINITE[dtype]
             bits = bits & np.uint64(varying) | np.uint64(fixed if side == "column" else 0)
         _, signed, unsigned = INTEGER[dtype]
         return torch.from_numpy(bits.astype(unsigned).view(signed))
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Where a shard has padding, or none: of the cut axis the local start, and how long it is.
+
+    Attributes:
+        rows, columns: as of a `_Matrix`, their numbers in the whole tensor; padding has none.
+    """
+
+    start: int
+    length: int
+    rows: NDArray[np.uint64] | None = None
+    columns: NDArray[np.uint64] | None = None
+
+
+@lru_cache(maxsize=64)  # a rank has few kinds of shard, each in many layers and experts
+def _stretches(cut: Cut, shard: int, shape: tuple[int, ...]) -> tuple[_Stretch, ...]:
+    """Those of a shard of a tensor of this shape."""
+    found = []
+    for start, held in cut.stretches(shard):
+        if held[0] == PADDING:
+            found.append(_Stretch(start, len(held)))
+            continue
+        indices: list[IntArray] = [np.arange(n) for n in shape]
+        indices[cut.axis] = held
+        if len(indices) == 1:
+            indices.insert(0, np.zeros(1, dtype=np.int64))
+        columns = indices[1]
+        for n, index in zip(shape[2:], indices[2:], strict=True):
+            columns = (columns[:, None] * n + index).ravel()
+        numbers = (each.astype(np.uint64) for each in (indices[0], columns))
+        found.append(_Stretch(start, len(held), *numbers))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

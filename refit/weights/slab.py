@@ -42,6 +42,12 @@ class Slab:
             os.ftruncate(self.descriptor, self._taken)
         return start
 
+    def write(self, content: bytes, start: int) -> None:
+        """Put bytes there, whole."""
+        while content:
+            written = os.pwrite(self.descriptor, content, start)
+            content, start = content[written:], start + written
+
     def clear(self, keep: int = 0) -> None:
         """Give its memory back, but for the first bytes of it."""
         if self.nbytes > keep:

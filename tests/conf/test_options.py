@@ -29,7 +29,8 @@ from tests.support.table import ROWS, mode
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(CONF.glob("*/**/*.yaml"))
 EXPERIMENT = "experiment"  # sweeps in files: about the whole config, so no part of a Job
-GROUPS = ("cluster", EXPERIMENT, "hardware", "model", "parallel", "refit")
+SCALE = "scale"  # what a model brings of the whole config; nobody chooses it
+GROUPS = ("cluster", EXPERIMENT, "hardware", "model", "parallel", "refit", SCALE)
 
 
 @pytest.fixture
@@ -51,6 +52,9 @@ def test_groups_are_the_known_ones() -> None:
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{group_of(p)}={p.stem}")
 def test_option_composes(path: Path) -> None:
     group = group_of(path)
+    if group == SCALE:
+        assert f"/scale@_global_: {path.stem}" in (CONF / "model" / path.name).read_text()
+        return
     job = composed(f"{group}={path.stem}")
     if group == EXPERIMENT:
         assert impossible(job) is None
@@ -78,7 +82,9 @@ def test_header_says_what_and_how(path: Path) -> None:
     assert any("python -m refit.run" in line for line in header)
     if path.stem != "config":
         run = "python -m refit.run" + (" -m" if group_of(path) == EXPERIMENT else "")
-        assert any(f"{run} {group_of(path)}={path.stem}" in li for li in header)
+        group = "model" if group_of(path) == SCALE else group_of(path)
+        run += " -m" if group_of(path) == SCALE else ""
+        assert any(f"{run} {group}={path.stem}" in li for li in header)
     assert all(len(line) <= 100 for line in lines)
 
 

@@ -13,6 +13,7 @@ from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.moe_layers import moe_layers
 from refit.plan.build import build_plan
+from refit.record.point import identity
 from refit.rules.impossible import impossible
 from refit.schema import CONF
 from tests.support.composed import PUBLIC, composed, family_layouts, miniature
@@ -192,6 +193,32 @@ def test_kimi_k2_mini_has_all_of_kimis_structure() -> None:
     assert not any(key.startswith("moe_router") for key in differs)
     # eight ranks that hold both sides whole stay below 3 GB
     assert 16 * catalogue(mini, source_tp=8).nbytes < 3e9
+
+
+@pytest.mark.parametrize("pair", family_layouts("kimi_k2"))
+def test_kimi_k2_mini_is_a_scale_model_in_kimis_own_pairs(pair: str) -> None:
+    mini, full = composed(f"parallel={pair}", "model=kimi_k2_mini"), composed(f"parallel={pair}")
+    assert impossible(mini) is None
+    assert mini.parallel == full.parallel
+    placement = place(mini)
+    assert placement.world == placement.nodes * 8 == int(pair.split("_")[2])
+    stages = np.bincount(placement.source.rank_of_layers(mini.model.num_layers))
+    assert stages.tolist() == [1, 1, 1, 1, 1, 1, 1, 5]
+    assert kinds(mini.model) == kinds(full.model)
+    assert (mini.build, mini.refit.bucket_mb, mini.cluster.name) == ("shards", 1, "local")
+
+
+def test_what_is_said_wins_over_the_scale_model_and_elsewhere_it_is_none() -> None:
+    mini, pair = "model=kimi_k2_mini", f"parallel={family_layouts('kimi_k2')[0]}"
+    said = ("model.num_layers=61", "build=megatron", "cluster.nodes=3", "refit.bucket_mb=8")
+    job = composed(mini, pair, *said)
+    assert (job.model.num_layers, job.build, job.cluster.nodes) == (61, "megatron", 3)
+    assert job.refit.bucket_mb == 8
+    alone = composed(mini)
+    assert (alone.model.num_layers, alone.build, alone.cluster.nodes) == (4, "megatron", 1)
+    assert identity(alone) == "05aa84c17a"  # as before there was such a model
+    reason = impossible(composed("model=moe_16e", pair))
+    assert reason is not None and "is kimi_k2's, and the model is moe_16e" in reason
 
 
 def test_any_depth_by_saying_which_layers() -> None:

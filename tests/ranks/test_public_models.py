@@ -94,6 +94,16 @@ def test_kimi_k2_mini_with_both_fanouts(agent: Agent, tmp_path: Path) -> None:
     assert "hops" not in direct["transport"] and staged["transport"]["hops"] == 2
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("fanout", ["direct", "hierarchical"])
+def test_the_smallest_scale_model_of_kimi_k2(fanout: str, agent: Agent, tmp_path: Path) -> None:
+    pair = "parallel=kimi_k2_128_tp8pp8ep8_to_tp8ep64"
+    what = composed("model=kimi_k2_mini", pair, f"refit.fanout={fanout}", "bench.iterations=1")
+    record = verified(agent, tmp_path, what)
+    assert (record["layout"]["world"], record["layout"]["nodes"]) == (128, 16)
+    assert record["plan"]["cross_node_bytes"] > 0
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_structures(name: str, agent: Agent, tmp_path: Path) -> None:
     logits = verified(agent, tmp_path, OTHERS[name])["verification"]["logits"]

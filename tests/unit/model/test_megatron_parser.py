@@ -140,6 +140,7 @@ OF_OURS = {
     "vocab_size",
     "lora",
     "published_parameters",
+    "pairs_of",
     "hybrid_override_pattern",
     *write_model.OURS,
 }

@@ -121,3 +121,18 @@ def test_a_folder_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
 
     said = fork_of(main)
     assert f"path too long; its socket is below {deep}: set TMPDIR to a shorter" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "then"),
+    [(1024, 20000, server.OPEN_FILES), (1024, 4096, 4096), (20000, 20000, 20000)],
+)
+def test_an_agent_asks_for_the_files_that_hundreds_of_ranks_need(
+    soft: int, hard: int, then: int
+) -> None:
+    def asked() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        server.open_more_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (then, hard)
+
+    assert fork_of(asked).code == 0

@@ -126,4 +126,14 @@ def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "needs 2.15 GB of memory (source 1.07 + destination 1.07), 1.23 GB is available" in said
     # of ranks 2 and 3 alone it is the destination's
     assert memory.shortage(setup.catalogue, setup.placement, range(2, 4)) is None
+    # many ranks are processes as well
+    monkeypatch.setattr(memory, "MANY_RANKS", 4)
+    said = memory.shortage(setup.catalogue, setup.placement, range(4))
+    assert said is not None and "needs 2.27 GB of memory (source 1.07" in said
+    assert "destination 1.07 + 4 ranks' own 0.12), 1.23 GB is available; use fewer ranks, a" in said
+    monkeypatch.setattr(memory, "available", lambda: 2_200_000_000)
+    assert memory.shortage(setup.catalogue, setup.placement, range(4)) is not None
+    monkeypatch.setattr(memory, "MANY_RANKS", 5)
+    assert memory.shortage(setup.catalogue, setup.placement, range(4)) is None
+    said = "needs 2.15 GB of memory (source 1.07 + destination 1.07), 1.23 GB is available"
     assert (memory.needed_gb(said), memory.needed_gb("needs rest")) == (2.15, 0.0)
