@@ -86,8 +86,9 @@ def check(plan: Plan) -> None:
             wanted, once = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
             into, touched = (views(copies, rank, False, arena) for arena in (wanted, once))
             table, cast = runs(copies, rank)
-            assert all(copies.is_cast(row) for row in cast.tolist())
-            for row in np.setdiff1d(copies.to_rank(rank), cast).tolist():
+            rows = copies.to_rank(rank).tolist()
+            assert cast.tolist() == [row for row in rows if copies.is_cast(row)]
+            for row in np.setdiff1d(rows, cast).astype(int).tolist():
                 tensor, piece = int(copies.tensor[row]), int(copies.piece[row])
                 block = theirs[int(copies.source[row])][tensor][copies.pieces.slices(piece, True)]
                 there = copies.pieces.slices(piece, False)
