@@ -29,9 +29,10 @@ def build_plan(
     Rows are ordered by destination, family, layer, expert, piece, replica. The source of a block is
     the rank itself that wants it if it has it, else a replica on its node, else any replica. Among
     several, sets of holders are filled one after another, experts first, each to a level in bytes:
-    the least loaded replica gets the next blocks, in runs of neighbouring receivers, so that each
-    rank talks to few peers. The level is met within one block per replica; equal loads go to the
-    lower rank. Several destinations are planned together: a rank's load is what it sends to all.
+    the least loaded replica gets the next blocks, receiver after receiver and each one's in the
+    order in which they lie (`refit.plan.arena`), so that each rank talks to few peers, in few runs.
+    The level is met within one block per replica; equal loads go to the lower rank. Several
+    destinations are planned together: a rank's load is what it sends to all.
 
     With `fanout="hierarchical"`, where several ranks of a node want a block that no rank of the
     node holds, one of them fetches it and is the source of the others (`refit.plan.fanout`), so

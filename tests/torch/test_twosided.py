@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -45,6 +45,7 @@ class ThreadWire:
         self._exchange, self._rank = exchange, rank
         self._numbers: dict[tuple[int, bool], int] = {}
         self._last: threading.Thread | None = None
+        self.before: Callable[[], None] = lambda: None  # the next group's bytes are there
 
     def open(self, device: torch.device) -> None:
         pass
@@ -59,11 +60,12 @@ class ThreadWire:
         exchange.largest_group = max(exchange.largest_group, len(sends) + len(receives))
         ends = [(self._key(peer, True), part) for peer, part in sends]
         into = [(self._key(peer, False), part) for peer, part in receives]
-        before = self._last
+        before, there = self._last, self.before
 
         def run() -> None:
             if before is not None:
                 before.join()
+            there()
             with exchange.changed:
                 exchange.sent.update(ends)
                 exchange.received.update(into)

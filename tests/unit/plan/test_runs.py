@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refit.job import Degrees, Model
+from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import Layout, Placement
 from refit.layout.tensors import ITEMSIZE, Catalogue, Family, Shard
 from refit.plan.arena import ALIGNMENT
@@ -19,7 +20,7 @@ from refit.plan.copies import Copies
 from refit.plan.plan import Plan
 from refit.plan.runs import Runs, runs
 from tests.support.plans import Case, case, cases
-from tests.unit.plan.test_pieces import any_plan
+from tests.unit.plan.test_pieces import Given, any_plan
 from tests.unit.plan.test_uneven import SIDES, numbered
 
 Bytes = NDArray[np.uint8]
@@ -85,8 +86,9 @@ def check(plan: Plan) -> None:
             wanted, once = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
             into, touched = (views(copies, rank, False, arena) for arena in (wanted, once))
             table, cast = runs(copies, rank)
-            assert all(copies.is_cast(row) for row in cast.tolist())
-            for row in np.setdiff1d(copies.to_rank(rank), cast).tolist():
+            rows = copies.to_rank(rank).tolist()
+            assert cast.tolist() == [row for row in rows if copies.is_cast(row)]
+            for row in np.setdiff1d(rows, cast).astype(int).tolist():
                 tensor, piece = int(copies.tensor[row]), int(copies.piece[row])
                 block = theirs[int(copies.source[row])][tensor][copies.pieces.slices(piece, True)]
                 there = copies.pieces.slices(piece, False)
@@ -173,6 +175,29 @@ def test_what_touches_at_both_ends_is_one() -> None:
         [(0, 0, 0, 1, 0, 0, 128), (0, 128, 128, 8, 128, 64, 64)],
         [(0, 0, 0, 1, 0, 0, 128), (0, 192, 128, 8, 128, 64, 64)],
     ]
+
+
+def test_runs_of_several_peers_are_no_block() -> None:
+    # a stage has one layer of w, behind 0, 128 and 256 bytes; the destination all, 64 bytes each
+    families = [
+        Family("u{layer}", (2, 32), axis=1, layers=(1,)),
+        Family("v{layer}", (4, 32), axis=1, layers=(2,)),
+        Family("w{layer}", (2, 32), axis=0, layers=(0, 1, 2)),
+    ]
+    table, _ = runs(plan_of(families, Layout(pp=3), Layout(tp=2)), 3)
+    assert table.where(table.width == 64).tuples() == [
+        (peer, 128 * peer, 192 + 64 * peer, 1, 0, 0, 64) for peer in (0, 1, 2)
+    ]
+
+
+def test_rows_that_go_on_at_one_end_alone_are_two_blocks() -> None:
+    # every second column, beside a column of padding
+    columns = [np.array([0, 2, PADDING]), np.array([1, 3, PADDING])]
+    cuts = (Cut.whole(1, 4), Cut.of(1, 4, columns))
+    family = Given("w{layer}", (2, 4, 2), layers=(0,), cuts=cuts)
+    sides = replace(Layout(), kind="0"), replace(Layout(tp=2), kind="1")
+    table, _ = runs(plan_of([family], *sides), 1)
+    assert table.tuples() == [(0, 0, 0, 2, 8, 4, 4), (0, 16, 12, 2, 8, 4, 4)]
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(2, 4), (3, 2)])
