@@ -17,7 +17,7 @@ from refit.weights.slab import Slab
 MANY_RANKS = 64
 """From so many on what ranks take besides their weights counts: it may be most of it."""
 
-RANK_BYTES = 30_000_000
+RANK_BYTES = 40_000_000
 """Of each: what it writes of the pages that it shares at first, views, staging, connections."""
 
 
