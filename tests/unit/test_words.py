@@ -249,7 +249,7 @@ def swept(*points: tuple[str, str, float | None, str]) -> tuple[list[Row], list[
     return rows, configs
 
 
-def test_two_things_that_were_swept_are_a_matrix() -> None:
+def test_two_things_that_were_pointsare_a_matrix() -> None:
     rows, configs = swept(
         ("p1", "ipc", 2.0, "ok"), ("p1", "gloo", 1.0, "ok"), ("p2", "ipc", 3.0, "ok"),
         ("p2", "gloo", None, "oom"),
@@ -273,3 +273,11 @@ def test_a_matrix_is_at_least_half_full() -> None:
     assert matrices(rows[:4], axes(configs[:4]), [], None) == []  # four of nine
     assert plain(matrices(rows, axes(configs), [], None))[-1].split() == ["p3", "3.00", "-", "-",
         "1.000", "25%"]  # fmt: skip
+
+
+def test_of_other_things_the_one_with_most_values_goes_down() -> None:
+    points = [(seed, times) for times in (5, 6) for seed in (0, 1, 2)]
+    configs = [job(seed=seed, bench={"iterations": n}).to_dict() for seed, n in points]
+    made = plain(matrices([ROW] * 6, axes(configs), [], None))
+    assert made[2].split() == ["seed", "GB", *["bench.iterations=5", "bench.iterations=6"] * 2]
+    assert [line.split()[0] for line in made[3:]] == ["0", "1", "2"]

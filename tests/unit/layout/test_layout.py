@@ -42,7 +42,7 @@ def groups(ranks: Any, axes: tuple[int, ...]) -> set[tuple[int, ...]]:
 
 def test_groups_of_world_8_tp4_ep2_as_the_facts_state_them() -> None:
     layout = Layout(tp=4, ep=2, etp=1)
-    assert layout.gpus == 8
+    assert layout.gpus == 8 and not layout.sequence_parallel
     assert layout.expert.shape == (1, 4, 2, 1)
     assert groups(layout.expert, (2,)) == {(0, 1), (2, 3), (4, 5), (6, 7)}
     assert groups(layout.expert, (1,)) == {(0, 2, 4, 6), (1, 3, 5, 7)}

@@ -80,6 +80,10 @@ def test_phases_are_per_rank_and_of_the_rank_that_spent_longest() -> None:
     assert throughput.gbps == pytest.approx(3 / 1.75)
     # the copies took from the first start, 10.0, to 11.5
     assert throughput.limit_gbps == pytest.approx(3 / 1.5)
+    # what was copied is all that is held, also what the refit leaves out
+    some = replace(plan, left_out_bytes=1_000_000_000)
+    assert throughput_of(ranks, some, Hardware(), 1.0).limit_gbps == pytest.approx(4 / 1.5)
+    assert (plan.left_out_tensors, plan.left_out_bytes) == (0, 0)
     assert throughput.limit_source == "measured"
     assert throughput.fraction == pytest.approx(1.5 / 1.75)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 
 import pytest
+from submitit.slurm.slurm import _make_sbatch_string
 
-from sweeper.lanes import lanes
+from sweeper.lanes import DEFAULT, lanes
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,11 @@ from sweeper.lanes import lanes
 )
 def test_lanes(jobs: list[int], at_once: int, expected: list[tuple[int, tuple[int, ...]]]) -> None:
     assert [(lane.at_once, lane.shapes) for lane in lanes(jobs, at_once)] == expected
+
+
+def test_where_nothing_is_said_it_is_what_submitit_has() -> None:
+    said = inspect.signature(_make_sbatch_string).parameters["array_parallelism"]
+    assert DEFAULT == said.default == 256
 
 
 def test_together_they_are_never_more() -> None:

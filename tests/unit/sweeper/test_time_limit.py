@@ -18,7 +18,8 @@ from tests.support.jobs import job
     ("time", "expected"),
     [
         ("60", 3600), (5, 300), ("1:30", 90), ("1:30:00", 5400), ("2-12", 216_000),
-        ("1-0:30", 88_200), ("1-00:00:10", 86_410), ("UNLIMITED", None), (None, None), ("0", None),
+        ("1-0:30", 88_200), ("1-2:30", 95_400), ("1-2:03:10", 93_790),
+        ("1-00:00:10", 86_410), ("UNLIMITED", None), (None, None), ("0", None),
     ],
 )  # fmt: skip
 def test_times_of_slurms(time: Any, expected: int | None) -> None:
