@@ -31,8 +31,8 @@ from refit.weights.slab import Kept, Slab, anonymous
 
 Progress = Callable[[str], None]
 
-# numpy imports the second by itself where a rank first looks for duplicates, in 0.05 s
-ALWAYS_PRELOADED = ("refit.ranks.worker", "numpy.ma")
+# numpy imports the others by itself where a rank first looks for duplicates, and draws: in 0.07 s
+ALWAYS_PRELOADED = ("refit.ranks.worker", "numpy.ma", "numpy.random")
 RECORD_S = 60.0  # for node 0 to write the record, once a node has ended
 
 
