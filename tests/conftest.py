@@ -1,6 +1,6 @@
 """For all tests: Ctrl-C reaches programs under test, `gpu` skips without one, fixed draws.
 
-`thorough` ones run with --thorough.
+`thorough` ones run with --thorough, which also draws more.
 
 A shell without job control starts what it puts in the background, pytest say, with SIGINT ignored,
 and all its children inherit that.
@@ -18,12 +18,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # what is drawn is the same in every run, however slow the machine
-settings.register_profile("refit", derandomize=True, deadline=None, database=None, max_examples=60)
-settings.load_profile("refit")
+DRAWN = settings(derandomize=True, deadline=None, database=None)
+settings.register_profile("thorough", DRAWN, max_examples=60)
+settings.register_profile("sample", DRAWN, max_examples=25)
+settings.load_profile("sample")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="all cases, also those alike")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("thorough" if config.getoption("--thorough") else "sample")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ set -euo pipefail
 python=$1 thorough=${3:-}
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
+export PYTHONDONTWRITEBYTECODE= # compiled once: see run.sh
 versions=(0.17.1 0.18.2 0.19.2)
 tests=(
     tests/unit/model/test_megatron_versions.py tests/unit/model/test_megatron_parser.py

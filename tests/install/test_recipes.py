@@ -28,8 +28,9 @@ class Copy:
         self.root = root
         for name in TREE:
             if (ROOT / name).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / name, root / name, ignore=ignored)
+                # with what is compiled, but for what is only half written
+                half = shutil.ignore_patterns("*.pyc.*")
+                shutil.copytree(ROOT / name, root / name, ignore=half)
             else:
                 shutil.copy(ROOT / name, root)
 
@@ -49,8 +50,11 @@ class Copy:
         return sorted(
             str(name)
             for name in names
-            if not (ROOT / name).exists()
-            or (ROOT / name).read_bytes() != (self.root / name).read_bytes()
+            if "__pycache__" not in name.parts
+            and (
+                not (ROOT / name).exists()
+                or (ROOT / name).read_bytes() != (self.root / name).read_bytes()
+            )
         )
 
     def run(self, *words: str, code: int = 0) -> str:
@@ -58,7 +62,7 @@ class Copy:
         done = subprocess.run(
             [sys.executable, "-m", *words],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, "PYTHONPATH": str(self.root)},
             capture_output=True,
             text=True,
         )

@@ -23,7 +23,11 @@ from tests.support import shm
 from tests.support.forks import Ended, fork_in
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["model=moe_8e", "build=shards", "bench.iterations=1"]
+SHIPPED = ["model=moe_8e", "build=shards", "bench.iterations=1"]
+SMALL = [
+    *SHIPPED, "model.num_layers=1", "model.vocab_size=1000", "model.published_parameters=null",
+    "cluster.ranks_per_node=4",
+]  # fmt: skip
 ROW_4 = "noncollocated_4_tp2ep1_to_tp1ep1"
 
 
@@ -88,7 +92,7 @@ def wait_until(true: Any, limit_s: float = 20.0) -> bool:
 
 
 def test_one_run_is_the_minimal_row(tmp_path: Path) -> None:
-    done = refit(*SMALL, "build=megatron", "verify=logits", folder=tmp_path)
+    done = refit(*SHIPPED, "build=megatron", "verify=logits", folder=tmp_path)
     assert (done.code, done.stderr) == (0, "")
     for line in (
         "  Model: moe_8e, 50,517,504 parameters, 34,002,432 active\n",
@@ -103,7 +107,7 @@ def test_one_run_is_the_minimal_row(tmp_path: Path) -> None:
     assert record["model_build"]["build"] == "megatron"
     assert record["verification"]["logits"]["ok"]
     assert record["config"]["parallel"]["name"] == ROW_4
-    assert record["overrides"][:2] == SMALL[:2]
+    assert record["overrides"][:2] == SHIPPED[:2]
 
 
 def test_overrides_reach_the_point(tmp_path: Path) -> None:

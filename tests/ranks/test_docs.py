@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from runpy import run_module
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from sweeper import __main__ as face
 from tests.support.forks import Ended, fork_in
 from tests.support.public import config
 
+pytestmark = pytest.mark.xdist_group("docs")  # the sweep that others read is run once
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -115,6 +117,16 @@ SWEEP = ("python", "-m", "refit.run", "-m", "refit=ipc,gloo")  # its results oth
 RUNS = [(page, words) for page, words in ALL if kind(words) not in NOT_RUN and words != SWEEP]
 
 
+def covering(runs: Sequence[tuple[Path, tuple[str, ...]]]) -> Iterator[Any]:
+    """All of them; `thorough` where earlier ones have each setting, program and option."""
+    seen: set[tuple[str, str]] = set()
+    for page, words in runs:
+        said = {(kind(words), word.partition("=")[0]) for word in words}
+        marks = [pytest.mark.thorough] if said <= seen else []
+        yield pytest.param(page, words, id=f"{page.stem}: {shlex.join(words)}", marks=marks)
+        seen |= said
+
+
 @pytest.fixture(scope="module")
 def where(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to stand in: with results, a config.json, and places for options of one's own.
@@ -149,9 +161,7 @@ def test_every_command_is_run_or_has_a_reason_not_to() -> None:
     assert typed == sum(words[0] in ("python", "make") for p, words in ALL if p in pages) > 20
 
 
-@pytest.mark.parametrize(
-    ("page", "words"), RUNS, ids=[f"{page.stem}: {shlex.join(words)}" for page, words in RUNS]
-)
+@pytest.mark.parametrize(("page", "words"), list(covering(RUNS)))
 def test_the_command_runs(page: Path, words: tuple[str, ...], where: Path, tmp_path: Path) -> None:
     assert failure(words, where, tmp_path) is None
 

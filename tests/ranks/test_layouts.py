@@ -20,7 +20,7 @@ from refit.ranks.agent import Agent
 from refit.rules.impossible import impossible
 from tests.support.jobs import TINY, dense, job
 from tests.support.records import ran, verified
-from tests.support.sample import sampled
+from tests.support.sample import sampled, thorough
 
 MOE = replace(TINY, name="moe", hidden_size=16, vocab_size=50)
 DENSE = dense(MOE, name="dense", add_bias_linear=True, share_embeddings_and_output_weights=True)
@@ -102,7 +102,7 @@ def test_the_sample_is_one_of_all_kinds() -> None:
 
 
 # of each stratum one or two, on few ranks or many; each of the ways as often
-@pytest.mark.parametrize("what", sampled(SAMPLE, 4), ids=title)
+@pytest.mark.parametrize("what", sampled(SAMPLE, 5), ids=title)
 def test_every_layout_is_bit_exact(agent: Agent, tmp_path: Path, what: Job) -> None:
     record = verified(agent, tmp_path, what)
     logits = record["verification"]["logits"]
@@ -117,8 +117,10 @@ PEER: dict[str, Any] = {"method": "megatron", "verify": LOGITS}
     [
         two((Degrees(gpus=1), Degrees(tp=2, gpus=2)), "collocated", False, **PEER),
         two((Degrees(gpus=1), Degrees(pp=2, gpus=6)), "collocated", False, **PEER),
-        two((Degrees(tp=2, gpus=2), Degrees(tp=4, gpus=8)), "collocated", False, **PEER),
-        two((Degrees(pp=2, gpus=2), Degrees(tp=2, cp=2, gpus=4)), "collocated", False, **PEER),
+        thorough(two((Degrees(tp=2, gpus=2), Degrees(tp=4, gpus=8)), "collocated", False, **PEER)),
+        thorough(
+            two((Degrees(pp=2, gpus=2), Degrees(tp=2, cp=2, gpus=4)), "collocated", False, **PEER)
+        ),
         two((Degrees(tp=2, gpus=2), Degrees(tp=2, pp=2, gpus=4)), "non-collocated", False, **PEER),
     ],
     ids=title,
@@ -132,7 +134,11 @@ def test_the_peer_refits_to_more_ranks(agent: Agent, tmp_path: Path, what: Job) 
 
 @pytest.mark.parametrize(
     "destination",
-    [Degrees(ep=4, etp=1, gpus=4), Degrees(tp=2, etp=2, gpus=2), Degrees(ep=2, etp=1, gpus=8)],
+    [
+        Degrees(ep=4, etp=1, gpus=4),
+        Degrees(tp=2, etp=2, gpus=2),
+        thorough(Degrees(ep=2, etp=1, gpus=8)),
+    ],
 )
 def test_the_peer_ends_with_experts_too(agent: Agent, tmp_path: Path, destination: Degrees) -> None:
     what = two((Degrees(etp=1, gpus=1), destination), "collocated", True, **PEER)

@@ -36,7 +36,7 @@ from refit.transport.megatron_names import under_production_names
 from refit.weights import megatron_build, models
 from refit.weights.models import places
 from tests.support import peers
-from tests.support.jobs import TINY, dense, job
+from tests.support.jobs import TINY, dense, fitting, job
 from tests.support.records import check_verified, ran, verified
 
 DENSE = dense(TINY, name="dense")
@@ -82,7 +82,8 @@ EXPERTS = {
 def test_experts_under_productions_names(
     agent: Agent, tmp_path: Path, pair: str, model: Model
 ) -> None:
-    record = ran(agent, tmp_path, job(*EXPERTS[pair], model=model, ranks_per_node=8, **PEER))
+    what = fitting(job(*EXPERTS[pair], model=model, ranks_per_node=8, **PEER))
+    record = ran(agent, tmp_path, what)
     if versions.EXPERT_NAMES_SUFFICE or (pair != "ep to tp" and model is MOE):
         check_verified(record)
     elif pair == "ep to tp":  # experts of a side without EP are dense weights to it, cut over TP
@@ -153,7 +154,7 @@ def test_gated_experts_whose_etp_changes_are_wrong(agent: Agent, tmp_path: Path)
     # production stamps stride 1 on them: the halves of gate and up come shard after shard, not
     # gate before up, so the second and third quarter of each fc1 have changed places
     pair = (Degrees(tp=2, ep=2, etp=2, gpus=4), Degrees(tp=2, ep=2, etp=1, gpus=2))
-    what = job(*pair, model=MOE, ranks_per_node=8, **PEER)
+    what = fitting(job(*pair, model=MOE, ranks_per_node=8, **PEER))
     record = ran(agent, tmp_path, what)
     if not versions.ROW_PARALLEL_EXPERTS_SAY_SO:
         assert record["status"] == "unsupported"

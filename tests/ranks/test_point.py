@@ -25,15 +25,11 @@ from refit.words import outcome
 from tests.support import shm
 from tests.support.jobs import TINY, job, methods_on_cpu
 from tests.support.records import ran, verified
-from tests.support.sample import thorough
+from tests.support.sample import crossed, thorough
 
 # nixl is an extra that the test extra brings along, so that it can always run here
 ON_CPU = methods_on_cpu()
 ON_CUDA = [n for n, m in METHODS.items() if "cuda" in m.devices and not m.plans_itself]
-EVERYWHERE = [
-    *(("cpu", method) for method in ON_CPU),
-    *(pytest.param("cuda", method, marks=pytest.mark.gpu) for method in ON_CUDA),
-]
 
 
 def children() -> list[int]:
@@ -121,7 +117,10 @@ def test_many_iterations_say_whether_they_drift(agent: Agent, tmp_path: Path) ->
         assert 0 < memory["refit_peak_bytes"] <= memory["host_peak_bytes"]
 
 
-@pytest.mark.parametrize("method", ON_CPU)
+EVEN, ODD = ON_CPU[::2], ON_CPU[1::2]
+
+
+@pytest.mark.parametrize("method", [*EVEN, *map(thorough, ODD)])
 def test_part_of_the_weights(agent: Agent, tmp_path: Path, method: str) -> None:
     sides = (Degrees(tp=2, ep=2, etp=1), Degrees(tp=4, ep=1, etp=1))
     some = {"exclude": ["*.mlp.experts.*"]}
@@ -142,7 +141,7 @@ def test_part_of_the_weights(agent: Agent, tmp_path: Path, method: str) -> None:
     assert "8 tensors" in outcome(Record.load(next(tmp_path.glob("*/timing.json"))))
 
 
-@pytest.mark.parametrize("method", ON_CPU)
+@pytest.mark.parametrize("method", [*map(thorough, EVEN), *ODD])
 def test_adapters_alone(agent: Agent, tmp_path: Path, method: str) -> None:
     lora = {"rank": 4, "targets": ["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]}
     sides = (Degrees(tp=2, ep=2, etp=1), Degrees(tp=4, ep=1, etp=1))
@@ -186,9 +185,11 @@ def test_memory_that_grows_is_remarked(agent: Agent, tmp_path: Path) -> None:
     assert "grew" not in outcome(Record.load(next(tmp_path.glob("steady/*/timing.json"))))
 
 
-@pytest.mark.parametrize("method", [m for m in ON_CPU if METHODS[m].slots])
 @pytest.mark.parametrize(
-    ("bucket_mb", "in_flight", "max_ops"), [(0.001, 2, 2), (0.02, 3, 3), (0.05, 1, 1000)]
+    ("bucket_mb", "in_flight", "max_ops", "method"),
+    crossed(
+        [(0.001, 2, 2), (0.02, 3, 3), (0.05, 1, 1000)], [(m,) for m in ON_CPU if METHODS[m].slots]
+    ),
 )
 def test_small_buckets(
     agent: Agent, tmp_path: Path, method: str, bucket_mb: float, in_flight: int, max_ops: int
@@ -230,18 +231,25 @@ def last_block() -> int:
     return int(plan.nbytes[plan.to_rank(2)][-1]) // 2
 
 
-@pytest.mark.parametrize(("device", "method"), EVERYWHERE)
+WRONG: list[tuple[str, int | None]] = [
+    ("SwapsExperts", WHOLE_CHECKS * 2 * GATE_UP),
+    ("MisordersGateUp", WHOLE_CHECKS * GATE_UP),
+    ("DropsBlock", WHOLE_CHECKS * last_block()),
+    ("DeliversStale", None),  # all of the changed ones; of the timed refits, the stamps
+]
+ON_A_GPU = [
+    pytest.param(*wrong, "cuda", method, marks=pytest.mark.gpu)
+    for wrong in WRONG
+    for method in ON_CUDA
+]
+
+
 @pytest.mark.parametrize(
-    ("fault", "wrong"),
-    [
-        ("SwapsExperts", WHOLE_CHECKS * 2 * GATE_UP),
-        ("MisordersGateUp", WHOLE_CHECKS * GATE_UP),
-        ("DropsBlock", WHOLE_CHECKS * last_block()),
-        ("DeliversStale", None),  # all of the changed ones; of the timed refits, the stamps
-    ],
+    ("fault", "wrong", "device", "method"),
+    [*crossed(WRONG, [("cpu", method) for method in ON_CPU]), *ON_A_GPU],
 )
 def test_wrong_weights_are_invalid(
-    agent: Agent, tmp_path: Path, device: str, method: str, fault: str, wrong: int | None
+    agent: Agent, tmp_path: Path, fault: str, wrong: int | None, device: str, method: str
 ) -> None:
     record = ran(agent, tmp_path, by(job(), device, f"tests.support.faults:{method}_{fault}"))
     assert record["status"] == "invalid"

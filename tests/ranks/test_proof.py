@@ -17,7 +17,7 @@ from tests.support import broken, faults
 from tests.support.faults import Fault
 from tests.support.jobs import job, methods_on_cpu
 from tests.support.records import ran
-from tests.support.sample import sampled
+from tests.support.sample import sampled, thorough
 
 METHODS = methods_on_cpu()
 
@@ -75,8 +75,8 @@ def of(fault: type[Fault], method: str, **bench: int) -> Job:
 @pytest.mark.parametrize(
     ("fault", "method"),
     [
-        *((fault, "ipc") for fault in REASONS),
-        # every third of four ways each: each fault is left, and each way
+        *(thorough((f, "ipc")) if f in ONCE_OK else (f, "ipc") for f in REASONS),
+        # every third of four ways each: each of these faults is left, and each way
         *sampled(
             (
                 (fault, way)

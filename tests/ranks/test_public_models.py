@@ -12,6 +12,7 @@ from refit.ranks.agent import Agent
 from tests.support.composed import composed, miniature
 from tests.support.jobs import job
 from tests.support.records import verified
+from tests.support.sample import sampled
 
 KIMI = composed("model=kimi_k2_mini").model
 QUICK = Bench(iterations=1, deadline_s=240.0)
@@ -76,7 +77,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", KIMI_JOBS)
+@pytest.mark.parametrize("name", sampled(KIMI_JOBS, 2))
 def test_kimi_k2_mini(name: str, agent: Agent, tmp_path: Path) -> None:
     record = verified(agent, tmp_path, KIMI_JOBS[name])
     assert record["layout"]["world"] == 8

@@ -35,10 +35,10 @@ def short_root() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def small_disk(short_root: Path) -> Iterator[Path | None]:
-    """A file system of 4 MB, there before the nodes are, which else would not see it; or None."""
+    """A file system of 16 MB, there before the nodes are, which else would not see it; or None."""
     disk = short_root / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True).returncode == 0
     yield disk if mounted else None
     if mounted:

@@ -20,7 +20,11 @@ TINY = [
     "model.ffn_hidden_size=96", "bench.iterations=1",
 ]  # fmt: skip
 ROW_4 = "parallel=noncollocated_4_tp2ep1_to_tp1ep1"  # three ranks
-PAIR = "parallel=twonode_tp4ep4_to_tp8ep2"  # sixteen ranks on two nodes
+FEW = "cluster.ranks_per_node=4"  # is enough for it
+PAIR = (  # four ranks on two nodes
+    "parallel=twonode_tp4ep4_to_tp8ep2", "parallel.source.tp=2", "parallel.source.ep=2",
+    "parallel.destination.tp=4", "parallel.destination.ep=1", "cluster.ranks_per_node=2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Sweep:
         """
         kept = {k: v for k, v in os.environ.items() if not k.startswith(OUTER)}
         where = [f"hydra.sweep.dir={self.folder}", f"hydra.run.dir={self.folder}"]
-        command = [sys.executable, "-m", "refit.run", "-m", "cluster=slurm", *TINY, *where]
+        small = [*TINY, *([FEW] if ROW_4 in self.arguments else [])]
+        command = [sys.executable, "-m", "refit.run", "-m", "cluster=slurm", *small, *where]
         with self.output.open("wb") as output:
             return subprocess.Popen(
                 [*command, *self.arguments, *more],

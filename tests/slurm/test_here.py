@@ -36,7 +36,8 @@ def test_what_lacks_slurm_or_m_says_what_to_type_and_that_works(
 ) -> None:
     """The documents' allocation; a point on this machine becomes a step, in what is printed."""
     python = [sys.executable, "-m", "refit.run"]
-    typed = ["sweep.here=true", "build=shards", *SMALL, f"hydra.sweep.dir={tmp_path}"]
+    few = "cluster.ranks_per_node=4"
+    typed = ["sweep.here=true", "build=shards", *SMALL, few, f"hydra.sweep.dir={tmp_path}"]
     for lacks in ([*typed, f"hydra.run.dir={tmp_path}"], ["-m", *typed]):
         refused = in_allocation(cluster, DOCUMENTS, [*python, *lacks])
         assert refused.returncode == 2 and not list(tmp_path.glob("*/timing.json"))

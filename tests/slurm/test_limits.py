@@ -97,6 +97,7 @@ def test_a_killed_submission_and_an_edit_change_nothing(cluster: Cluster, tmp_pa
     checkout = tmp_path / "checkout"
     for name in ("refit", "sweeper", "hydra_plugins", "conf", "tests/support"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".gitignore", checkout)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(checkout)]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
         subprocess.run([*git, *words], check=True)

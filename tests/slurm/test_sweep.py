@@ -40,7 +40,7 @@ def occupy(cluster: Cluster) -> str:
 
 def test_the_ten_rows_and_two_nodes_in_one_sweep(cluster: Cluster, tmp_path: Path) -> None:
     sweep = Sweep(cluster, tmp_path / "results", ("parallel=glob(*)",))
-    code, said = sweep.run("sweep.pack=2")
+    code, said = sweep.run("sweep.pack=5")
     assert code == 0, said
     records, states = sweep.records(), sweep.states()
     (pitfall,) = (name for name in records if "pitfall_12gpus" in name)

@@ -7,10 +7,20 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+
+from refit import compose
+
+LATE = (
+    "refit.display", "refit.forecast.predict", "refit.ranks.agent", "refit.rules.impossible",
+    "refit.running", "sweeper.sweep", "numpy.ma",
+)  # fmt: skip
+"""What `refit.run` imports once it has a config."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ def fork_of(main: Callable[[], object], *words: str, **environment: str) -> Ende
 
 def fork_in(folder: Path, main: Callable[[], object], *words: str, **environment: str) -> Ended:
     """The same, standing in a folder."""
+    _warm()
     with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
         child = os.fork()
         if child == 0:
@@ -48,6 +59,15 @@ def fork_in(folder: Path, main: Callable[[], object], *words: str, **environment
         stdout.seek(0)
         stderr.seek(0)
         return Ended(os.waitstatus_to_exitcode(status), stdout.read(), stderr.read())
+
+
+@cache
+def _warm() -> None:
+    """What most programs do first is done once: imports, Hydra's plugins, its grammars' tables."""
+    for name in LATE:
+        import_module(name)
+    with compose.configs():
+        compose.job(["mode=plan"])
 
 
 def _share_fork_server() -> None:

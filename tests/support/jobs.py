@@ -112,6 +112,11 @@ def job(
     )
 
 
+def fitting(what: Job) -> Job:
+    """On one node, whose last rank takes part: each idle one behind it costs a start."""
+    return replace(what, cluster=replace(what.cluster, nodes=1, ranks_per_node=place(what).end))
+
+
 def placed(
     source: Degrees,
     destination: Degrees | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,16 @@ def sampled(cases: Iterable[Any], every: int) -> list[Any]:
     each row of either must be among those that are left.
     """
     return [case if n % every == 0 else thorough(case) for n, case in enumerate(cases)]
+
+
+def crossed(rows: Sequence[tuple[Any, ...]], columns: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Each row with each column; not `thorough` in turn, so that each of either is left once."""
+    return [
+        case if n % len(columns) == m or m % len(rows) == n else thorough(case)
+        for n, row in enumerate(rows)
+        for m, column in enumerate(columns)
+        for case in [(*row, *column)]
+    ]
 
 
 def thorough(case: Any) -> Any:

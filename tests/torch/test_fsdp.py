@@ -23,6 +23,7 @@ from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, job
+from tests.support.sample import thorough
 
 # two query heads a group, and sizes that neither 3 nor 4 ranks divide evenly
 MODEL = replace(
@@ -154,7 +155,7 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-@pytest.mark.parametrize(("world", "shard"), [(4, 4), (3, 3), (4, 2)], ids=["4", "3", "2 x 2"])
+@pytest.mark.parametrize(("world", "shard"), [thorough((4, 4)), (3, 3), (4, 2)])
 def test_each_rank_has_the_rows_that_fully_shard_gives_it(
     tmp_path: Path, world: int, shard: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""The unit tests, those of options and those of commands: what they import needs no torch."""
+"""The unit tests and those that run with them: what they import needs no torch."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PURE = tuple(TESTS / name for name in ("unit", "conf", "commands"))
+PURE = tuple(TESTS / name for name in ("unit", "conf", "commands", "install", "browser"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
