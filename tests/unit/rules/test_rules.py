@@ -14,7 +14,7 @@ import pytest
 from refit.job import Job, UserError
 from refit.layout.place import place
 from refit.rules.impossible import impossible, reasons
-from refit.rules.layout import FIRST, LAYOUT, latent_ranks_divide
+from refit.rules.layout import FIRST, LAYOUT, _indivisible, latent_ranks_divide
 from refit.rules.model import MODEL, fused_permute_installed
 from refit.rules.stated_memory import weights_fit
 from refit.rules.values import VALUES, mistake
@@ -243,6 +243,13 @@ def test_transformer_engine_lifts_two_rules_and_adds_one(engine: bool) -> None:
 def test_what_no_model_is_built_for_needs_no_engine() -> None:
     for changes, _ in BAD[latent_ranks_divide] + BAD[fused_permute_installed]:
         assert impossible(make_job(**changes, build="shards")) is None
+
+
+@pytest.mark.parametrize(("size", "parts", "fits"), [(12, 5, 4), (7, 6, 1), (6, 9, 6), (9, 4, 3)])
+def test_a_degree_that_divides_is_named(size: int, parts: int, fits: int) -> None:
+    said = _indivisible("heads", size, "tp", parts)
+    words = f"heads={size} does not divide by tp={parts}"
+    assert said == f"{words}; the next below that does: {fits}"
 
 
 def test_several_reasons_are_all_told() -> None:

@@ -90,11 +90,17 @@ def test_degrees_together_have_a_most() -> None:
             "weights (layers * experts * hidden size * the widest layer), and 7.2e+16 at most",
         ),
         (
+            # the widest layer is that of all heads, 2**24 rows
+            {"model__num_attention_heads": 2**12, "model__kv_channels": 2**12}
+            | {"model__hidden_size": 2**20, "model__num_layers": 999},
+            "weights (layers * experts * hidden size * the widest layer), and 7.2e+16 at most",
+        ),
+        (
             {"model__make_vocab_size_divisible_by": 2**21, "parallel__source__tp": 16},
             "make_vocab_size_divisible_by * tp = 2097152 * 16 pads the vocabulary to 33554432 rows",
         ),
     ],
-    ids=("experts", "weights", "vocabulary"),
+    ids=("experts", "weights", "heads", "vocabulary"),
 )
 def test_what_is_too_large_together_is_of_a_point(changes: dict[str, Any], says: str) -> None:
     job = make_job(**changes)
