@@ -116,7 +116,8 @@ def test_a_word_of_no_vocabulary_is_refused(name: str) -> None:
 
 def test_every_word_has_a_vocabulary() -> None:
     # a method is looked up, a side's are checked with its layout, the others are names or texts
-    free = {"parallel.use_case", "parallel.model", "refit.method", "model.hybrid_override_pattern"}
+    free = {"parallel.use_case", "parallel.model", "model.pairs_of", "refit.method"}
+    free.add("model.hybrid_override_pattern")
     for side in ("source", "destination"):
         free |= {f"parallel.{side}.{name}" for name in ("order", "kind", "dtype", "padding")}
     words = {name for name in fields_of(str) if not name.endswith("name")} - free
