@@ -1,8 +1,9 @@
 """Every shipped pair keeps its plan, its bounds and its identity: held against a file of them.
 
 The file was written by the code of 2026-11-21, and for `moe_16e` as the reference documents' flags
-build it on 2026-11-27; what was that model's before is `moe_16e_swiglu`'s. The plans' columns are of
-that day too: which replica sends goes by the arenas' order since. Where a change of it is meant, and the commit says why: `python -m tests.conf.test_golden` writes it anew.
+build it on 2026-11-27; what was that model's before is `moe_16e_swiglu`'s. The plans' columns are
+of that day too: which replica sends goes by the arenas' order since. Where a change is meant, and
+the commit says why: `python -m tests.conf.test_golden` writes it anew.
 """
 
 from __future__ import annotations
