@@ -29,3 +29,12 @@ def test_each_point_of_two_packs_is_run_once(cluster: Cluster, tmp_path: Path) -
             if standings[name]["slurm_id"] == job
         )
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_repetitions_of_two_methods_run_in_turn(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = Sweep(cluster, tmp_path / "results", (ROW_4, "refit=ipc,gloo"))
+    code, said = sweep.run("sweep.repeat=2", "sweep.interleave=true", "sweep.pack=4")
+    assert code == 0, said
+    records = sorted(sweep.records().values(), key=lambda record: record["started_at"])
+    assert [record["method"] for record in records] == ["ipc", "gloo", "ipc", "gloo"]
+    assert len({s["slurm_id"] for s in sweep.states().values()}) == 1  # one job of the four
