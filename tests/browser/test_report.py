@@ -85,8 +85,12 @@ def test_pictures_hold_the_numbers_of_the_records(
     fractions = [r["throughput"]["fraction"] for r in measured]
     assert drawn["fractions"][0]["x"] == fractions
     for axis, whole in (("x", [r["seconds"]["cold"] for r in measured]), ("x2", medians)):
-        parts = [t["x"] for t in drawn["phases"] if t["xaxis"] == axis]
-        assert [sum(of_one) for of_one in zip(*parts, strict=True)] == pytest.approx(whole)
+        parts = [t for t in drawn["phases"] if t["xaxis"] == axis]
+        sums = [sum(of_one) for of_one in zip(*(t["x"] for t in parts), strict=True)]
+        # each phase is its slowest rank's, so on a busy machine they may add up to more
+        (rest,) = (t["x"] for t in parts if t["name"] == "unattributed")
+        phases = [of_one - left for of_one, left in zip(sums, rest, strict=True)]
+        assert sums == pytest.approx([max(pair) for pair in zip(whole, phases, strict=True)])
     assert {"plan", "prepare", "transfer", "copy", "wire", "unattributed"} <= {
         t["name"] for t in drawn["phases"]
     }
