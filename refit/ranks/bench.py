@@ -179,14 +179,15 @@ def _report(run: _Run, refits: _Refits) -> RankReport:
         held_bytes=refits.held_bytes,
         device_peak_bytes=refits.device_peak_bytes,
         device=rank_device.name(run.device),
-        variables=_variables(setup),
+        variables=_variables(setup, run.device),
         dispatcher=models.dispatcher_of(sides.source) or models.dispatcher_of(sides.destination),
     )
 
 
-def _variables(setup: Setup) -> dict[str, str]:
+def _variables(setup: Setup, device: torch.device) -> dict[str, str]:
     env = setup.job.cluster.env or {}
-    return told.variables_as_written(environment.variables((*env, *OF_RANKS)), env)
+    names = (*env, *OF_RANKS, *(rank_device.VARIABLES if device.type == "cuda" else ()))
+    return told.variables_as_written(environment.variables(names), env)
 
 
 def _waiting(progress: Progress) -> Progress:

@@ -14,6 +14,10 @@ from refit.job import Job
 from refit.layout.layout import Placement
 from refit.rules import devices
 
+CONNECTIONS, SHARE = "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+VARIABLES = (CONNECTIONS, SHARE)
+"""What `before_cuda` may set, under which a time was measured."""
+
 
 def before_cuda(job: Job, placement: Placement) -> None:
     """What CUDA reads of the environment when a process begins to use it; what is set stays.
@@ -24,10 +28,10 @@ def before_cuda(job: Job, placement: Placement) -> None:
     Where ranks share a GPU under CUDA's Multi-Process Service, each gets its share: NVSHMEM, and
     NCCL with more than one rank on a GPU, ask that shares add up to no more than the whole.
     """
-    if "CUDA_DEVICE_MAX_CONNECTIONS" not in (job.cluster.env or {}):
-        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"
+    if CONNECTIONS not in (job.cluster.env or {}):
+        os.environ[CONNECTIONS] = "32"
     if devices.mps() and (ranks := devices.ranks_per_gpu(placement)) > 1:
-        os.environ.setdefault("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(100 // ranks))
+        os.environ.setdefault(SHARE, str(100 // ranks))
 
 
 def make_current(job: Job, placement: Placement, rank: int) -> torch.device:

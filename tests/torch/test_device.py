@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from refit.job import Degrees
+from refit.layout.place import place
 from refit.ranks import device
+from refit.rules import devices
+from tests.support.jobs import job
 
 MB = 1_000_000
 
@@ -51,3 +58,31 @@ def test_a_peak_is_of_what_came_after_it_was_forgotten() -> None:
     after = torch.ones(16 * MB, dtype=torch.uint8, device="cuda")
     assert 24 * MB <= device.peak_bytes() < 64 * MB
     del after
+
+
+@pytest.mark.parametrize(
+    ("env", "shell", "connections"),
+    [
+        (None, {}, "32"),
+        (None, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}, "32"),  # as Megatron's scripts have it
+        ({"CUDA_DEVICE_MAX_CONNECTIONS": 8}, {"CUDA_DEVICE_MAX_CONNECTIONS": "8"}, "8"),
+    ],
+)
+def test_what_cuda_reads_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, env: dict[str, int] | None,
+    shell: dict[str, str], connections: str,
+) -> None:  # fmt: skip
+    what = job(Degrees(tp=2, etp=1), Degrees(tp=1, ep=2, etp=1), "collocated")
+    what = replace(what, cluster=replace(what.cluster, device="cuda", env=env))
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    for name in device.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    device.before_cuda(what, place(what))
+    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == connections
+    assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in os.environ
+    (tmp_path / "control").touch()  # MPS runs: four ranks share one GPU, idle ones too
+    device.before_cuda(what, place(what))
+    assert os.environ.pop("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == "25"
