@@ -13,6 +13,7 @@ import torch
 from refit.job import Degrees
 from refit.layout.place import place
 from refit.ranks import device
+from refit.record import environment
 from refit.rules import devices
 from tests.support.jobs import job
 
@@ -75,14 +76,11 @@ def test_what_cuda_reads_before_it_begins(
     what = job(Degrees(tp=2, etp=1), Degrees(tp=1, ep=2, etp=1), "collocated")
     what = replace(what, cluster=replace(what.cluster, device="cuda", env=env))
     monkeypatch.setattr(devices, "gpus", lambda: 1)
-    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
-    for name in device.VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in shell.items():
-        monkeypatch.setenv(name, value)
-    device.before_cuda(what, place(what))
-    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == connections
-    assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in os.environ
-    (tmp_path / "control").touch()  # MPS runs: four ranks share one GPU, idle ones too
-    device.before_cuda(what, place(what))
-    assert os.environ.pop("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == "25"
+    others = {name: v for name, v in os.environ.items() if name not in device.VARIABLES}
+    with environment.replaced({**others, **shell, "CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}):
+        device.before_cuda(what, place(what))
+        assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == connections
+        assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in os.environ
+        (tmp_path / "control").touch()  # MPS runs: four ranks share one GPU, idle ones too
+        device.before_cuda(what, place(what))
+        assert os.environ["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
