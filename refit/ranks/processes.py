@@ -118,8 +118,9 @@ def run_ranks(
         verdict = _verdict(ranks, room, deadline_s, tasks[0].attempt)
         return verdict, [rank.report for rank in ranks if rank.report is not None]
     finally:
-        for rank in ranks:
+        for rank in ranks:  # each has memory to give back: all of them at a time
             rank.process.kill()
+        for rank in ranks:
             rank.process.join()
             rank.pipe.close()
 

@@ -148,12 +148,10 @@ class Proof:
             generation: another one than before.
             finite: see `Pattern`.
         """
-        self._look_at_source()
+        following = Pattern(self._setup.job.seed, generation, finite)
+        self._look_at_source(following)
         self._refits += 1
-        self._pattern = Pattern(self._setup.job.seed, generation, finite)
-        with self._clock():
-            if self._sides.source:
-                self._pattern.fill(self._sides.source)
+        self._pattern = following
 
     def end(self) -> None:
         """Look at the source once more, and at what was left out and must be as it was."""
@@ -168,14 +166,20 @@ class Proof:
             self.destination += found
             self.first = self.first or self._wrong(found, after)
 
-    def _look_at_source(self) -> None:
+    def _look_at_source(self, following: Pattern | None = None) -> None:
+        """Every element of it; then it is filled with the pattern that follows, if one does."""
         source = self._sides.source
         with self._clock():
             if self._of_source:
                 self._of_source.restore()
                 self._of_source = None  # other weights have no stamps
             if source:
-                self._source_is(self._pattern.check(source), "the last refit of those weights")
+                found = (
+                    self._pattern.check_and_renew(source, following)
+                    if following
+                    else self._pattern.check(source)
+                )
+                self._source_is(found, "the last refit of those weights")
 
     def _source_is(self, found: Check, after: str) -> None:
         self.source += found

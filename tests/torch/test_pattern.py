@@ -67,7 +67,7 @@ def test_each_wrong_bit_is_counted_and_the_first_tensor_named(index: int) -> Non
 
 
 def test_a_large_tensor_is_checked_to_its_end() -> None:
-    # 4 MB in pieces of half of one
+    # 4 MB in pieces of one
     large = Setup.of(job(model=replace(SMALL, vocab_size=1 << 18)))
     of, pattern = weights(large, "destination", 2), Pattern(0, 0)
     pattern.fill(of)
@@ -76,6 +76,16 @@ def test_a_large_tensor_is_checked_to_its_end() -> None:
     for place in (0, 1 << 18, (1 << 21) - 1):
         bits(of.tensors[shard.tensor])[place] ^= 2
     assert pattern.check(of) == Check(elements(of), 3, shard.name)
+
+
+@pytest.mark.parametrize("index", [0, 5, 27])
+def test_what_is_renewed_was_checked_first(index: int) -> None:
+    of, first, second = weights(MIXED, "source", 1), Pattern(3, 0), Pattern(3, 1)
+    first.fill(of)
+    shard = of.shards[index]
+    bits(of.tensors[shard.tensor])[0] ^= 1
+    assert first.check_and_renew(of, second) == Check(elements(of), 1, shard.name)
+    assert second.check(of) == Check(elements(of), 0)
 
 
 def test_a_shard_has_the_values_of_the_whole() -> None:
