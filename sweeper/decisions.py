@@ -18,6 +18,8 @@ SETTLED = FINAL - {"crashed"}
 
 UNKNOWN_POLLS = 20  # in which Slurm does not know a job, until it is given up; accounting lags
 
+GONE_POLLS = 2  # in which a job has left the queue and no record is seen, until that is believed
+
 # Slurm's state of a job that left no record -> the point's status, and whether it is run again.
 TAKEN: dict[str, tuple[Status, bool]] = {
     "PREEMPTED": ("crashed", True),
@@ -127,6 +129,7 @@ def decide(
     max_attempts: int,
     began: bool = True,
     unknown_polls: int = 0,
+    gone_polls: int = GONE_POLLS,
 ) -> Decision:
     """What becomes of a point that has no record and whose job is not queued any more.
 
@@ -138,9 +141,12 @@ def decide(
         max_attempts: how many there may be.
         began: whether the job got to at least one of its points.
         unknown_polls: in how many polls on end, this one included, Slurm did not know the job.
+        gone_polls: in how many the point had neither a queued job nor a record.
     """
     if slurm_state is None:
         return Resubmit(0)  # refused when it was submitted again
+    if gone_polls < GONE_POLLS:
+        return Wait()  # a file of another node may be there and not be seen yet
     job = f"job {standing.slurm_id}"
     if slurm_state in ALIVE:
         return Wait()  # queued anew after it was looked for

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from refit.job import UserError
 from refit.ranks.processes import tail
@@ -36,6 +39,7 @@ class _Memory:
 
     tries: int = 1  # jobs that reached it, the one under way included
     unknown_polls: int = 0  # on end, in which Slurm did not know its job
+    gone_polls: int = 0  # on end, in which it had neither a queued job nor a record
 
 
 def watch(
@@ -112,7 +116,9 @@ class _Watch:
         self._say_why(still_open, standings, queue)
         gone = [p for p in still_open if standings[p.name].slurm_id not in queue]
         # read once more: a job that is not queued any more has written its last
-        standings |= {p.name: status.get(p) for p in gone}
+        for point in gone:
+            refresh(point.directory)
+            standings[point.name] = status.get(point)
         for point in still_open:
             standing = standings[point.name]
             queued = queue.get(standing.slurm_id)
@@ -128,6 +134,9 @@ class _Watch:
             for p in gone
             if not (standings[p.name].is_final or take_in_record(p, standings[p.name]))
         ]
+        missing = {p.name for p in lost}
+        for name, memory in self._memories.items():
+            memory.gone_polls = memory.gone_polls + 1 if name in missing else 0
         said = clients.states({standings[p.name].slurm_id for p in lost} - {""})
         again: dict[str, Resubmit] = {}
         for point in lost:
@@ -179,7 +188,8 @@ class _Watch:
             slurm_state = said.get(standing.slurm_id, "UNKNOWN")
         memory.unknown_polls = memory.unknown_polls + 1 if slurm_state == "UNKNOWN" else 0
         attempts = self._settings.max_attempts
-        return decide(standing, slurm_state, memory.tries, attempts, began, memory.unknown_polls)
+        unknown, gone = memory.unknown_polls, memory.gone_polls
+        return decide(standing, slurm_state, memory.tries, attempts, began, unknown, gone)
 
     def _end(self, point: Point, standing: Standing, decision: End) -> None:
         """Give a point that left no record one of the controller's, with the end of its log."""
@@ -221,9 +231,20 @@ def take_in_record(point: Point, standing: Standing) -> bool:
         OSError: as from the file system.
     """
     path = point.attempt(standing.attempt).timing
+    refresh(path.parent)
     stored = Record.find(path)
     if stored is None:
         return False
     write_atomic(point.timing, path.read_text())
     status.put(point, stored.status, standing.attempt, standing.slurm_id)
     return True
+
+
+def refresh(folder: Path) -> None:
+    """Have a network file system look at a folder anew, in which another node may have written.
+
+    What is in a folder its client remembers for up to a minute, and asks again once it has itself
+    changed the folder (nfs(5), acdirmax).
+    """
+    with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder):
+        pass

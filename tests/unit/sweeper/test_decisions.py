@@ -163,6 +163,13 @@ def test_a_job_that_slurm_has_not_finished_with_is_waited_for() -> None:
     assert all(decide(RUNNING, word, 3, 3) == Wait() for word in words.split())
 
 
+def test_what_is_not_seen_once_may_be_there() -> None:
+    for standing, slurm_state, tries, began, decision in CASES.values():
+        first = Wait() if slurm_state else decision  # without a job there is none to leave it
+        assert decide(standing, slurm_state, tries, 3, began, 0, 1) == first
+        assert decide(standing, slurm_state, tries, 3, began, 0, 2) == decision
+
+
 def test_a_job_that_slurm_does_not_know_is_waited_for() -> None:
     # accounting lags; and one that was cancelled in the queue it never learns of
     for standing in (RUNNING, SUBMITTED):

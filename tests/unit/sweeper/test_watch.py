@@ -16,6 +16,7 @@ from refit.record.record import Record, begin, ended, write
 from refit.rules.methods import cannot_anywhere
 from sweeper import distant, status, watch
 from sweeper.agreement import Settings
+from sweeper.decisions import GONE_POLLS
 from sweeper.points import Planned, SweepPlan
 from sweeper.submission import How, submit
 from tests.support.jobs import job
@@ -62,10 +63,27 @@ def test_jobs_that_end_together_are_asked_for_by_one_call(slurm: Path, tmp_path:
     (slurm / "ended").write_text("".join(f"12_{n}|FAILED\n" for n in range(60)))
     how = How(tmp_path / "results", 1)
     watch._Watch(points, how, SETTINGS, print).follow(lambda _: None)
-    assert (slurm / "asked").read_text().split() == ["squeue", "squeue"]
+    assert (slurm / "asked").read_text().split() == ["squeue", "squeue"] * GONE_POLLS
     reasons = [found.reason for p in points if (found := Record.find(p.timing))]
     assert len(reasons) == 60 and all("Slurm says FAILED of job 12_" in r for r in reasons)
     assert all(f"do its nodes see {tmp_path}/results? results are" in r for r in reasons)
+
+
+def test_a_record_that_is_seen_late_is_the_points(slurm: Path, tmp_path: Path) -> None:
+    # as over NFS: the job has left the queue, and what it wrote comes into sight a poll later
+    points = submitted(tmp_path / "results", 2)
+    (slurm / "ended").write_text("12_0|FAILED\n12_1|COMPLETED\n")
+    seen: list[list[str]] = []
+
+    def show(standings: watch.Standings) -> None:
+        seen.append([standing.state for standing in standings.values()])
+        if len(seen) == 2:
+            write(points[1].attempt("0").timing, ended(begin(points[1], {}), "ok", ""))
+
+    watch._Watch(points, How(tmp_path / "results", 1), SETTINGS, print).follow(show)
+    assert seen == [["submitted"] * 2, ["submitted"] * 2, ["crashed", "ok"]]
+    assert Record.load(points[1].timing).status == "ok"
+    assert not [path for path in tmp_path.rglob("tmp*") if path.is_file()]
 
 
 def test_what_no_machine_can_do_is_not_submitted(slurm: Path, tmp_path: Path) -> None:
