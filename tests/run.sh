@@ -16,10 +16,10 @@ part() { # part NAME ARGUMENT ...: pytest, on the terminal and in its log
 
 "$python" -m pytest "${options[@]}" tests/slurm >"$logs/slurm.log" 2>&1 &
 slurm=$!
-# three on two cores: a test of ranks waits for a third of its time
-part ranks -n 3 --dist loadgroup tests/ranks tests/torch
+# four on two cores: a test of ranks waits for half of its time
+part ranks -n 4 --dist loadgroup tests/ranks tests/torch
 # by file, as many share what they are slow to make; the longest files first
-part unit -n 3 --dist loadfile tests/install tests/browser tests/commands tests/conf tests/unit
+part unit -n 4 --dist loadfile tests/install tests/browser tests/commands tests/conf tests/unit
 wait $slurm || ended=1
 cat "$logs/slurm.log"
 echo "== skipped"

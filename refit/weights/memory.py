@@ -201,7 +201,12 @@ def refusals() -> int:
 
 @dataclass(frozen=True)
 class Resident:
-    """This process's memory: all that is resident, and what of it is shared; bytes."""
+    """This process's memory, in bytes.
+
+    Attributes:
+        total: all that is resident.
+        shared: of it shared memory, and pages of files, which libraries' code is.
+    """
 
     total: int
     shared: int
@@ -216,8 +221,8 @@ def held_bytes() -> int:
 class Peak:
     """The most private memory that this process holds, above what is resident now.
 
-    Shared memory, that of weights which peers have mapped too, does not count. It is taken not to
-    shrink meanwhile.
+    Shared memory, that of weights which peers have mapped too, does not count, nor does a library's
+    code, of which the kernel maps more or less at a touch. Both are taken not to shrink meanwhile.
     """
 
     def __init__(self) -> None:
@@ -261,10 +266,11 @@ def _forget_peak() -> Resident | None:
 
 def _resident(total: str) -> Resident | None:
     """This process's memory, its total under that name in /proc/self/status, which is in KiB."""
-    resident, shared = (_field(Path("/proc/self/status"), name) for name in (total, "RssShmem:"))
-    if resident is None or shared is None:
+    status = Path("/proc/self/status")
+    resident, shared, files = (_field(status, name) for name in (total, "RssShmem:", "RssFile:"))
+    if resident is None or shared is None or files is None:
         return None
-    return Resident(resident * 1024, shared * 1024)
+    return Resident(resident * 1024, (shared + files) * 1024)
 
 
 def _field(file: Path, name: str) -> int | None:

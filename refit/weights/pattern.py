@@ -39,7 +39,7 @@ FINITE = {
     "float32": (0x81FFFFFF, 0x3C000000),
 }
 # Expected values are made in pieces that stay in a core's cache; a GPU wants fewer, larger ones.
-_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}
+_CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 _memcmp = ctypes.CDLL(None).memcmp

@@ -67,7 +67,7 @@ def test_each_wrong_bit_is_counted_and_the_first_tensor_named(index: int) -> Non
 
 
 def test_a_large_tensor_is_checked_to_its_end() -> None:
-    # 4 MB in pieces of one
+    # 4 MB in pieces of half of one
     large = Setup.of(job(model=replace(SMALL, vocab_size=1 << 18)))
     of, pattern = weights(large, "destination", 2), Pattern(0, 0)
     pattern.fill(of)
