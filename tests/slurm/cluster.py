@@ -185,6 +185,13 @@ class Cluster:
         """The ids of all processes of this cluster: daemons, step daemons, jobs."""
         return self._processes.alive()
 
+    def shared_memory(self) -> list[str]:
+        """What is in the nodes' /dev/shm, where `own_names` gives each its own."""
+        if not self.own_names:
+            return []
+        folders = (Path(f"/proc/{self._processes.pid(node)}/root/dev/shm") for node in self.nodes)
+        return [path.name for folder in folders for path in folder.iterdir()]
+
     # ---- up and down
 
     def start(self) -> None:
@@ -233,11 +240,14 @@ class Cluster:
             path.chmod(0o600 if name == "slurmdbd.conf" else 0o644)  # slurmdbd insists
 
     def _as_host(self, name: str) -> list[str]:
-        """Prefix of a command that gives it a host name, and an /etc/hosts that has all nodes.
+        """Prefix of a command that gives it a host name, /etc/hosts with all nodes, and /dev/shm.
 
-        Both in namespaces of its own: the machine's name and file stay as they are.
+        All in namespaces of its own: the machine's name and files stay as they are.
         """
-        script = f'mount --bind {self.root}/hosts /etc/hosts && hostname {name} && exec "$@"'
+        script = (
+            f"mount --bind {self.root}/hosts /etc/hosts && mount -t tmpfs tmpfs /dev/shm"
+            f' && hostname {name} && exec "$@"'
+        )
         return ["unshare", "--uts", "--mount", "sh", "-c", script, "sh"]
 
     def _start_munge(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, missing_packages
+from tests.slurm.processes import with_variable
 
 HERE = Path(__file__).parent
 
@@ -31,6 +32,30 @@ def short_root() -> Iterator[Path]:
     path.chmod(0o755)  # munge refuses a socket that others cannot reach
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Behind a test there are no jobs, no processes and so no ports, no files of /dev/shm or /tmp.
+
+    A SIGKILL, which Slurm sends in the end, lets nobody tidy up: a test in which a job or the
+    controller gets one is marked `kills`, and may leave a temporary folder.
+    """
+    if "cluster" not in request.fixturenames:
+        yield
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    folder = Path(tempfile.mkdtemp(prefix="t", dir=request.getfixturevalue("short_root")))
+    monkeypatch.setenv("TMPDIR", str(folder))  # whoever has this one is of this test
+    yield
+    cluster.end_jobs()
+    cluster.wait(lambda: cluster.idle_nodes() == cluster.nodes, 30, "all nodes idle")
+    cluster.wait(lambda: not with_variable(f"TMPDIR={folder}"), 30, "no process of the test")
+    assert not cluster.shared_memory()
+    if not request.node.get_closest_marker("kills"):
+        assert not list(folder.iterdir())
 
 
 @pytest.fixture(scope="session")

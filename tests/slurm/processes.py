@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,6 +57,10 @@ class Processes:
         """Whether the daemon has been started, and not ended by us."""
         return name in self._daemons
 
+    def pid(self, name: str) -> int:
+        """Of a daemon that is up."""
+        return self._daemons[name].pid
+
     def start(self, name: str, *command: str, asked_by: tuple[str, ...] = ()) -> None:
         """Start a daemon, and wait until the client `asked_by` succeeds.
 
@@ -107,14 +111,26 @@ class Processes:
         mark = f"{MARK}={self.root}"
         ours = {f"{key}={value}" for key, value in self.env.items()}
         found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # another user's, or gone
-                variables = path.read_text(errors="replace").split("\0")
-                of_a_job = any(variable.startswith("SLURM_JOB_ID=") for variable in variables)
-                if mark in variables or (of_a_job and ours <= set(variables)):
-                    found.append(int(path.parent.name))
-        return [pid for pid in found if pid != os.getpid()]
+        for pid, variables in _environments():
+            of_a_job = any(variable.startswith("SLURM_JOB_ID=") for variable in variables)
+            if mark in variables or (of_a_job and ours <= variables):
+                found.append(pid)
+        return found
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(OUTER)}
         return {**kept, **self.env, "PATH": PATH}
+
+
+def with_variable(variable: str) -> list[int]:
+    """The ids of all processes with `NAME=value` in their environment; no daemon counts."""
+    started = ((pid, v) for pid, v in _environments() if variable in v)
+    return [pid for pid, v in started if not any(each.startswith(f"{MARK}=") for each in v)]
+
+
+def _environments() -> Iterator[tuple[int, set[str]]]:
+    """Each process but this one, with what it was started with; none of another user's."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        if int(path.parent.name) != os.getpid():
+            with contextlib.suppress(OSError):  # another user's, or gone
+                yield int(path.parent.name), set(path.read_text(errors="replace").split("\0"))

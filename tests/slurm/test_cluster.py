@@ -1,18 +1,11 @@
 """The tests' Slurm cluster does what the tests of the sweeper rely on."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
-
-
-@pytest.fixture(autouse=True)
-def _no_job_stays(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.end_jobs()
 
 
 def submit(cluster: Cluster, script: str, *options: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +18,6 @@ from tests.slurm.sweeps import PAIR, ROW_4, Sweep
 WAITS = "tests.support.faults:GlooWaits"
 # jobs that ask for no GPU: more than one fits a node
 NO_GPU = "cluster.slurm.gpus_per_node=null"
-
-
-@pytest.fixture(autouse=True)
-def _no_job_stays(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.end_jobs()
 
 
 def of_method(points: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
@@ -67,6 +60,7 @@ def test_a_rank_killed_on_the_second_node_fails_its_point_only(
     assert set(map(tuple, sweep.attempts().values())) == {("0",)}
 
 
+@pytest.mark.kills
 def test_what_slurm_ends_is_called_by_its_name(cluster: Cluster, tmp_path: Path) -> None:
     sweep = Sweep(
         cluster,

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from tests.support.table import ROWS
 WAITS = "tests.support.faults:GlooWaits"
 # jobs that ask for no GPU: more than one fits a node
 NO_GPU = "cluster.slurm.gpus_per_node=null"
-
-
-@pytest.fixture(autouse=True)
-def _no_job_stays(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.end_jobs()
-    cluster.wait(lambda: cluster.idle_nodes() == cluster.nodes)
 
 
 def occupy(cluster: Cluster) -> str:
@@ -106,6 +98,7 @@ def test_two_partitions_are_two_points(
     assert len(sweep.records()) == 3
 
 
+@pytest.mark.kills
 def test_a_controller_that_is_killed_is_taken_over_from(cluster: Cluster, tmp_path: Path) -> None:
     sweep = Sweep(
         cluster,
@@ -183,6 +176,7 @@ destination: {tp: 1, ep: 1, etp: 1}
     assert code == 0 and list(sweep.records().values()) == [record], said
 
 
+@pytest.mark.kills
 def test_a_job_that_is_preempted_and_loses_its_node_ends_ok(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -225,6 +219,7 @@ def test_a_job_that_is_preempted_and_loses_its_node_ends_ok(
     assert lives == ["PREEMPTED", "NODE_FAIL", "COMPLETED"]
 
 
+@pytest.mark.kills
 def test_what_slurm_does_not_requeue_is_submitted_again(cluster: Cluster, tmp_path: Path) -> None:
     no_requeue = "cluster.slurm.additional_parameters={no-requeue:true}"
     sweep = Sweep(
