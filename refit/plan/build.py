@@ -82,7 +82,7 @@ def build_plan(
         source[away] = fetchers(block, node[away], destination[away], nbytes[away])
     relayed = source != destination
     direct, wire_bytes = ~relayed, nbytes  # direct: from a holder
-    if relayed.any() and placement.source.casts:  # what is passed on has been cast
+    if placement.source.casts:  # what is passed on has been cast
         numbers = placement.destination_numbers[destination]
         stored = _stored_bytes(catalogue, placement, tensor, numbers, nbytes, wire)
         nbytes = np.where(relayed, stored, nbytes)

@@ -44,8 +44,8 @@ def parts(plan: Plan, ranks: Iterable[int]) -> Iterator[Part]:
 
 
 def _by_rank(ends: IntArray, rows: Rows) -> list[IntArray]:
-    """Of each rank of the world the rows that end there, in their order."""
-    order = np.argsort(ends, kind="stable")
+    """Of each rank of the world the rows that end there, in any order."""
+    order = np.argsort(ends)
     starts = np.searchsorted(ends[order], np.arange(1, rows.placement.world))
     return np.split(order, starts)
 

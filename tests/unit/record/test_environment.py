@@ -23,6 +23,14 @@ def test_added_variables_are_there_for_a_while(monkeypatch: pytest.MonkeyPatch) 
     assert environment.variables(names) == {"REFIT_A": "before"}
 
 
+def test_the_values_of_a_points_variables_are_digests() -> None:
+    # the first ten digits of SHA-256, of "abc" from FIPS 180-4's example
+    assert environment.with_variables({"B": "abc", "A": "1"}) == {
+        "env_set": {"A": "6b86b273ff", "B": "ba7816bf8f"}
+    }
+    assert environment.with_variables({}) == {}
+
+
 def test_what_slurm_says_of_the_job_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SLURM:
         monkeypatch.delenv(name, raising=False)

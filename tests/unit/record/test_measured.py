@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from refit.job import Hardware, Job
 from refit.record import limits
 from refit.record.measured import measured
 from refit.record.moved import Moved
-from refit.record.parts import Logits, Memory
+from refit.record.parts import Logits, Memory, PlanNumbers
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed
 from refit.record.report import Copied, FirstWrong, Limits, RankReport, Span
@@ -345,6 +345,26 @@ def test_of_both_measured_limits_the_lower_binds(
     assert (row.memory_copy_gbps, row.peer_copy_gbps) == (memory.gbps, peers.gbps)
     said = "plain copies between the ranks" if binds == "peers" else "this machine's memory copy"
     assert f"% of {said}; " in outcome(record)
+
+
+def test_where_a_limit_was_measured_is_said() -> None:
+    def words(device: str) -> tuple[str, str]:
+        copies = (limits.memory_copy, limits.peer_copy)
+        memory, peers = (copy(8, [2.0, 1.0], device).what for copy in copies)
+        return memory, peers
+
+    memory, peers = words("cpu")
+    assert memory == "memory copy by the destination ranks, measured in this run"
+    assert "by shared memory, one for each" in peers
+    memory, peers = words("NVIDIA H100")
+    assert memory.endswith("ranks in the memory of NVIDIA H100, measured in this run")
+    assert "by CUDA IPC, one for each" in peers
+
+
+def test_what_an_older_report_or_plan_lacks_is_nothing() -> None:
+    lacking = [field for cls in (RankReport, PlanNumbers) for field in fields(cls)]
+    numbers = [f.default for f in lacking if isinstance(f.default, int | float)]
+    assert len(numbers) > 8 and not any(numbers)
 
 
 def test_why_no_copies_between_ranks_were_measured() -> None:

@@ -154,6 +154,16 @@ def test_a_frozen_point_is_the_point_again(tmp_path: Path) -> None:
     assert point.timing == point.directory / "timing.json"
 
 
+@pytest.mark.parametrize("overrides", ["seed=0", ["seed=0", 1], None, {"seed": "0"}])
+def test_what_is_no_list_of_overrides_is_no_point(tmp_path: Path, overrides: Any) -> None:
+    point = Point.of(job(), tmp_path)
+    point.freeze()
+    values = json.loads(point.frozen.read_text())
+    point.frozen.write_text(json.dumps({**values, "overrides": overrides}))
+    with pytest.raises(UserError, match=r"holds no point: no whole point\.json"):
+        Point.load(point.directory)
+
+
 def test_attempts_are_numbered_and_stay(tmp_path: Path) -> None:
     point = Point.of(job(), tmp_path)
     attempts = point.directory / "attempts"

@@ -41,6 +41,19 @@ def test_what_asdict_made_is_what_it_was() -> None:
     assert typed(Outer, {**values, "by_rank": {"0": 1, "3": 2.5}}) == WHOLE
 
 
+@pytest.mark.parametrize(
+    ("number", "fits"),
+    [(2**64 - 1, True), (2**64, False), (-(2**63), True), (-(2**63) - 1, False)],
+)
+def test_a_whole_number_is_of_64_bits(number: int, fits: bool) -> None:
+    values = {**LEAST, "maybe": number}
+    if fits:
+        assert typed(Outer, values).maybe == number
+    else:
+        with pytest.raises(TypeError, match="which is no int of 64 bits"):
+            typed(Outer, values)
+
+
 def test_what_is_not_there_has_its_default() -> None:
     found = typed(Outer, LEAST)
     assert found == Outer("x", 2.0, None)
