@@ -21,6 +21,11 @@ def test_eight_heads_in_two_groups_on_four_ranks() -> None:
     assert cut.runs[1] == ((16, 0, 32, 1),)  # q2 q3 k0 v0, which stand so in the whole tensor
     assert cut.runs[2] == ((48, 0, 16, 1), (80, 16, 16, 1))
     assert cut.overlaps and not engine.qkv(96, (32, 8, 8), 2).overlaps
+    # k0 and v0 are two shards': what has an edge within it falls into two
+    assert cut.atoms().runs[:2] == (
+        ((0, 0, 16, 1), (32, 16, 16, 1)),
+        ((16, 0, 16, 1), (32, 16, 16, 1)),
+    )
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4, 8, 16])
