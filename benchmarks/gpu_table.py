@@ -1,4 +1,4 @@
-"""A table of the records below a folder, against each record's own limit: what gpu.sh prints.
+"""A table of the records below a folder, as fractions of what each measured beside: gpu.sh's.
 
 Run: python -m benchmarks.gpu_table <folder>
 """
@@ -18,10 +18,13 @@ def line(record: dict[str, Any]) -> str:
         return f"{what} {record['status']}: {record['reason'].splitlines()[0]}"
     rate, layout = record["throughput"], record["layout"]
     active = layout["world"] - len(layout["idle"])
-    return (
-        f"{what} {active} ranks  {rate['gbps']:8.1f} GB/s  limit {rate['limit_gbps']:8.1f} GB/s"
-        f"  {rate['fraction']:5.2f}  verified  {record['environment']['device']}"
+    of = "  ".join(
+        f"{rate['gbps'] / limit['gbps']:4.2f} of {limit['kind']} {limit['gbps']:.1f}"
+        for limit in rate["limits"]
+        if limit["source"] == "measured"
     )
+    device = record["environment"]["device"]
+    return f"{what} {active} ranks  {rate['gbps']:8.1f} GB/s  {of}  verified  {device}"
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,11 @@ from refit.job import Job
 from refit.layout.layout import Placement
 
 Device = Literal["cpu", "cuda"]
+
+LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""By CUDA's major version the driver that what is built for it needs (CUDA's release notes)."""
+
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def device(job: Job) -> Device:
@@ -46,7 +52,47 @@ def no_cuda() -> str | None:
         return "torch is not installed"
     if not (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").is_file():
         return "the installed torch is a build without CUDA; install one with it"
+    if reason := too_old("the installed torch", torch_cuda(), driver()):
+        return f"{reason}; install a torch for an older CUDA, or a later driver"
     return None
+
+
+def too_old(what: str, cuda: int | None, release: int | None) -> str | None:
+    """Why a driver is too old for something, or None.
+
+    Args:
+        what: in words.
+        cuda: the major version that it is built for; None: unknown.
+        release: the driver's; None: unknown.
+    """
+    least = LEAST_DRIVER.get(cuda or 0)
+    # CUDA's forward compatibility: user-space parts of a later driver, first on the path
+    is_helped = "compat" in os.environ.get("LD_LIBRARY_PATH", "")
+    if least is None or release is None or release >= least or is_helped:
+        return None
+    return (
+        f"{what} is built for CUDA {cuda}, which needs a driver of {least} or later, and this node"
+        f" has {release}"
+    )
+
+
+def driver() -> int | None:
+    """The release of this node's NVIDIA driver, 580 say; None where the kernel does not tell."""
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+)\.\d", DRIVER.read_text())
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def torch_cuda() -> int | None:
+    """CUDA's major version that the installed torch is built for; None without."""
+    torch, text = importlib.util.find_spec("torch"), ""
+    with suppress(OSError):
+        if torch is not None and torch.origin is not None:
+            text = (Path(torch.origin).parent / "version.py").read_text()
+    found = re.search(r"^cuda\b.*= *'(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def gpus() -> int:

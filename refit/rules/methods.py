@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from refit.layout.place import place
 from refit.layout.tensors import ITEMSIZE
 from refit.model import megatron_versions
 from refit.plan.copies import Rows
-from refit.rules import devices
+from refit.rules import devices, needs
 
 if TYPE_CHECKING:
     from refit.rules.setup import Setup
@@ -55,87 +54,6 @@ class Method:
     preload: tuple[str, ...] = ()
 
 
-SHARED_BY_NCCL = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
-
-
-def _gpu_per_rank(job: Job, placement: Placement) -> str | None:
-    env = {**os.environ, **(job.cluster.env or {})}
-    if devices.ranks_per_gpu(placement) > 1 and str(env.get(SHARED_BY_NCCL, "0")) == "0":
-        ranks = min(placement.ranks_per_node, placement.world)
-        return (
-            f"nccl needs a GPU for each rank; this node has {devices.gpus()} for {ranks} ranks;"
-            " use refit=ipc or nvshmem, which can share one"
-        )
-    return None
-
-
-def _mps_where_shared(job: Job, placement: Placement) -> str | None:
-    """NVSHMEM's notes of 2.4.1: without MPS no waits on streams where processes share a GPU."""
-    ranks = devices.ranks_per_gpu(placement)
-    if ranks > 1 and not devices.mps():
-        return (
-            f"nvshmem with {ranks} ranks on one GPU needs CUDA's Multi-Process Service, which does"
-            " not run here; start it with nvidia-cuda-mps-control -d, or use refit=ipc"
-        )
-    return None
-
-
-def _not_megatrons(job: Job) -> str | None:
-    """Why megatron-core's own refit cannot do this on any machine, or None."""
-    if job.build != "megatron":
-        return (
-            f"refit=megatron is megatron-core's own refit, which takes GPTModels; build={job.build}"
-            " has none, use build=megatron"
-        )
-    if job.refit.fanout != "direct":
-        return "refit=megatron plans for itself, and has no fan-out; use refit.fanout=direct"
-    if job.model.lora is not None:
-        return "refit=megatron knows no adapters, and model.lora asks for them; use another method"
-    if job.parallel.destinations is not None:
-        return (
-            "refit=megatron refits one destination, and parallel.destinations is a list; use"
-            " another method, or a pair with parallel.destination"
-        )
-    for name, layout in place(job).sides.items():
-        if layout.virtual_stages > 1:
-            return (
-                f"refit=megatron refits a rank's first model alone, and of parallel.{name} a rank"
-                f" has {layout.virtual_stages}, one per virtual stage; use another"
-                " method, or one stage per rank"
-            )
-    if job.refit.include is not None or job.refit.exclude is not None:
-        return (
-            "refit=megatron moves every tensor that it knows; leave refit.include and refit.exclude"
-            " out, or use another method"
-        )
-    for name, side in job.parallel.sides.items():
-        fields = "kind", "dtype", "make_vocab_size_divisible_by"
-        for field in (*fields, "share_embeddings_and_output_weights"):
-            value = getattr(side, field)
-            if value not in (None, "megatron", "bfloat16"):
-                return (
-                    "refit=megatron takes GPTModels that differ in their degrees alone, and"
-                    f" parallel.{name}.{field}={value}; use another method"
-                )
-    if job.mode == "plan" and job.refit.peer_names != "production":
-        return (
-            "mode=plan gives megatron-core's planner experts under production's names;"
-            " use refit.peer_names=production, or mode=measure"
-        )
-    return None
-
-
-def _megatron(job: Job, placement: Placement) -> str | None:
-    backend = job.refit.backend
-    if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
-        # its nccl service would run here all the same, over gloo
-        return f"refit.backend={backend} moves GPU memory; {_on_cpu()}; use refit.backend=gloo"
-    if devices.device(job) == "cuda" and backend in ("auto", "nccl"):
-        reason = _gpu_per_rank(job, placement)
-        return reason and f"refit.backend=nccl: {reason}, or refit.backend=gloo"
-    return None
-
-
 METHODS = {
     "ipc": Method(
         "IpcTransport", "each destination rank reads its peers' source shards in place",
@@ -144,7 +62,7 @@ METHODS = {
     "gloo": Method("GlooTransport", "packed messages in bounded buckets", devices=("cpu",)),
     "nccl": Method(
         "NcclTransport", "the same messages on streams of their own, a GPU per rank",
-        devices=("cuda",), cannot=_gpu_per_rank,
+        devices=("cuda",), cannot=needs.gpu_per_rank,
     ),
     "symmetric": Method(
         "SharedTransport", "pack, put, signal, unpack in a heap of shared memory",
@@ -152,7 +70,7 @@ METHODS = {
     ),
     "nvshmem": Method(
         "NvshmemTransport", "the same schedule in NVSHMEM's heap, by nvshmem4py",
-        devices=("cuda",), library="nvshmem", cannot=_mps_where_shared,
+        devices=("cuda",), library="nvshmem", cannot=needs.nvshmem,
     ),
     "nixl": Method(
         "NixlTransport", "reads of registered memory, by NIXL and UCX",
@@ -162,7 +80,7 @@ METHODS = {
         "MegatronTransport",
         "the peer: the installed megatron-core's own planner and copy service, `refit.backend`;"
         " `build=megatron`",
-        cannot=_megatron, plans_itself=True, refuses=_not_megatrons,
+        cannot=needs.megatron, plans_itself=True, refuses=needs.not_megatrons,
         planner="megatron_planner" if megatron_versions.PLANS_WITHOUT_RANKS else "",
     ),
 }  # fmt: skip
@@ -288,7 +206,7 @@ def _cannot(name: str, job: Job, placement: Placement) -> str | None:
                 f" use refit={others}, or cluster.device=cpu"
             )
         also = f" and {method.library} ({_install(method)})" if method.library else ""
-        return f"{name} needs GPUs{also}; {_on_cpu()}; use refit={others}"
+        return f"{name} needs GPUs{also}; {needs.on_cpu()}; use refit={others}"
     if reason := _of_the_job(name, job, placement, device):
         return reason
     if method.library and not _installed(method.library):
@@ -322,11 +240,9 @@ def _others(device: str, nodes: int) -> str:
 
 
 def _install(method: Method) -> str:
-    return f"pip install 'refit-sweep[{method.library}]'"
-
-
-def _on_cpu() -> str:
-    return devices.no_cuda() or "this point's ranks are on CPUs (cluster.device=cpu)"
+    is_older = method.library == "nvshmem" and devices.torch_cuda() == 12
+    extra = "nvshmem-cu12" if is_older else method.library
+    return f"pip install 'refit-sweep[{extra}]'"
 
 
 def _installed(module: str) -> bool:

@@ -86,6 +86,15 @@ def test_what_is_missing(
     assert reason is not None and words in reason
 
 
+def test_the_extra_is_that_of_torchs_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 4)
+    monkeypatch.setattr(devices, "torch_cuda", lambda: 12)
+    for method, extra in (("nvshmem", "nvshmem-cu12"), ("nixl", "nixl")):
+        what = on("auto", method=method)
+        said = methods.unsupported(method, what, place(what)) or ""
+        assert f"pip install 'refit-sweep[{extra}]'" in said
+
+
 def test_logits_are_not_compared_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 4)
     what = replace(on("auto", method="ipc"), verify="logits")
