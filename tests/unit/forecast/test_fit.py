@@ -123,6 +123,14 @@ def test_a_row_is_predicted_from_its_peers(tmp_path: Path) -> None:
     assert before_and_after == [pytest.approx((1.0, 6.0)), pytest.approx((1.0, 3.0))]
 
 
+def test_before_a_fit_an_operation_takes_the_links_latency(tmp_path: Path) -> None:
+    slow = replace(LINKS, latency_us=1e6)  # a second
+    mine = row(tmp_path, 30.0, hardware=slow)
+    operations = mine.features(slow).operations
+    before = leave_one_out([mine, replace(mine, group="another")])[0].before
+    assert operations > 0 and before == pytest.approx(1.0 + operations)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "x"),
     [

@@ -25,7 +25,7 @@ from refit.rules.bounds import (
     VOCABULARY,
 )
 from refit.rules.impossible import impossible
-from refit.rules.values import CHOICES, mistake
+from refit.rules.values import CHOICES, lora_valid, mistake
 from tests.support.jobs import make_job
 
 
@@ -168,6 +168,16 @@ def test_a_rate_is_finite_and_more_than_nothing(name: str) -> None:
         assert refusal(name, value).startswith(f"{name}={value}: must be more than 0")
     assert refusal(name, 1.0) == ""
     assert ("and 1 at most" in refusal(name, 1.01)) is name.endswith("_efficiency")
+
+
+@pytest.mark.parametrize(
+    ("build", "mode", "refused"),
+    [("megatron", "measure", True), ("megatron", "plan", False), ("shards", "measure", False)],
+)
+def test_adapters_are_measured_as_shards(build: str, mode: str, refused: bool) -> None:
+    lora = {"rank": 8, "targets": ["linear_fc2"]}
+    said = lora_valid(make_job(build=build, mode=mode, model__lora=lora))
+    assert ("use build=shards" in (said or "")) is refused
 
 
 def test_latency_may_be_nothing() -> None:

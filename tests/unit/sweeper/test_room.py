@@ -29,6 +29,8 @@ def test_it_is_said_once_before(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1.23 GB is available: their weights take 2.15 to " in said and "model=moe_8e" in said
     assert room.shortage(JOBS[1:2]) is None  # whose own reason says it
     assert room.shortage(JOBS[:1] * 2) is None
+    on_gpus = [replace(each, cluster=replace(each.cluster, device="cuda")) for each in JOBS]
+    assert room.shortage(on_gpus) is None  # their memory only their ranks can ask for
     small = [replace(each, model=replace(each.model, name="moe_8e")) for each in JOBS]
     assert "model=moe_8e" not in (room.shortage(small) or "model=moe_8e")
 
