@@ -58,7 +58,7 @@ def ask(*command: str) -> str:
         done = subprocess.run(
             command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise _missing(command[0]) from None
     except subprocess.TimeoutExpired:
         raise UserError(f"{' '.join(command)} gave no answer in {TIMEOUT_S:g} s") from None

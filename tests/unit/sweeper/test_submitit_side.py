@@ -48,9 +48,9 @@ def test_an_unknown_parameter_is_a_message(tmp_path: Path) -> None:
 
 
 def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    sbatch = folder / "sbatch"
-    sbatch.write_text(f"#!/bin/sh\n{script}\n")
-    sbatch.chmod(0o755)
+    for name, text in (("sbatch", script), ("srun", "")):  # submitit looks for srun too
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
