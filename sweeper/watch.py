@@ -117,7 +117,8 @@ class _Watch:
         gone = [p for p in still_open if standings[p.name].slurm_id not in queue]
         # read once more: a job that is not queued any more has written its last
         for point in gone:
-            refresh(point.directory)
+            if standings[point.name].slurm_id:  # thousands may wait for a job
+                refresh(point.directory)
             standings[point.name] = status.get(point)
         for point in still_open:
             standing = standings[point.name]
@@ -231,7 +232,8 @@ def take_in_record(point: Point, standing: Standing) -> bool:
         OSError: as from the file system.
     """
     path = point.attempt(standing.attempt).timing
-    refresh(path.parent)
+    if standing.slurm_id:
+        refresh(path.parent)
     stored = Record.find(path)
     if stored is None:
         return False
