@@ -1,7 +1,7 @@
 """Transports that measure how much memory they take: `refit.method=tests.support.measured:gloo`.
 
-Every process's proportional set size, summed over all of them, counts shared pages once: a shared
-heap is in it, mapped weights of peers are not. It is what the transport holds after two refits; the
+The proportional set sizes of all processes, of anonymous and of shared memory, count a shared page
+once: a shared heap is in them, mapped weights of peers are not. It is what the transport holds after two refits; the
 peak of private memory during them is `memory.refit_peak_bytes` of the record.
 """
 
@@ -42,8 +42,10 @@ def _all_resident() -> int:
     """Bytes of memory of all ranks together."""
     dist.barrier()
     text = Path("/proc/self/smaps_rollup").read_text()
-    kilobytes = next(int(x.split()[1]) for x in text.splitlines() if x.startswith("Pss:"))
-    total = torch.tensor(kilobytes * 1024)
+    # without the pages of files: of a library's code the kernel maps as many at a touch as it likes
+    kinds = ("Pss_Anon:", "Pss_Shmem:")
+    kilobytes = [int(line.split()[1]) for line in text.splitlines() if line.startswith(kinds)]
+    total = torch.tensor(sum(kilobytes) * 1024)
     dist.all_reduce(total)
     return int(total)
 
