@@ -1,8 +1,8 @@
 """Transports that measure how much memory they take: `refit.method=tests.support.measured:gloo`.
 
 The proportional set sizes of all processes, of anonymous and of shared memory, count a shared page
-once: a shared heap is in them, mapped weights of peers are not. It is what the transport holds after two refits; the
-peak of private memory during them is `memory.refit_peak_bytes` of the record.
+once: a shared heap is in them, mapped weights of peers are not. It is what the transport holds
+after two refits; the peak of private memory during them is `memory.refit_peak_bytes` of the record.
 """
 
 from __future__ import annotations
