@@ -21,15 +21,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refit import compose, program, schema
+from refit.errors import UserError
 from refit.forecast import traffic
 from refit.forecast.predict import Prediction, predict
-from refit.job import Degrees, Job, Model, UserError
+from refit.job import Degrees, Job
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
 from refit.model.dispatchers import suited
 from refit.model.parameters import count
 from refit.model.weight_bytes import per_rank_bytes
+from refit.model_config import Model
 from refit.rules import methods
 from refit.rules.bounds import RANKS
 from refit.rules.impossible import impossible

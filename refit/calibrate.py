@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from refit import program
+from refit.errors import UserError
 from refit.forecast.fit import HeldOut, Row, base, fit, leave_one_out, row_of
-from refit.job import UserError
 from refit.record.files import write_output
 from refit.record.record import NotARecord, Record, now
 from refit.rules.methods import METHODS

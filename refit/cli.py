@@ -22,8 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import command_line, mistakes, naming, program, settings, told
 from refit.command_line import VERBOSE
+from refit.errors import UserError
+from refit.fields import MISSING
 from refit.importers import flags
-from refit.job import MISSING, Job, UserError
+from refit.job import Job
 from refit.program import COMMAND, EXIT_FAILED, EXIT_USER_ERROR, VERSION
 
 COMMAND_LINE: list[str] = []
@@ -121,12 +123,12 @@ def run_point(config: DictConfig) -> float | None:
         UserError: what is asked for is impossible, or of a sweep.
         PointFailed: the point is not verified.
     """
-    from refit.display import Display
     from refit.forecast import predict
     from refit.ranks.agent import Agent
     from refit.ranks.processes import NO_IMPORT
     from refit.record import environment, lock
     from refit.record.point import Point
+    from refit.show.display import Display
 
     hydra = HydraConfig.get()
     alone = hydra.mode is not RunMode.MULTIRUN

@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import schema
 from refit.cli import job_of
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.mistakes import in_words
 
 

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from refit import program
-from refit.job import Job, Model, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.model.hf.read import Imported, imported
 from refit.model.parameters import Parameters, count
+from refit.model_config import Model
 from refit.record.files import write_output
 from refit.rules.model import MODEL
 from refit.rules.values import VALUES

@@ -28,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from refit import program
+from refit.errors import UserError
 from refit.importers import areal, megatron_lm, nemo_rl, options, roll, slime, verl, yaml_values
 from refit.importers.pair import Pair, option_name, shipped
-from refit.job import Cluster, Job, Model, Refit, UserError
+from refit.job import Cluster, Job, Refit
 from refit.layout.layout import Placement
 from refit.layout.place import place
+from refit.model_config import Model
 from refit.record.point import write_atomic
 from refit.rules.impossible import impossible
 

@@ -38,9 +38,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refit import compose, program
+from refit.errors import UserError
 from refit.importers import options, read, script, write
 from refit.importers.megatron_lm import has_flags, world_of
-from refit.job import UserError
 from refit.rules.impossible import impossible
 
 

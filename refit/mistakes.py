@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from refit import settings
+from refit.errors import UserError
 from refit.hydra_side import CONFIG_LOADER, DEFAULTS_LIST
-from refit.job import LIST_OF_SIDES, UserError, unknown_field
+from refit.job import LIST_OF_SIDES, unknown_field
 
 NOT_AVAILABLE = r"provider=(.+), path=(.+) is not available\."
 """What Hydra warns of a folder of options that is not there."""

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from refit import compose, program
-from refit.job import Model, UserError
+from refit.errors import UserError
 from refit.layout.tensors import ITEMSIZE, Family
 from refit.model.architecture import catalogue
 from refit.model.parameters import count, mismatch
+from refit.model_config import Model
 from refit.rules.bounds import BOUNDS
 
 HEAD = ("tensor", "tensors", "shape", "dtype", "cut", "parameters", "bytes")

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from refit import __version__
-from refit.job import UserError
+from refit.errors import UserError
 
 COMMAND = "refit-sweep"
 VERSION = f"{COMMAND} {__version__}"

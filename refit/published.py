@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from refit import compose, program
+from refit.errors import UserError
 from refit.forecast.predict import Prediction, predict
-from refit.job import UserError
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from refit import program
+from refit.errors import UserError
 from refit.forecast import traffic
-from refit.job import Model, UserError
 from refit.layout.layout import Layout
 from refit.model.workload_grid import NUM_EXPERTS, SHAPES, TOPK, Workload, workloads
+from refit.model_config import Model
 from refit.record.files import write_output
 from refit.rules.impossible import impossible
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from refit import program, run
-from refit.job import UserError
+from refit.errors import UserError
 
 HYDRAS: Mapping[str, tuple[str, ...]] = {"run": (), "plan": ("mode=plan",)}
 """Subcommands that are `refit.run`, by the overrides that they stand for."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.point import Point
 
 

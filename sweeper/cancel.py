@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from refit import program
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import lock
 from sweeper import clients, marker, status
 from sweeper.clients import Queued

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from refit.job import UserError
+from refit.errors import UserError
 from sweeper import marker
 
 TIMEOUT_S = 60.0  # for a command; one whose controller is gone takes ten seconds to say so

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import get_type_hints
 
 from refit import program
-from refit.display import Display
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.files import write_output
 from refit.record.record import NotARecord, Record
 from refit.record.row import Row
+from refit.show.display import Display
 from sweeper import where
 
 EXIT_INCOMPLETE = 1

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refit import program
-from refit.display import Display
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.files import read_json, write_output
+from refit.show.display import Display
 from sweeper import compare_text, matched, where
 from sweeper.collect import read
 from sweeper.comparison import Result, compared, conditions

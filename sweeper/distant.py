@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from refit.display import Display
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import environment, record
 from refit.record.point import Point
 from refit.record.record import Record
 from refit.rules.methods import cannot_anywhere
+from refit.show.display import Display
 from sweeper import clients, points, status, time_limit, watch
 from sweeper.decisions import holds
 from sweeper.points import SweepPlan

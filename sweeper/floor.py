@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.parts import Limit, Throughput
 from refit.record.record import NotARecord, Record, write
 

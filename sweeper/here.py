@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.place import place
 from refit.record import environment, record
 from refit.record.allocation import asked, elsewhere

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from refit import __version__, compose, program
-from refit.display import Display
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.imported import Imported
 from refit.record.point import identity
 from refit.record.record import Record, now, write
+from refit.show.display import Display
 from sweeper import floor, logs
 
 UNKNOWN = "unknown"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.point import affecting
 from refit.record.record import Record
 

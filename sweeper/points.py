@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from refit.cli import is_local, retyped
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record import environment
 from refit.record.allocation import elsewhere
 from refit.record.point import Point

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refit import settings
 from refit.cli import values_of
-from refit.job import UserError
+from refit.errors import UserError
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _NUMBERED = re.compile(rf"({_KEY.pattern})=(0|-?[1-9]\d*)", re.ASCII)

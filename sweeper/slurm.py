@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import Point
 from sweeper import snapshot, submitit_side
 from sweeper.lanes import DEFAULT

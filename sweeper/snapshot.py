@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import code
 
 FOLDER = ".code"  # below the sweep's folder: a folder for each code that was submitted from there

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from refit import program
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import allocation
 from refit.record.point import Point, read_json, write_atomic
 from refit.record.record import Record, Status, begin, now

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import Point
 from sweeper import clients, marker, status, submitit_side
 from sweeper.clients import Queued

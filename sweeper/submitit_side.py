@@ -19,7 +19,7 @@ import submitit
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import FailedJobError, JobPaths
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import environment
 from refit.record.point import read_json, write_atomic
 from refit.record.typed import typed

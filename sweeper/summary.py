@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from refit.display import Display
 from refit.record import record
 from refit.record.allocation import elsewhere
 from refit.record.point import Point
 from refit.record.remarks import Remark, found
+from refit.show.display import Display
 from refit.weights import memory
 from sweeper.decisions import Outcome
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from refit.display import Display
 from refit.forecast import predict
 from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record import lock, varied
 from refit.record.point import Point
 from refit.record.record import Record
-from refit.running import Running
+from refit.show.display import Display
+from refit.show.running import Running
 from sweeper import clients, distant, here, points, room, slurm, status, submitit_side, watch
 from sweeper.decisions import Outcome, outcome
 from sweeper.hydra_job import AsJob

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from refit import program
-from refit.display import Display
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.files import read_json, write_output
 from refit.record.point import Attempt
 from refit.record.record import NotARecord, Record
 from refit.record.report import RankReport, Span
+from refit.show.display import Display
 from sweeper import where
 from sweeper.collect import by_file
 

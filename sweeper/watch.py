@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.ranks.processes import tail
 from refit.record import environment, record
 from refit.record.point import Point, write_atomic
 from refit.record.record import Record
-from refit.running import Running
+from refit.show.running import Running
 from sweeper import clients, slurm, status, submitit_side
 from sweeper.agreement import Settings
 from sweeper.decisions import Decision, End, Resubmit, decide, is_requeued

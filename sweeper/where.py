@@ -8,7 +8,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.record import Record
 from refit.record.row import Row
 

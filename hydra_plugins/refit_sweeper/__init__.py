@@ -60,7 +60,7 @@ class RefitSweeper(BasicSweeper):
             UserError: there is no point; or from `sweeper.sweep.run_sweep`.
         """
         from refit import settings
-        from refit.job import UserError
+        from refit.errors import UserError
         from refit.program import EXIT_FAILED, EXIT_USER_ERROR
 
         assert self.hydra_context is not None and self.config is not None
@@ -108,8 +108,8 @@ class RefitLauncher(Launcher):
         from hydra_plugins.refit_sweeper.composer import Composer, hydra_config
         from refit import settings
         from refit.cli import is_verbose
-        from refit.display import Display
-        from refit.job import UserError
+        from refit.errors import UserError
+        from refit.show.display import Display
         from sweeper import hydra_job, sweep
 
         if reason := settings.refused(self.config.hydra, is_sweep=True):

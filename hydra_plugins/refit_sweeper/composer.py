@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from refit import naming, settings
 from refit.cli import job_of
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from sweeper.shared import Alone, Shared
 
 WHOLE = ("sweeper", "launcher", "sweep", "callbacks", "hydra_logging")

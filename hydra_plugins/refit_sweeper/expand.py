@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.refit_sweeper import public
 from refit import settings
-from refit.job import UserError
+from refit.errors import UserError
 from refit.rules.bounds import POINTS
 
 

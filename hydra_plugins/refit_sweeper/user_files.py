@@ -15,8 +15,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf.errors import GrammarParseError
 
 from hydra_plugins.refit_sweeper import yaml_file
+from refit.errors import UserError
 from refit.hydra_side import SourcesRegistry, get_args_parser
-from refit.job import UserError
 
 
 class UserFilesFirst(SearchPathPlugin):

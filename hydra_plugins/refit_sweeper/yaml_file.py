@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from refit.job import UserError
+from refit.errors import UserError
 
 LARGEST, VALUES, DEPTH = 1_000_000, 100_000, 40
 """Bytes of a file; values that it stands for, aliases counted as what they repeat; nesting."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from refit.errors import UserError
 from refit.forecast import cost
-from refit.job import Hardware, Job, UserError
+from refit.job import Hardware, Job
 from refit.layout.place import place
 from refit.model.architecture import tensors_of
 from refit.plan.build import build_plan

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from refit.errors import UserError
 from refit.forecast import cost
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.layout.layout import IntArray, Placement
 from refit.model import megatron_versions
 from refit.plan.copies import Rows

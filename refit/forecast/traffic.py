@@ -23,10 +23,10 @@ of sizes these formulas reproduce to the byte; they have etp = tp.
 
 from __future__ import annotations
 
-from refit.job import Model
 from refit.layout.layout import Layout
 from refit.model.moe_layers import moe_layers
 from refit.model.sizes import expert_ffn_size
+from refit.model_config import Model
 
 ACTIVATION_BYTES = WEIGHT_BYTES = 2
 GRADIENT_BYTES = 4

@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from refit.errors import UserError
 from refit.importers import areal_stages, yaml_values
 from refit.importers.pair import Pair, Side, adapters, engine, named, narrow, vllm
 from refit.importers.said import Said
-from refit.job import UserError
 
 SERVING, TRAINING = ("sglang", "vllm"), ("megatron", "fsdp", "archon")
 _ALLOCATION = re.compile(r"(?:(sglang|vllm|megatron|fsdp|archon)(?:\[\w+\])?:)?(.+)")

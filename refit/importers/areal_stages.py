@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from refit.importers import options
 from refit.importers.pair import Side, shipped
-from refit.job import Model
 from refit.model.moe_layers import moe_layers
 from refit.model.sizes import expert_ffn_size, ffn_size, head_size, query_groups
+from refit.model_config import Model
 
 
 def chosen(path: str | None, sizes: Mapping[str, int], left_out: list[str]) -> Side:

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from refit.job import NOT_MODELLED, UserError
+from refit.errors import UserError
+from refit.model_config import NOT_MODELLED
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from refit.errors import UserError
 from refit.importers import flags, options, read, script
 from refit.importers.pair import SEQUENCE_PARALLEL, Pair
-from refit.job import UserError
 
 
 def has_flags(words: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from refit.errors import UserError
 from refit.importers import yaml_values
 from refit.importers.pair import (
     MEGATRONS,
@@ -23,7 +24,6 @@ from refit.importers.pair import (
     vllm,
 )  # fmt: skip
 from refit.importers.said import Said
-from refit.job import UserError
 
 _HARMLESS = {
     "sequence_parallel", "make_sequence_length_divisible_by", "custom_parallel_plan",

@@ -12,11 +12,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from refit.errors import UserError
 from refit.importers import flags
 from refit.importers.read import Reading
-from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.job import Degrees, Job, Parallel
 from refit.model.moe_layers import moe_layers
 from refit.model.sizes import expert_ffn_size, ffn_size
+from refit.model_config import Model
 from refit.schema import CONF
 
 OWN_MODEL = "moe_16e"

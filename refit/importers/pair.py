@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers import options
 from refit.importers.said import Said
-from refit.job import UserError
 
 MEGATRONS: Mapping[str, str] = {
     "tensor_model_parallel_size": "tp",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import lcm
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers import flags, read_model
-from refit.job import UserError
 
 Given = Mapping[str, Any]
 """Flags without their dashes, with their values."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers import flags
-from refit.job import UserError
 
 Given = Mapping[str, Any]
 """Flags without their dashes, with their values."""

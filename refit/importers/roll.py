@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers import yaml_values
 from refit.importers.pair import (
     MEGATRONS,
@@ -21,7 +22,6 @@ from refit.importers.pair import (
     vllm,
 )  # fmt: skip
 from refit.importers.said import Said
-from refit.job import UserError
 
 _HARMLESS = {
     "sequence_parallel", "ulysses_size", "reshard_after_forward", "deallocate_pipeline_outputs",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers.script import SAYS, Command
-from refit.job import UserError
 
 LAYS_OUT = re.compile(
     r"parallel|pipeline|shard|disaggreg|num[-_]gpus|num[-_]nodes|[gn]pus[-_]per|nnodes"

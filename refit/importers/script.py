@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import takewhile
 
+from refit.errors import UserError
 from refit.importers import shell_words
 from refit.importers.shell_values import (
     Value,
@@ -18,7 +19,6 @@ from refit.importers.shell_values import (
     is_computed,
     text_of,
 )
-from refit.job import UserError
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[\w+\])?(\+?)=(.*)", re.DOTALL)
 _PROGRAM = re.compile(r".+\.(py|sh|slurm|sbatch)")

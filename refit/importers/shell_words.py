@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from refit.job import UserError
+from refit.errors import UserError
 
 _SEPARATORS = {";", ";;", "&", "&&", "||", "|", "\n", "|&"}
 _DOCUMENT = re.compile(r"(?<!<)<<-?\s*([\"']?)(\w+)\1")

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from refit.errors import UserError
 from refit.importers import flags, script
 from refit.importers.pair import (
     OF_THE_MODEL,
@@ -25,7 +26,6 @@ from refit.importers.pair import (
     narrow,
 )  # fmt: skip
 from refit.importers.said import ARRAY, Said, not_read, unfilled
-from refit.job import UserError
 
 WANTED = "slime's: python3 train.py --actor-num-nodes 2 --rollout-num-gpus-per-engine 8 ..."
 WAY_OUT = "put NAME=VALUE behind the file: a variable of the script, or 1=VALUE for its argument $1"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers import script
 from refit.importers.pair import (
     MEGATRONS,
@@ -25,7 +26,6 @@ from refit.importers.pair import (
 )  # fmt: skip
 from refit.importers.said import Said, not_read, unfilled
 from refit.importers.script import unknown
-from refit.job import UserError
 
 WANTED = "verl's: python3 -m verl.trainer.main_ppo actor_rollout_ref.model.path=..."
 WAY_OUT = (

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from math import lcm
 from typing import Any
 
+from refit.errors import UserError
 from refit.importers import flags, write_model
 from refit.importers.read import STAGES
-from refit.job import Degrees, Job, Refit, UserError
+from refit.job import Degrees, Job, Refit
 from refit.rules import methods
 
 SCRIPT = "examples/rl/benchmark_refit.py"

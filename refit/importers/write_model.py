@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from refit.importers import flags
-from refit.job import Model
+from refit.model_config import Model
 
 OURS = (
     "add_norm_bias",

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from refit.errors import UserError
 from refit.importers.said import Said
-from refit.job import UserError
 
 WAY_OUT = "put KEY=VALUE behind the file, such as cluster.num_nodes=2"
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.layout import IntArray
 
 Run = tuple[int, int, int, int]

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.cut import Cut
 from refit.layout.layout import IntArray
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.cut import PADDING, Cut
 
 

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import UserError, destination_names
+from refit.errors import UserError
+from refit.job import destination_names
 from refit.layout import order as rank_order
 from refit.layout import stages
 from refit.layout.ranks import span

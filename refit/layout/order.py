@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import UserError
+from refit.errors import UserError
 
 NAMES = ("tp", "cp", "ep", "dp", "pp")
 DEFAULT = "-".join(NAMES)

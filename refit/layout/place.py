@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from math import lcm
 
-from refit.job import Degrees, Job, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.layout import order as rank_order
 from refit.layout import stages
 from refit.layout.layout import DTYPES, KINDS, PADDINGS, Layout, Placement

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from refit.job import Degrees, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 
 
 def span(ranks: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from refit.job import UserError
+from refit.errors import UserError
 
 LAYOUT = "pipeline_model_parallel_layout"
 VIRTUAL = "virtual_pipeline_model_parallel_size"

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout import engine, fsdp, megatron
 from refit.layout.cut import Cut
 from refit.layout.layout import IntArray, Layout

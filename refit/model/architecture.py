@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from refit.job import Job, Model
+from refit.job import Job
 from refit.layout.layout import Placement
 from refit.layout.place import padded
 from refit.layout.tensors import Catalogue, Family
@@ -16,6 +16,7 @@ from refit.model.moe_layers import moe_layers
 from refit.model.multi_token import multi_token
 from refit.model.parts import linear, norm
 from refit.model.sizes import expert_ffn_size, ffn_size
+from refit.model_config import Model
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from refit.job import Model, UserError
+from refit.errors import UserError
 from refit.layout.tensors import Family
 from refit.model.parts import fused_norm, linear, norm
 from refit.model.sizes import head_size, query_groups
+from refit.model_config import Model
 
 if TYPE_CHECKING:
     from refit.model.architecture import Convention

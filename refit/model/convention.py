@@ -6,7 +6,8 @@ import importlib.util
 import re
 from dataclasses import dataclass, replace
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.model import megatron_versions
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refit.job import Model, UserError
+from refit.errors import UserError
 from refit.layout.tensors import Family
 from refit.model.parts import linear
+from refit.model_config import Model
 
 if TYPE_CHECKING:
     from refit.model.architecture import Convention

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from itertools import groupby
 
-from refit.job import Model, UserError
+from refit.errors import UserError
 from refit.model.mamba import layers_of
+from refit.model_config import Model
 
 LONGEST = 10_000  # lists that a string may stand for: `refit.rules.bounds` has no more layers
 

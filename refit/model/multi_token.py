@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from refit.job import Model
 from refit.layout.tensors import Family
 from refit.model.linear_attention import linear_layers
 from refit.model.moe_layers import moe_layers
 from refit.model.parts import norm
+from refit.model_config import Model
 
 if TYPE_CHECKING:
     from refit.model.architecture import Convention

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from refit.job import Model, UserError
+from refit.errors import UserError
 from refit.layout.tensors import Catalogue
 from refit.model.architecture import catalogue
+from refit.model_config import Model
 
 
 @dataclass(frozen=True)

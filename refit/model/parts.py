@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refit.job import Model
 from refit.layout.tensors import Family
+from refit.model_config import Model
 
 if TYPE_CHECKING:
     from refit.model.architecture import Convention

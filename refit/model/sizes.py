@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refit.job import Model
+from refit.model_config import Model
 
 
 def head_size(model: Model) -> int:

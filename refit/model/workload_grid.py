@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from refit.job import Cluster, Degrees, Job, Model, Parallel, Refit
+from refit.job import Cluster, Degrees, Job, Parallel, Refit
+from refit.model_config import Model
 
 if TYPE_CHECKING:  # Hydra asks for the options at every start, and layouts need numpy
     from refit.layout.layout import Layout

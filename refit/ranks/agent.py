@@ -11,8 +11,9 @@ from dataclasses import replace
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
+from refit.errors import UserError
 from refit.forecast import predict
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
 from refit.ranks import processes, server

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.ranks.processes import follows
 from refit.record.point import Attempt, read_json, write_atomic
 from refit.record.record import Ended

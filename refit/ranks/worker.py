@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.distributed as dist
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.ranks import bench, device
 from refit.ranks.clock import Clock
 from refit.ranks.meeting import Meeting

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.record import now
 
 NAME = ".controller"

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from refit import told
-from refit.job import Job, Model, UserError
+from refit.errors import UserError
+from refit.job import Job
+from refit.model_config import Model
 from refit.record import allocation
 from refit.record.files import read_json as read_json
 from refit.record.files import write_atomic as write_atomic

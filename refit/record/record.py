@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from refit import told
-from refit.job import Model
 from refit.layout.layout import Layout, Placement
 from refit.layout.order import DEFAULT
 from refit.model.convention import Build
 from refit.model.parameters import Parameters, count
 from refit.model.weight_bytes import per_rank_bytes
+from refit.model_config import Model
 from refit.plan.copies import Rows
 from refit.plan.plan import Bounds, Plan
 from refit.record import code, sound

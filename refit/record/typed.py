@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
+
+from refit.fields import hints
 
 
 def typed(hint: Any, value: Any, where: str = "") -> Any:
@@ -49,20 +50,14 @@ def typed(hint: Any, value: Any, where: str = "") -> Any:
 def _dataclass(cls: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise TypeError(f"{where or 'it'} is {str(value)[:40]!r}, which is no {cls.__name__}")
-    hints = _hints(cls)
+    annotations = hints(cls)
     if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
         raise TypeError(f"{where or cls.__name__} has no {', '.join(unknown)}")
     arguments = {}
     for field in fields(cls):
         path = f"{where}.{field.name}" if where else field.name
         if field.name in value:
-            arguments[field.name] = typed(hints[field.name], value[field.name], path)
+            arguments[field.name] = typed(annotations[field.name], value[field.name], path)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise TypeError(f"{path} is missing")
     return cls(**arguments)
-
-
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    """Its annotations, evaluated once: a thousand records have them nine thousand times."""
-    return get_type_hints(cls)

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from operator import attrgetter
 from typing import Any
 
-from refit.job import Degrees, Job, Model
+from refit.job import Degrees, Job
+from refit.model_config import Model
 
 RANKS = 262_144
 """Of a side, and so the most that any degree is."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from refit.job import Job, Model
+from refit.job import Job
 from refit.model.linear_attention import linear_layers
 from refit.model.mamba import layers_of
 from refit.model.parameters import mismatch
+from refit.model_config import Model
 from refit.rules.values import JobRule
 
 SHARDS_ALONE = {

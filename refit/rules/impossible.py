@@ -2,7 +2,7 @@
 
 A rule is a small function that returns a reason with its numbers, or None. Those about single
 values are in `refit.rules.values`, those about the model in `refit.rules.model`, those about
-layouts and the machine in `refit.rules.layout`.
+layouts and the machine in `refit.rules.layout` and `divides`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.place import place
 from refit.rules.layout import FIRST, LAYOUT
 from refit.rules.model import MODEL

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.layout import Placement, Side
 from refit.layout.place import place
 from refit.layout.tensors import Catalogue

@@ -13,7 +13,7 @@ import torch
 from megatron.core.resharding import planner
 from megatron.core.resharding.utils import ParameterMetadata, TransferOp
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.layout import Layout
 from refit.layout.tensors import ITEMSIZE, Catalogue, Shard
 from refit.model import megatron_versions as versions

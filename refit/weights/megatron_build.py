@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.nn.functional import gelu, silu
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.layout import Layout, Placement
 from refit.model import megatron_versions
 from refit.model.convention import has_transformer_engine

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.tensors import ITEMSIZE, Shard
 from refit.plan.arena import ALIGNMENT
 from refit.weights.slab import Slab

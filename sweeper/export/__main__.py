@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from refit import program
-from refit.display import Display
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import write_atomic
 from refit.record.record import Record
+from refit.show.display import Display
 from sweeper import where
 from sweeper.collect import EXIT_INCOMPLETE, by_file
 from sweeper.export import github, jsonl, mlflow, nixl, refit_timing, wandb

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.record import Record
 from sweeper.export.flat import metrics, parameters, tags
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.place import place
 from refit.model.architecture import tensors_of
 from refit.plan.peers import pairs

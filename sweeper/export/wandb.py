@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.record import Record
 from sweeper.export.flat import metrics, parameters, tags
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refit import program
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import write_atomic
 from sweeper import where
 from sweeper.collect import EXIT_INCOMPLETE, read

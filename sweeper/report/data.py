@@ -11,7 +11,7 @@ from typing import Any
 from refit.record.record import Record
 from refit.record.remarks import remarks
 from refit.record.row import Row
-from refit.words import outcome
+from refit.show.words import outcome
 from sweeper.report import attempt, knees, moves, pairs, words
 
 COLD = ("plan", "prepare", "transfer")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.layout import IntArray, Placement
 from refit.layout.place import place
 from refit.model.architecture import tensors_of

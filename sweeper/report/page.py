@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refit import program
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.record import Record
 from sweeper.report import attempt, words
 from sweeper.report.data import Data, data, folder_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from refit import table
 from refit.record.record import Record
 from refit.record.row import Row
-from refit.words import size
+from refit.show import table
+from refit.show.words import size
 from sweeper.report import words
 
 _Cell = Callable[[Record, Row], str]

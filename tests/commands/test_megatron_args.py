@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from refit import megatron_args, program, run
-from refit.job import UserError
+from refit.errors import UserError
 from refit.megatron_args import asked_for, main
 from sweeper import __main__ as sweeper
 from tests.support.commands import FOLDER, command

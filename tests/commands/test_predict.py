@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refit.errors import UserError
 from refit.forecast import predict
-from refit.job import Hardware, Job, UserError
+from refit.job import Hardware, Job
 from refit.record.parts import DeviceMemory
 from refit.record.point import Point, identity
 from refit.record.record import Record
 from refit.record.row import Row
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
-from refit.table import plain
-from refit.words import prediction
+from refit.show.table import plain
+from refit.show.words import prediction
 from tests.support.jobs import SMALL, TINY, job
 from tests.support.records import CHECKER
 

@@ -17,8 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
 from refit import run
+from refit.errors import UserError
 from refit.forecast import traffic
-from refit.job import UserError
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.model.architecture import catalogue

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from refit import schema
 from refit.compose import configs
 from refit.hydra_side import BasicSweeper
-from refit.job import Hardware, Model
+from refit.job import Hardware
 from refit.layout.place import place
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue, tensors_of
+from refit.model_config import Model
 from refit.plan.build import build_plan
 from refit.rules.impossible import impossible
 from refit.rules.methods import choose

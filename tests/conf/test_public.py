@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit.job import Cluster, Degrees, Model
+from refit.job import Cluster, Degrees
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.moe_layers import moe_layers
+from refit.model_config import Model
 from refit.plan.build import build_plan
 from refit.record.point import identity
 from refit.rules.impossible import impossible

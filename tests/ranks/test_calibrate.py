@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from refit.calibrate import main, read
+from refit.errors import UserError
 from refit.forecast import cost, predict
 from refit.forecast.fit import base
-from refit.job import Degrees, Job, UserError
+from refit.job import Degrees, Job
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.rules.setup import Setup

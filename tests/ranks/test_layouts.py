@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from refit.job import Degrees, Job, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.model.convention import has_transformer_engine

@@ -18,11 +18,12 @@ from megatron.core.extensions import transformer_engine
 from megatron.core.tensor_parallel import layers
 
 from refit.forecast import predict
-from refit.job import Degrees, Job, Model, Refit
+from refit.job import Degrees, Job, Refit
 from refit.layout.place import place
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
 from refit.model.convention import build_of, logical_name
+from refit.model_config import Model
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.record.record import numbers

@@ -17,11 +17,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from refit.job import Degrees, Job, Model, Parallel, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job, Parallel
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.layout.tensors import Family, Shard
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
+from refit.model_config import Model
 from refit.plan.arena import ALIGNMENT, Arenas
 from refit.ranks.agent import Agent
 from refit.weights.models import build

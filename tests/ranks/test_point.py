@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from refit.job import Degrees, Job, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.layout.place import place
 from refit.ranks.agent import Agent
 from refit.record.point import Point, identity
@@ -21,7 +22,7 @@ from refit.record.report import WHOLE_CHECKS
 from refit.rules import devices, methods
 from refit.rules.methods import METHODS
 from refit.rules.setup import Setup
-from refit.words import outcome
+from refit.show.words import outcome
 from tests.support import shm
 from tests.support.jobs import TINY, job, methods_on_cpu
 from tests.support.records import ran, verified

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, missing_packages
-from tests.slurm.processes import with_variable
+from tests.slurm.processes import commands, with_variable
 
 HERE = Path(__file__).parent
 
@@ -52,7 +52,11 @@ def _nothing_stays(
     yield
     cluster.end_jobs()
     cluster.wait(lambda: cluster.idle_nodes() == cluster.nodes, 30, "all nodes idle")
-    cluster.wait(lambda: not with_variable(f"TMPDIR={folder}"), 30, "no process of the test")
+    mark = f"TMPDIR={folder}"
+    try:
+        cluster.wait(lambda: not with_variable(mark), 30, "no process of the test")
+    except TimeoutError:
+        pytest.fail(f"processes of the test that live on:\n{commands(with_variable(mark))}")
     assert not cluster.shared_memory()
     if not request.node.get_closest_marker("kills"):
         assert not list(folder.iterdir())

@@ -128,6 +128,12 @@ def with_variable(variable: str) -> list[int]:
     return [pid for pid, v in started if not any(each.startswith(f"{MARK}=") for each in v)]
 
 
+def commands(pids: list[int]) -> str:
+    """Of each of them its number, its parent's, how it stands and its command, as ps has them."""
+    wanted = ["-o", "pid,ppid,stat,etime,wchan:20,args", "-p", ",".join(map(str, pids))]
+    return subprocess.run(["ps", "-ww", *wanted], capture_output=True, text=True).stdout
+
+
 def _environments() -> Iterator[tuple[int, set[str]]]:
     """Each process but this one, with what it was started with; none of another user's."""
     for path in Path("/proc").glob("[0-9]*/environ"):

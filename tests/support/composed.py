@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import cache
 
 from refit import compose
-from refit.job import Job, Model
+from refit.job import Job
+from refit.model_config import Model
 from refit.schema import CONF
 
 # The counts that the models' makers publish, without multi-token prediction heads and expert_bias:

@@ -17,8 +17,8 @@ from typing import Any
 from refit import compose
 
 LATE = (
-    "refit.display", "refit.forecast.predict", "refit.ranks.agent", "refit.rules.impossible",
-    "refit.running", "sweeper.sweep", "numpy.ma",
+    "refit.show.display", "refit.forecast.predict", "refit.ranks.agent", "refit.rules.impossible",
+    "refit.show.running", "sweeper.sweep", "numpy.ma",
 )  # fmt: skip
 """What `refit.run` imports once it has a config."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from refit.job import Bench, Cluster, Degrees, Job, Model, Parallel, Refit
+from refit.job import Bench, Cluster, Degrees, Job, Parallel, Refit
 from refit.layout.layout import Placement
 from refit.layout.place import place
+from refit.model_config import Model
 from refit.rules.methods import METHODS
 
 # gated experts, a shared expert, expert bias, a dense first layer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from refit.import_model import model_of
-from refit.job import Model
 from refit.model.hf.read import imported
+from refit.model_config import Model
 
 NARROW = {
     "num_hidden_layers": 4,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.job import Model
 from refit.layout.layout import Layout
+from refit.model_config import Model
 
 Array = NDArray[np.int64]
 ITEMSIZE = {"bfloat16": 2, "float32": 4}

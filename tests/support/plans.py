@@ -13,11 +13,13 @@ from math import lcm
 import numpy as np
 from hypothesis import strategies as st
 
-from refit.job import Degrees, Model, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 from refit.layout.layout import Placement
 from refit.layout.order import NAMES
 from refit.layout.place import resolve
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue
+from refit.model_config import Model
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from tests.support import oracle

@@ -11,9 +11,10 @@ from typing import Any
 
 import jsonschema
 
-from refit.job import Degrees, Job, Model
+from refit.job import Degrees, Job
 from refit.layout.place import place
 from refit.model.convention import has_transformer_engine
+from refit.model_config import Model
 from refit.ranks.agent import Agent
 from refit.record.point import Point
 from refit.record.record import SCHEMA

@@ -17,10 +17,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
 
-from refit.job import Degrees, Model
+from refit.job import Degrees
 from refit.layout.cut import PADDING
 from refit.layout.place import place
 from refit.model.architecture import PRODUCTION, tensors_of
+from refit.model_config import Model
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, job
 from tests.support.sample import thorough

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.layout import Layout
 from refit.weights import groups
 

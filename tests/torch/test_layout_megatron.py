@@ -24,7 +24,8 @@ from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
-from refit.job import Degrees, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 from refit.layout.layout import Layout, Placement
 from refit.layout.place import resolve
 from refit.layout.stages import listed

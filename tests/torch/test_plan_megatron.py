@@ -28,10 +28,11 @@ from megatron.core.resharding.utils import (
     assign_resolved_name_inplace,
 )
 
-from refit.job import Degrees, Model
+from refit.job import Degrees
 from refit.layout.layout import Layout, Placement
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
+from refit.model_config import Model
 from refit.plan.build import build_plan
 from refit.plan.plan import Plan
 from tests.support import oracle

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit.forecast.predict import predict_point
-from refit.job import NOT_MODELLED, Job
+from refit.job import Job
 from refit.layout.place import place
 from refit.model import megatron_versions as versions
+from refit.model_config import NOT_MODELLED
 from refit.record.point import Point
 from refit.record.remarks import remarks
 from refit.rules.impossible import impossible

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from refit.advise import advise, dispatcher, job_asked_for, lines, serving_bytes
+from refit.errors import UserError
 from refit.forecast.predict import predict
-from refit.job import Degrees, Hardware, Job, UserError
+from refit.job import Degrees, Hardware, Job
 from refit.layout.layout import Layout
 from refit.layout.place import place
 from refit.rules.impossible import impossible

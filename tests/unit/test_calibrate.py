@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from refit.calibrate import read
+from refit.errors import UserError
 from refit.forecast import cost, predict
 from refit.forecast.fit import base, fit, leave_one_out
-from refit.job import Cluster, Degrees, Hardware, Job, UserError
+from refit.job import Cluster, Degrees, Hardware, Job
 from refit.record.point import Point
 from refit.rules.setup import Setup
 from tests.support.jobs import TINY, job

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from refit.job import NOT_MODELLED, Degrees, Job, Model, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.layout.place import place
+from refit.model_config import NOT_MODELLED, Model
 from refit.other_names import GROUPS, SIDES, WORDS
 from refit.rules.values import CHOICES
 from tests.support.jobs import TINY, job

@@ -11,8 +11,8 @@ from typing import TextIO
 import pytest
 
 from refit import program
-from refit.display import Display
-from refit.job import UserError
+from refit.errors import UserError
+from refit.show.display import Display
 from tests.support.forks import fork_of
 
 

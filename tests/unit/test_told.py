@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from refit.cli import job_of
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.point import Point, identity
 from refit.record.record import Record, begin, write
 from refit.told import options_as_written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.model.hf.keys import Keys
 
 Fields = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.model.hf.blocks import (
     ACTIVATIONS,
     Fields,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 
 MISSING = object()
 

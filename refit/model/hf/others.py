@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.model.hf.blocks import (
     ACTIVATIONS,
     Fields,

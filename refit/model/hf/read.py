@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.model.hf.blocks import Fields
 from refit.model.hf.classes import CLASSES, KNOWN_TO_DIFFER
 from refit.model.hf.keys import Keys

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refit.errors import UserError
 from refit.forecast import cost
 from refit.forecast.fit import HeldOut, Row, _not_negative, base, fit, leave_one_out, row_of
-from refit.job import Cluster, Hardware, UserError
+from refit.job import Cluster, Hardware
 from refit.record.point import Point
 from tests.support.jobs import SMALL, job
 from tests.support.reports import write_measured

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from refit.forecast import traffic
-from refit.job import Model
 from refit.layout.layout import Layout
+from refit.model_config import Model
 
 # 8 experts of 3 matrices of 100 * 30, in two of four layers
 MOE = Model(

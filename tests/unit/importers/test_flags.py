@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refit.errors import UserError
 from refit.importers import flags, options, read, write, write_model
-from refit.job import Job, Model, UserError
+from refit.job import Job
+from refit.model_config import Model
 from refit.other_names import meant
 from tests.support import megatron_parser
 from tests.support.commands import EIGHT_GPUS, EVERY, command, reading

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from refit import import_pair
+from refit.errors import UserError
 from refit.import_model import model_of
 from refit.importers import areal_stages, options
 from refit.importers.pair import Pair, shipped
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.layout.place import place
 from refit.model.hf.read import imported
 from refit.rules.impossible import impossible

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from refit.errors import UserError
 from refit.importers import yaml_values
 from refit.importers.options import _in_grammar, resolved
 from refit.importers.pair import Pair, adapters, engine, named, option_name, shipped, vllm
-from refit.job import Degrees, Parallel, UserError
+from refit.job import Degrees, Parallel
 
 
 def tree(folder: Path, **files: str) -> Path:

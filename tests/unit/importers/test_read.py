@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from refit.errors import UserError
 from refit.importers import flags, options, read
-from refit.job import NOT_MODELLED, Degrees, Job, Model, UserError
+from refit.job import Degrees, Job
 from refit.model.architecture import catalogue
+from refit.model_config import NOT_MODELLED, Model
 from tests.support.commands import EIGHT_GPUS, EVERY, command, reading
 from tests.support.composed import composed
 

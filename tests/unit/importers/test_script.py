@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from refit.errors import UserError
 from refit.importers.script import Command, command_of, read
-from refit.job import UserError
 from tests.support.commands import FOLDER, command
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from refit.errors import UserError
 from refit.importers.shell_values import (
     Value,
     Values,
@@ -14,7 +15,6 @@ from refit.importers.shell_values import (
     text_of,
 )
 from refit.importers.shell_words import PATTERN, parsed
-from refit.job import UserError
 
 SAID: dict[str, Value] = {
     "TP": "4",

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refit.errors import UserError
 from refit.importers import options, read, write
-from refit.job import Bench, Degrees, Job, Model, Parallel, Refit, UserError
+from refit.job import Bench, Degrees, Job, Parallel, Refit
 from refit.model.moe_layers import moe_layers
+from refit.model_config import Model
 from tests.support.composed import composed
 from tests.support.jobs import make_job
 from tests.support.sample import sampled

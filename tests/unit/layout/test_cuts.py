@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from refit.job import Degrees, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 from refit.layout import fsdp, megatron
 from refit.layout.cut import Cut
 from refit.layout.place import resolve

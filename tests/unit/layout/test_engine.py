@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit.job import Degrees, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 from refit.layout import engine
 from refit.naming import named
 from refit.rules.setup import Setup

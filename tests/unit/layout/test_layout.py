@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refit.job import Degrees, Model, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 from refit.layout.layout import Layout
 from refit.layout.place import resolve as resolve_degrees
 from refit.layout.ranks import span
+from refit.model_config import Model
 from tests.support.jobs import placed
 from tests.support.table import ROWS, mode
 

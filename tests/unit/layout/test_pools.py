@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from refit.job import Degrees, Job, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.layout.ranks import span
 from refit.rules.impossible import impossible
 from tests.support.jobs import TINY, job, make_job, placed

@@ -11,12 +11,14 @@ import yaml
 from omegaconf import OmegaConf
 
 from refit import import_model
+from refit.errors import UserError
 from refit.importers import options
-from refit.job import Job, Model, UserError
+from refit.job import Job
 from refit.model.architecture import catalogue
 from refit.model.hf.classes import CLASSES, KNOWN_TO_DIFFER
 from refit.model.hf.read import Imported, imported
 from refit.model.parameters import count
+from refit.model_config import Model
 from refit.rules.families import SHARDS_ALONE
 from tests.support.public import EXACT, PUBLIC, REFUSED, config, language, tables
 

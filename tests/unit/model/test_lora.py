@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from refit.job import Degrees, Model
+from refit.job import Degrees
 from refit.layout.layout import Layout
 from refit.model.architecture import catalogue
+from refit.model_config import Model
 from refit.record.point import identity
 from refit.rules.setup import Setup
 from tests.support.composed import composed

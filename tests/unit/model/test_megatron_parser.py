@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from refit.importers import write_model
-from refit.job import Model
 from refit.model.sizes import expert_ffn_size, head_size, query_groups
+from refit.model_config import Model
 from tests.support import megatron_parser
 from tests.support.composed import composed
 from tests.support.megatron_parser import checked, parse, refusal

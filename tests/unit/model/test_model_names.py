@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from refit.job import Degrees, Job, Model, Parallel, Refit, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job, Parallel, Refit
 from refit.layout.layout import Layout
 from refit.model import megatron_versions as versions
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, catalogue
 from refit.model.convention import Build, build_of, logical_name
+from refit.model_config import Model
 from tests.support.composed import composed
 
 ATTENTION, EXPERTS = "self_attention.", "mlp.experts."
@@ -132,7 +134,7 @@ def test_direct_queries_of_an_engine_build(normed: bool, monkeypatch: pytest.Mon
 def test_convention_imports_neither_torch_nor_megatron() -> None:
     code = (
         "import sys; from refit.model.convention import build_of;"
-        "from refit.job import Job, Model;"
+        "from refit.job import Job; from refit.model_config import Model;"
         "build_of(Job(model=Model(name='x')));"
         "assert not {'torch', 'megatron.core'} & set(sys.modules)"
     )

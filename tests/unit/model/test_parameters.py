@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from refit import model_table
+from refit.errors import UserError
 from refit.importers import options
-from refit.job import UserError
 from refit.model.parameters import Parameters, count, mismatch
 from refit.rules.impossible import impossible
 from tests.support.composed import PUBLISHED, SMALL_DENSE

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit.job import Model, UserError
+from refit.errors import UserError
 from refit.layout.layout import Layout
 from refit.layout.tensors import Catalogue, Family
 from refit.model.architecture import LOCAL_SPEC, PRODUCTION, Convention, catalogue, padded_vocab
 from refit.model.moe_layers import moe_layers
 from refit.model.parameters import active_parameters
 from refit.model.weight_bytes import per_rank_bytes, weight_bytes
+from refit.model_config import Model
 from tests.support import oracle
 from tests.support.composed import PUBLIC, PUBLISHED, composed
 

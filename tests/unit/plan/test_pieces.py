@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import Catalogue, Family

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from refit.job import Degrees, Model
+from refit.job import Degrees
 from refit.layout.cut import PADDING, Cut
 from refit.layout.layout import Layout, Placement
 from refit.layout.tensors import ITEMSIZE, Catalogue, Family, Shard
+from refit.model_config import Model
 from refit.plan.arena import ALIGNMENT
 from refit.plan.build import build_plan
 from refit.plan.copies import Copies

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.ranks.nodes import Nodes
 from refit.record.point import Attempt
 from tests.support.forks import fork_of

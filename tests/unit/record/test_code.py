@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from refit import built_from
-from refit.job import Model
+from refit.model_config import Model
 from refit.record import code
 from refit.record.code import OURS, describe, used_by
 from refit.record.point import Point

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import lock
 from refit.record.files import write_atomic, write_output
 from refit.record.point import Point

@@ -13,15 +13,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from refit import table
+from refit.errors import UserError
 from refit.forecast.fit import row_of
-from refit.job import Job, UserError
+from refit.job import Job
 from refit.record.allocation import elsewhere
 from refit.record.environment import other_variable
 from refit.record.point import Point
 from refit.record.record import NotARecord, Record, begin, ended, write
 from refit.record.remarks import remarks
 from refit.record.row import Row
+from refit.show import table
 from sweeper import status
 from sweeper.decisions import keeps
 from tests.support.anything import ANYTHING, changed, paths

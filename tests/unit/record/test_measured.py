@@ -19,7 +19,7 @@ from refit.record.record import Record, begin, placed
 from refit.record.report import Copied, FirstWrong, Limits, RankReport, Span
 from refit.record.row import Row
 from refit.rules.setup import Setup
-from refit.words import outcome
+from refit.show.words import outcome
 from tests.support.jobs import SMALL, job
 from tests.support.reports import reports
 

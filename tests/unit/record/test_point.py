@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from refit.job import Cluster, Degrees, Hardware, Job, Model, UserError
+from refit.errors import UserError
+from refit.job import Cluster, Degrees, Hardware, Job
+from refit.model_config import Model
 from refit.record.point import Point, identity, read_json, write_atomic
 from tests.support.jobs import TINY, dense, job
 

@@ -14,7 +14,7 @@ from refit.record.parts import Limit, Throughput
 from refit.record.point import Point
 from refit.record.record import Record
 from refit.record.remarks import ENOUGH, found, impossible_rate, remarks
-from refit.words import outcome
+from refit.show.words import outcome
 from tests.support.jobs import TINY, dense, job
 from tests.support.reports import write_measured
 

@@ -14,6 +14,17 @@ from refit.rules.bounds import (
     sweep_counts_large_enough,
     weights_countable,
 )
+from refit.rules.divides import (
+    cut_axes_divide,
+    experts_divide,
+    heads_divide,
+    latent_groups_divide,
+    latent_ranks_divide,
+    layers_divide,
+    query_groups_divide,
+    vocabulary_divides,
+    widths_divide,
+)
 from refit.rules.families import (
     kinds_agree,
     megatron_builds_it,
@@ -22,25 +33,16 @@ from refit.rules.families import (
     variant_is_whole,
 )
 from refit.rules.layout import (
-    cut_axes_divide,
     ep_needs_experts,
     expert_bias_needs_etp_1,
-    experts_divide,
     experts_have_slots,
-    heads_divide,
-    latent_groups_divide,
-    latent_ranks_divide,
-    layers_divide,
     only_a_destination_unties,
     order_has_one_pipeline,
     padding_is_there,
     pair_of_another_model,
     patterns_meet_tensors,
-    query_groups_divide,
     said_of_sides_matters,
     too_many_gpus,
-    vocabulary_divides,
-    widths_divide,
 )
 from refit.rules.model import (
     capacity_needs_aux_loss,

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.rules.impossible import impossible
 from tests.support.anything import ANYTHING, changed, paths
 from tests.support.jobs import make_job

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.layout.place import place
+from refit.rules.divides import _indivisible, latent_ranks_divide
 from refit.rules.impossible import impossible, reasons
-from refit.rules.layout import FIRST, LAYOUT, _indivisible, latent_ranks_divide
+from refit.rules.layout import FIRST, LAYOUT
 from refit.rules.model import MODEL, fused_permute_installed
 from refit.rules.stated_memory import weights_fit
 from refit.rules.values import VALUES, mistake

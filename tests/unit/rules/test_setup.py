@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.layout.place import place
 from refit.model.architecture import catalogue
 from refit.model.convention import Build

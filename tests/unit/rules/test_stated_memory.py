@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refit.display import Display
 from refit.forecast.predict import predict
 from refit.job import Cluster, Degrees, Hardware, Job
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 from refit.rules.stated_memory import shortage
+from refit.show.display import Display
 from sweeper.points import plan_points
 from sweeper.sweep import print_plan
 from tests.support.composed import composed

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from refit.job import Cluster, Degrees, Job, Sweep, UserError
+from refit.errors import UserError
+from refit.job import Cluster, Degrees, Job, Sweep
 from refit.record.environment import with_variables
 from refit.record.point import Point, identity
 from refit.record.record import begin, ended, write

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import Point
 from refit.record.record import SCHEMA, Record, begin, ended, write
 from refit.record.row import Row

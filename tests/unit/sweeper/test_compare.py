@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import Point
 from refit.record.record import Record, ended, write
 from sweeper import compare, compare_text, matched, ratio

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.imported import Imported
 from refit.record.parts import DeviceMemory, Forecast, Seconds
 from refit.record.record import Record

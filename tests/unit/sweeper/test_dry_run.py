@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from refit import compose
-from refit.display import Display
 from refit.record.point import Point
+from refit.show.display import Display
 from sweeper import submission
 from sweeper.snapshot import Snapshot
 from sweeper.submission import How

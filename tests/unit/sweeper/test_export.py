@@ -16,7 +16,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from refit.job import Degrees, UserError
+from refit.errors import UserError
+from refit.job import Degrees
 from refit.record.point import Point
 from refit.record.record import Record, begin, ended, write
 from refit.record.row import Row

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.plan.plan import Bounds
 from refit.record.parts import Limit, Placed, PlanNumbers, Side, Throughput
 from refit.record.point import Point

@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from refit import compose
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.point import Point
 from refit.record.record import SCHEMA, Record
 from refit.record.row import Row

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import lock
 from sweeper import cancel, clients
 from sweeper.cancel import of_sweep

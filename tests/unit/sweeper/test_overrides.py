@@ -22,7 +22,7 @@ from hydra_plugins.refit_sweeper import expand
 from hydra_plugins.refit_sweeper.composer import Composer
 from refit import command_line, settings
 from refit.compose import configs
-from refit.job import UserError
+from refit.errors import UserError
 
 FILES = {
     "config": """

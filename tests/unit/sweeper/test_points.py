@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.point import Point
 from refit.record.record import begin, ended, write
 from sweeper import status

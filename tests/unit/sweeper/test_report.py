@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refit.job import Degrees, Job, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.layout.tensors import Shard
 from refit.record.point import Point
 from refit.record.record import Record, begin, ended, placed, write

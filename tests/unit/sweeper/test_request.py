@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from refit.compose import configs, job
-from refit.job import UserError
+from refit.errors import UserError
 from sweeper.request import check_text
 
 WRITTEN = """

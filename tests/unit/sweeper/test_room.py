@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from refit.display import Display
 from refit.record.point import Point
 from refit.record.record import begin, ended
 from refit.rules.setup import Setup
+from refit.show.display import Display
 from refit.weights import memory
 from sweeper import room
 from sweeper.decisions import Outcome

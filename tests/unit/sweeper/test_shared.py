@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.refit_sweeper.composer import Composer
 from refit import compose as ours
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from sweeper.shared import Alone, Shared
 
 FILES = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.point import Point
 from refit.record.record import begin, ended, write
 from refit.rules.setup import Setup

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record import code
 from sweeper.snapshot import Snapshot, exports
 

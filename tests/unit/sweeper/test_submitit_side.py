@@ -12,7 +12,7 @@ import pytest
 from submitit.core import utils
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from refit.job import UserError
+from refit.errors import UserError
 from sweeper import submitit_side
 from sweeper.pack import Pack
 from sweeper.submitit_side import SIGNALS

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from refit.display import Display
 from refit.job import Job
 from refit.plan.plan import Bounds
 from refit.record.parts import (
@@ -21,6 +20,7 @@ from refit.record.parts import (
 )
 from refit.record.point import Point
 from refit.record.record import begin, ended
+from refit.show.display import Display
 from sweeper.decisions import Outcome
 from sweeper.summary import print_summary
 from tests.support.jobs import job

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from refit.display import Display
-from refit.job import Job, UserError
+from refit.errors import UserError
+from refit.job import Job
 from refit.record.point import Point, identity
 from refit.record.record import Record, begin, ended, write
+from refit.show.display import Display
 from sweeper import here
 from sweeper.decisions import outcome
 from sweeper.points import Planned, plan_points

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refit.job import UserError
+from refit.errors import UserError
 from refit.record.parts import Seconds
 from refit.record.point import Point, write_atomic
 from refit.record.record import begin, ended, write

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from refit.display import Display
-from refit.job import Degrees, Job, UserError
+from refit.errors import UserError
+from refit.job import Degrees, Job
 from refit.record.point import Point
 from refit.record.record import Record, begin, ended, write
 from refit.rules.methods import cannot_anywhere
+from refit.show.display import Display
 from sweeper import distant, status, watch
 from sweeper.agreement import Settings
 from sweeper.decisions import GONE_POLLS

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from refit.record.record import Record
-from refit.words import in_sweep
+from refit.show.words import in_sweep
 
 GROUP_STATES = ("pending", "running", "done", "failed")
 

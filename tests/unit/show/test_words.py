@@ -9,9 +9,6 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from refit.columns import Column, above, known, lines, shortened
-from refit.figures import metrics
-from refit.matrix import matrices
 from refit.plan.plan import Bounds
 from refit.record.parts import (
     DeviceMemory,
@@ -26,7 +23,10 @@ from refit.record.point import Point
 from refit.record.record import Record, begin
 from refit.record.row import Row
 from refit.record.varied import axes
-from refit.words import in_sweep, outcome, prediction, size
+from refit.show.columns import Column, above, known, lines, shortened
+from refit.show.figures import metrics
+from refit.show.matrix import matrices
+from refit.show.words import in_sweep, outcome, prediction, size
 from tests.support.jobs import job
 
 PLAN = PlanNumbers(

@@ -7,10 +7,10 @@ from itertools import product
 
 from rich.text import Text
 
-from refit.columns import Column, above, known, lines
-from refit.figures import SIZE, Numbers, metrics
 from refit.record.row import Row
 from refit.record.varied import Axis, worded
+from refit.show.columns import Column, above, known, lines
+from refit.show.figures import SIZE, Numbers, metrics
 
 BEST = "*"
 NOTE = f"{BEST} the best of its row"

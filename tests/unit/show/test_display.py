@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from refit.display import Display
 from refit.record.point import Point
 from refit.record.record import begin, ended
 from refit.record.varied import axes, labels
-from refit.running import Running
+from refit.show.display import Display
+from refit.show.running import Running
 from tests.support.jobs import job
 from tests.support.terminals import on_terminal, read_as_text
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from rich.text import Text
 
-from refit.columns import Column, above, known, lines
-from refit.figures import metrics
-from refit.matrix import STYLES, matrices
 from refit.record.record import Record
 from refit.record.row import Row
 from refit.record.varied import Axis, axes
+from refit.show.columns import Column, above, known, lines
+from refit.show.figures import metrics
+from refit.show.matrix import STYLES, matrices
 
 NO_LINE = ("skipped", "pending")
 """States of points that have no line where a sweep ends: what is skipped is said by reason."""

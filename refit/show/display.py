@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from refit import program, table
+from refit import program
 from refit.job import Job
 from refit.layout.place import place
 from refit.model.parameters import count
 from refit.record.record import Record
-from refit.running import Running
-from refit.words import outcome, prediction
+from refit.show import table
+from refit.show.running import Running
+from refit.show.words import outcome, prediction
 
 WIDTH = 80
 """Of a terminal that does not say how wide it is."""
