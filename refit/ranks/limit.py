@@ -19,7 +19,7 @@ from refit.rules.setup import Setup
 from refit.transport import share
 from refit.weights.weights import Weights
 
-COPY_BYTES = 1e9  # of all destinations together: more than any cache holds
+COPY_BYTES = 5e8  # of all destinations together: more than any cache holds
 COPIES = 2  # of each kind, each time: before the timed refits and behind them
 
 Copy = Callable[[], dict[str, float]]

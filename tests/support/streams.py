@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
@@ -26,7 +27,7 @@ DELAYS_S = (0.0, 0.0, 0.001, 0.004)
 class Stream:
     """Does what it is given, one after another, late."""
 
-    seeds = iter(range(1 << 30))
+    seeds = count()
     errors: list[BaseException]
 
     def __init__(self, device: object = None) -> None:
@@ -104,9 +105,13 @@ def stream(current: Stream) -> Iterator[None]:
     _of_thread.streams.pop()
 
 
-def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have torch.cuda's streams and events, and a transport's copies, be these."""
-    Stream.seeds, Stream.errors = iter(range(1 << 30)), []
+def patch(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> None:
+    """Have torch.cuda's streams and events, and a transport's copies, be these.
+
+    Args:
+        seed: of all delays.
+    """
+    Stream.seeds, Stream.errors = count(seed << 20), []
     here: dict[str, Any] = {
         "Stream": Stream, "Event": Event, "current_stream": current_stream, "stream": stream,
     }  # fmt: skip

@@ -22,6 +22,8 @@ from tests.support import streams
 from tests.support.streams import LIMIT_S, Event, Stream, current_stream
 from tests.torch.test_twosided import Exchange, ThreadWire, copies_of
 
+TRIES = 5
+
 REFIT = Refit(bucket_mb=0.01, in_flight=2, max_ops_per_group=4, streams=2)
 
 
@@ -95,9 +97,13 @@ class StreamHeap:
         pass
 
 
-def run(monkeypatch: pytest.MonkeyPatch, make: str, copies: Copies) -> int:
-    """Elements that were wrong after two refits, of all ranks."""
-    streams.patch(monkeypatch)
+def run(monkeypatch: pytest.MonkeyPatch, make: str, copies: Copies, seed: int = 0) -> int:
+    """Elements that were wrong after two refits, of all ranks.
+
+    Args:
+        seed: of the delays.
+    """
+    streams.patch(monkeypatch, seed)
     world = copies.placement.world
     exchange, found = Exchange(world), [-1] * world
     StreamHeap.lock, StreamHeap.local_of, StreamHeap.counts = threading.Condition(), {}, {}
@@ -206,5 +212,10 @@ def test_what_does_not_wait_is_wrong(
     fault: Callable[[pytest.MonkeyPatch], None],
     swap: Copies,
 ) -> None:
-    fault(monkeypatch)
-    assert run(monkeypatch, make, swap) != 0
+    def seen(seed: int) -> bool:
+        with monkeypatch.context() as patch:
+            fault(patch)
+            return run(patch, make, swap, seed) != 0
+
+    # on a busy machine what does not wait may come late enough all the same, now and then
+    assert any(seen(seed) for seed in range(TRIES))
