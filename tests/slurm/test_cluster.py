@@ -48,7 +48,7 @@ def test_a_job_on_two_nodes_sees_all_gpus_of_both(cluster: Cluster, tmp_path: Pa
 
 
 def test_two_jobs_on_one_node_have_different_gpus(cluster: Cluster, tmp_path: Path) -> None:
-    script = f"echo $CUDA_VISIBLE_DEVICES >{tmp_path}/$SLURM_JOB_ID; sleep 100"
+    script = f"echo $CUDA_VISIBLE_DEVICES >{tmp_path}/$SLURM_JOB_ID; exec sleep 100"
     for _ in range(2):
         submit(cluster, script, "--nodelist=node1", "--gpus-per-node=4")
     cluster.wait(lambda: [len(p.read_text()) for p in tmp_path.iterdir()] == [8, 8])
@@ -84,7 +84,7 @@ def test_a_job_outlives_a_restart_of_the_controller(cluster: Cluster, tmp_path: 
 
 
 def test_a_node_that_goes_down_has_its_job_requeued(cluster: Cluster) -> None:
-    job = submit(cluster, "sleep 100")
+    job = submit(cluster, "exec sleep 100")
     wait_for_state(cluster, job, "RUNNING")
     node = cluster.job(job)["NodeList"]
     cluster.set_node(node, "down")
@@ -101,9 +101,9 @@ def test_a_node_that_goes_down_has_its_job_requeued(cluster: Cluster) -> None:
 
 
 def test_a_job_of_low_makes_way_for_one_of_main(cluster: Cluster) -> None:
-    low = submit(cluster, "sleep 100", "--partition=low", "--nodes=2", "--exclusive")
+    low = submit(cluster, "exec sleep 100", "--partition=low", "--nodes=2", "--exclusive")
     wait_for_state(cluster, low, "RUNNING")
-    main = submit(cluster, "sleep 100", "--nodes=2", "--exclusive")
+    main = submit(cluster, "exec sleep 100", "--nodes=2", "--exclusive")
     wait_for_state(cluster, main, "RUNNING")
     assert cluster.job(low)["JobState"] == "PENDING"
     assert cluster.job(low)["Restarts"] == "1"
@@ -114,7 +114,7 @@ def test_a_job_of_low_makes_way_for_one_of_main(cluster: Cluster) -> None:
 def test_another_cluster_at_once_and_nothing_of_it_stays(
     cluster: Cluster, short_root: Path, tmp_path: Path
 ) -> None:
-    here = submit(cluster, "sleep 100")
+    here = submit(cluster, "exec sleep 100")
     with Cluster(short_root / "b", nodes=1, gpus=1, max_array_size=10, accounting=False) as other:
         there = submit(
             other, f"echo $CUDA_VISIBLE_DEVICES >{tmp_path}/out; trap '' TERM; sleep 99", "--gpus=1"

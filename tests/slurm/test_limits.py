@@ -45,7 +45,9 @@ def test_what_there_is_no_room_for_waits_and_one_sweep_is_cancelled(
 ) -> None:
     for name, value in cluster.env.items():
         monkeypatch.setenv(name, value)
-    other = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap", "sleep 300").strip()
+    other = cluster.run(
+        "sbatch", "--parsable", "--output=/dev/null", "--wrap", "exec sleep 300"
+    ).strip()
     # two shapes, and one job of all of them at a time; Slurm takes two beside the other one
     asked = (ROW_4, WAITS, "seed=0,1", "cluster.slurm.mem=1G,2G", NO_GPU)
     sweep = Sweep(cluster, tmp_path / "results", (*asked, "cluster.slurm.array_parallelism=1"))

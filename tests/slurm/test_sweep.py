@@ -24,7 +24,7 @@ def occupy(cluster: Cluster) -> str:
     """A job that has all nodes to itself; its id, once it runs."""
     job = cluster.run(
         "sbatch", "--parsable", "--output=/dev/null", "--nodes=2", "--exclusive",
-        "--wrap", "sleep 300",
+        "--wrap", "exec sleep 300",
     )  # fmt: skip
     cluster.wait(lambda: cluster.job(job)["JobState"] == "RUNNING", 60, "all nodes taken")
     return job
