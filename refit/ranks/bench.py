@@ -197,7 +197,7 @@ def _waiting(progress: Progress) -> Progress:
 
 def _versions() -> dict[str, str]:
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class would have the agent import torch
         "numpy": numpy.__version__,
         "megatron_core": VERSION,
     }

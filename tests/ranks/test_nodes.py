@@ -26,6 +26,7 @@ from refit.record.point import Point
 point = Point.load(Path(sys.argv[1]))
 with Agent([point.job]) as agent:
     print(agent.measure_point(point, attempt="0", node=int(sys.argv[2]), nodes=2).status)
+assert not {"torch", "megatron"} & sys.modules.keys(), "the agent needs neither"
 """
 
 
@@ -51,6 +52,7 @@ def on_two_nodes(folder: Path, method: str, **bench: Any) -> dict[str, Any]:
     said = [agent.communicate(timeout=120) for agent in agents]
     record: dict[str, Any] = json.loads(point.timing.read_text())
     assert [out.split()[-1] for out, _ in said] == [record["status"]] * 2, said
+    assert [agent.returncode for agent in agents] == [0, 0], said
     return record
 
 
