@@ -141,7 +141,7 @@ class Record:
             record = typed(Record, values)
         except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
             raise NotARecord(f"not a record: {error}") from None
-        if reason := sound.fault(asdict(record)):
+        if reason := sound.fault(values):
             raise NotARecord(f"not a record: {reason}")
         return record
 

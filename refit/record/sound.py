@@ -48,7 +48,11 @@ def too_deep(value: Any) -> bool:
 
 
 def fault(values: Mapping[str, Any]) -> str | None:
-    """What of a record's fields, which are of their types, is not as readers need it, or None."""
+    """What of a record's fields, which are of their types, is not as readers need it, or None.
+
+    Args:
+        values: of the file; what has a default may be left out.
+    """
     environment = values.get("environment") or {}
     return _config(values["config"]) or _environment(environment) or _numbers(values)
 
@@ -107,9 +111,9 @@ def _numbers(values: Mapping[str, Any]) -> str | None:
         return "memory.growth is of no rank"
     if prediction:
         for name in ("floor", "estimate"):
-            if prediction[name] is not None and "seconds" not in prediction[name]:
+            if prediction.get(name) is not None and "seconds" not in prediction[name]:
                 return f"prediction.{name}.seconds is missing"
-        for name, held in prediction["per_rank"].items():
+        for name, held in prediction.get("per_rank", {}).items():
             if not held:
                 return f"prediction.per_rank.{name} is empty"
     return None

@@ -56,6 +56,8 @@ def axes(configs: Sequence[Mapping[str, Any]]) -> list[Axis]:
         if key not in shared:
             continue
         values = tuple(one[key] for one in plain)
+        if len(set(values)) == 1:
+            continue
         more = [(*before, value) for before, value in zip(told, values, strict=True)]
         if len(set(more)) > len(set(told)):
             found.append(Axis(key, values))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from rich.text import Text
 
@@ -31,7 +32,7 @@ class Column:
     is_text: bool = False
     styles: tuple[str, ...] = ()
 
-    @property
+    @cached_property  # of ten thousand cells, and asked for each of them
     def width(self) -> int:
         """Of the widest cell or the heading."""
         return max(map(len, (self.heading, *self.cells)))
