@@ -122,7 +122,7 @@ def _refits(run: _Run) -> _Refits:
     with peak.aside(), run.proof.beside("the cold refit"):
         run.progress("measuring plain copies")
         copies = limit.Copies(run.setup, run.clock, run.sides, run.rank, part)
-        copies.make()
+        copies.make(limit.BEFORE)
     warm, warm_phases, held_bytes = _warm(run)
     refit_peak, device_peak = peak.bytes, rank_device.peak_bytes()
     logits = _changed(run)
@@ -130,7 +130,7 @@ def _refits(run: _Run) -> _Refits:
     staging, details, moved = run.hops.staging_bytes, run.hops.details, run.hops.moved
     run.hops.close()
     run.progress("measuring plain copies again")
-    copies.make()  # last of all: they destroy the destination's weights
+    copies.make(limit.BEHIND)  # last of all: they destroy the destination's weights
     return _Refits(
         cold=cold,
         cold_phases=cold_phases,
