@@ -50,15 +50,12 @@ class Agent:
             around: what else is known of this environment, for the records.
         """
         server.open_more_files()
-        jobs = [job for job in jobs if job.mode == "measure"]
         self._context = multiprocessing.get_context("forkserver")
         os.environ[server.AHEAD] = ",".join([*server.ALWAYS, *_preloads(jobs)])
         # named and not imported, as it imports torch at once
         self._context.set_forkserver_preload(["refit.ranks.ahead"])
         # made here, the children's sockets go below it, and it goes with this process
         get_temp_dir()
-        if not all(job.cluster.env for job in jobs):
-            server.start()
         self._slabs = Kept()
         pages = self._slabs.huge_pages
         self._environment = {**environment.describe(), "huge_pages": pages, **(around or {})}

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import forkserver
 
@@ -63,15 +63,6 @@ def words_kept() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def start() -> None:
-    """Start it now, if there is none: it imports while the first point is planned.
-
-    Where it cannot be started, whoever starts a rank is told.
-    """
-    with words_kept(), suppress(OSError, EOFError):
-        forkserver.ensure_running()
 
 
 def forget_words() -> None:
