@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 from refit.fields import MISSING
 
@@ -20,21 +20,21 @@ class Model:
 
     name: str = MISSING
     # how many parameters the model's makers count; another count is refused; null: nobody said
-    published_parameters: int | None = None
+    published_parameters: Optional[int] = None
     # the public model that this one is in small: its pairs are this one's too; null: none
-    pairs_of: str | None = None
+    pairs_of: Optional[str] = None
     # shape
     num_layers: int = MISSING
     hidden_size: int = MISSING
     num_attention_heads: int = MISSING
-    ffn_hidden_size: int | None = None
-    num_query_groups: int | None = None
-    kv_channels: int | None = None
+    ffn_hidden_size: Optional[int] = None
+    num_query_groups: Optional[int] = None
+    kv_channels: Optional[int] = None
     # gelu | silu | quick_gelu | squared_relu: the name of Megatron's callable
     activation_func: str = "gelu"
     gated_linear_unit: bool = False
     glu_linear_offset: float = 0.0
-    activation_func_clamp_value: float | None = None
+    activation_func_clamp_value: Optional[float] = None
     add_bias_linear: bool = True
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
@@ -51,9 +51,9 @@ class Model:
     add_output_bias: bool = False  # a bias of the output layer
     post_layernorm: bool = False  # norms of what attention and the MLP give, before it is added
     qk_layernorm_over_heads: bool = False  # q/k norms of all heads together, not of each
-    mtp_num_layers: int | None = None  # of multi-token prediction; null: none
+    mtp_num_layers: Optional[int] = None  # of multi-token prediction; null: none
     # gated_delta_net | dsa: Megatron's, with the fields below
-    experimental_attention_variant: str | None = None
+    experimental_attention_variant: Optional[str] = None
     attention_output_gate: bool = False  # linear_qkv has a gate for each query
     linear_attention_freq: Any = None  # N: every Nth layer has full attention; a list: 1 is linear
     linear_conv_kernel_dim: int = 4
@@ -61,19 +61,19 @@ class Model:
     linear_value_head_dim: int = 128
     linear_num_key_heads: int = 16
     linear_num_value_heads: int = 32
-    dsa_indexer_n_heads: int | None = None
-    dsa_indexer_head_dim: int | None = None
-    dsa_indexer_topk: int | None = None
+    dsa_indexer_n_heads: Optional[int] = None
+    dsa_indexer_head_dim: Optional[int] = None
+    dsa_indexer_topk: Optional[int] = None
     # a letter for each layer: M Mamba-2, * attention, - MLP, E experts; null: attention and one of
     # the others in each
-    hybrid_override_pattern: str | None = None
+    hybrid_override_pattern: Optional[str] = None
     mamba_state_dim: int = 128
     mamba_head_dim: int = 64
     mamba_num_groups: int = 8
-    mamba_num_heads: int | None = None
+    mamba_num_heads: Optional[int] = None
     # latent attention (MLA)
     multi_latent_attention: bool = False
-    q_lora_rank: int | None = None
+    q_lora_rank: Optional[int] = None
     kv_lora_rank: int = 512
     qk_head_dim: int = 128
     qk_pos_emb_head_dim: int = 64
@@ -101,21 +101,21 @@ class Model:
     # adapters alone; not Megatron's field, which has no adapters
     lora: Any = None
     # experts
-    num_moe_experts: int | None = None
+    num_moe_experts: Optional[int] = None
     moe_layer_freq: Any = 1  # an int, a list of 0 and 1, or Megatron's string form "([0]*1+[1]*60)"
-    moe_ffn_hidden_size: int | None = None
-    moe_latent_size: int | None = None  # routed experts work on so many, behind a projection
-    moe_shared_expert_intermediate_size: int | None = None
+    moe_ffn_hidden_size: Optional[int] = None
+    moe_latent_size: Optional[int] = None  # routed experts work on so many, behind a projection
+    moe_shared_expert_intermediate_size: Optional[int] = None
     moe_shared_expert_gate: bool = False
     moe_shared_expert_overlap: bool = False
     moe_grouped_gemm: bool = False
     moe_router_topk: int = 2
     moe_router_load_balancing_type: Any = "aux_loss"  # one name, or a list of names
     moe_aux_loss_coeff: Any = 0.0  # one number, or a list as long as the list of names
-    moe_z_loss_coeff: float | None = None
-    moe_input_jitter_eps: float | None = None
+    moe_z_loss_coeff: Optional[float] = None
+    moe_input_jitter_eps: Optional[float] = None
     moe_token_dropping: bool = False  # Megatron 0.16 accepts and ignores it
-    moe_expert_capacity_factor: float | None = None
+    moe_expert_capacity_factor: Optional[float] = None
     moe_pad_expert_input_to_capacity: bool = False
     moe_token_drop_policy: str = "probs"
     moe_token_dispatcher_type: str = "allgather"
@@ -123,12 +123,12 @@ class Model:
     moe_permute_fusion: bool = False
     moe_router_score_function: str = "softmax"
     moe_router_pre_softmax: bool = False
-    moe_router_num_groups: int | None = None
-    moe_router_group_topk: int | None = None
-    moe_router_topk_scaling_factor: float | None = None
+    moe_router_num_groups: Optional[int] = None
+    moe_router_group_topk: Optional[int] = None
+    moe_router_topk_scaling_factor: Optional[float] = None
     moe_router_enable_expert_bias: bool = False
     moe_router_bias_update_rate: float = 1e-3
-    moe_router_dtype: str | None = None
+    moe_router_dtype: Optional[str] = None
     moe_router_force_load_balancing: bool = False
 
     @property
