@@ -7,6 +7,7 @@ and all its children inherit that.
 """
 
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,28 @@ DRAWN = settings(derandomize=True, deadline=None, database=None)
 settings.register_profile("thorough", DRAWN, max_examples=60)
 settings.register_profile("sample", DRAWN, max_examples=25)
 settings.load_profile("sample")
+
+
+WHOLE = ("tests/ranks/test_models.py", "tests/ranks/test_docs.py")
+"""Files whose tests all look at what one fixture is slow to make."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With -n and --dist load: test by test, but a file of `WHOLE` to one process.
+
+    pytest-xdist 3.8 has groups for that, by names that pytest 9.2 does not take from it any more.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByFileWhereWhole(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if file in WHOLE else nodeid
+
+    return ByFileWhereWhole(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ part() { # part NAME ARGUMENT ...: pytest, on the terminal and in its log
 "$python" -m pytest "${options[@]}" tests/slurm >"$logs/slurm.log" 2>&1 &
 slurm=$!
 # four on two cores: a test of ranks waits for half of its time
-part ranks -n 4 --dist loadgroup tests/ranks tests/torch
+part ranks -n 4 --dist load tests/ranks tests/torch
 # by file, as many share what they are slow to make; the longest files first
 part unit -n 4 --dist loadfile tests/install tests/browser tests/commands tests/conf tests/unit
 wait $slurm || ended=1

@@ -44,6 +44,6 @@ for version in "${versions[@]}"; do
     [ "$found" = "$version" ] || { echo "$0: $python finds $found first" >&2; exit 1; }
     these=("${tests[@]}")
     if [ "$version" = "${versions[-1]}" ] || [ -n "$thorough" ]; then these+=("${ranks[@]}"); fi
-    "$python" -m pytest -q $thorough -n 4 --dist worksteal "${these[@]}" || failed+=("$version")
+    "$python" -m pytest -q $thorough -n 4 --dist load "${these[@]}" || failed+=("$version")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "failed: megatron-core ${failed[*]}" >&2; exit 1; }

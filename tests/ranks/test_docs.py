@@ -21,7 +21,6 @@ from sweeper import __main__ as face
 from tests.support.forks import Ended, fork_in
 from tests.support.public import config
 
-pytestmark = pytest.mark.xdist_group("docs")  # the sweep that others read is run once
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

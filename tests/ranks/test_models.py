@@ -32,7 +32,6 @@ from refit.weights.weights import Weights, offsets
 from tests.support import shm
 from tests.support.composed import composed
 
-pytestmark = pytest.mark.xdist_group("models")  # what all look at is built once
 WORLD = 4
 SIDES = ("source", "destination")
 
