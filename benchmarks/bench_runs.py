@@ -20,7 +20,7 @@ import numpy as np
 from refit import compose, schema
 from refit.layout.layout import IntArray
 from refit.plan import arena
-from refit.plan.runs import Runs, runs, together
+from refit.plan.runs import Runs, received, together
 from refit.rules.setup import Setup
 
 MODEL = "moe_16e_swiglu"  # of the ten rows
@@ -77,11 +77,11 @@ def line(overrides: list[str]) -> str:
 
     def compiled() -> Runs:
         vars(copies).pop("arenas", None)  # so that they are laid out anew
-        return runs(copies, rank)[0]
+        return received(copies, rank)
 
     runs_s, table = best(compiled)
     vars(copies)["arenas"] = _ById(copies.catalogue, copies.placement)
-    by_id = copies_of(remote(runs(copies, rank)[0], rank))
+    by_id = copies_of(remote(received(copies, rank), rank))
     table = remote(table, rank)
     merged = copies_of(table)
     blocks = int(np.count_nonzero(copies.remote[copies.to_rank(rank)]))

@@ -95,8 +95,21 @@ class Arenas:
         start, end = _laid_out(storage[order], nbytes_of[order], slot[order], layout)
         at = np.empty_like(start)
         at[order] = start
+        if layout.tied:
+            self._tie(tensor, at)
         dtypes = tuple(f.dtype_on(layout.dtype) for f in self.catalogue.families)
         return Arena(tensor, at, order, strides, dtypes, end)
+
+    def _tie(self, tensor: IntArray, at: IntArray) -> None:
+        """What is a second name of another tensor begins where that does."""
+        bases = {family.name: family.base for family in self.catalogue.families}
+        for family in self.catalogue.families:
+            if family.copy_of:
+                mine = np.flatnonzero(
+                    (tensor >= family.base) & (tensor < family.base + family.count)
+                )
+                original = tensor[mine] - family.base + bases[family.copy_of]
+                at[mine] = at[np.searchsorted(tensor, original)]
 
     @cached_property
     def position(self) -> IntArray:

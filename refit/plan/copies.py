@@ -167,21 +167,7 @@ class Copies(Blocks):
         layouts = self.giving if of_source else self.receiving
         return next((layout for layout in layouts if rank in layout.ranks), None)
 
-    def dtype(self, row: int) -> str:
-        """In which a row's block travels."""
-        number = self.placement.destination_numbers[self.destination[row]]
-        family = self.catalogue.family_of(int(self.tensor[row]))
-        return family.dtype_on(self.wire[number].dtype)
-
-    def is_cast(self, row: int) -> bool:
-        """A row's block has not the same dtype at both ends."""
-        family = self.catalogue.family_of(int(self.tensor[row]))
-        ends = (
-            self._layout(int(self.source[row]), of_source=True),
-            self._layout(int(self.destination[row]), of_source=False),
-        )
-        return len({family.dtype_on(layout.dtype) for layout in ends if layout}) > 1
-
-    def is_one_run(self, row: int) -> bool:
-        """A row's block is one run of equal bytes at both ends."""
-        return bool(self.pieces.in_rows[self.piece[row]]) and not self.is_cast(row)
+    def cast_by_sender(self, receiver: int) -> bool:
+        """What a rank receives in another dtype than the source's travels in its own."""
+        number = self.placement.destination_numbers[receiver]
+        return self.wire[number].dtype != self.placement.source.dtype

@@ -1,4 +1,7 @@
-"""A rank's copies as runs of bytes between two arenas, and strided blocks of them. Pure numpy."""
+"""A rank's copies as runs of bytes between two arenas, and strided blocks of them. Pure numpy.
+
+Every transport takes these, and never a list of copies per tensor.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray
+from refit.layout.tensors import ITEMSIZE
 from refit.plan.arena import Arena
 from refit.plan.copies import Copies
 from refit.plan.pieces import NO_AXIS
 
+NO_CAST = -1
+
+_DTYPES = tuple(ITEMSIZE)
+_ITEMS = np.array(list(ITEMSIZE.values()), dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Runs:
-    """What one rank receives: bytes that its peers' arenas have, and where in its own they go.
+    """Bytes of one memory, and where in another they go: of arenas, or of a bucket.
 
     Each is `rows` rows of `width` bytes, at a distance (pitch) of their own at each end; one row is
     a run. Neighbours that touch at both ends are one. No two write the same byte.
 
     Attributes, each [runs] of int64, by peer, then by destination:
-        peer: the rank that has them.
-        source, destination: the first byte, in its arena and in the receiver's.
+        peer: the rank at the other end.
+        source, destination: the first byte, in the giver's arena and in the receiver's.
         rows: how many.
         source_pitch, destination_pitch: bytes from row to row; 0 where there is one.
-        width: bytes of a row.
+        width: bytes of a row, at the source.
+        cast: `NO_CAST`, or of which dtype its elements are and shall be; see `dtypes`.
     """
 
     peer: IntArray
@@ -36,6 +46,7 @@ class Runs:
     source_pitch: IntArray
     destination_pitch: IntArray
     width: IntArray
+    cast: IntArray
 
     def __len__(self) -> int:
         return len(self.peer)
@@ -50,6 +61,12 @@ class Runs:
         """[runs]: it is one row."""
         return self.rows == 1
 
+    @property
+    def destination_width(self) -> IntArray:
+        """[runs]: bytes of a row, at the destination."""
+        there, here = (_ITEMS[dtype] for dtype in np.divmod(np.maximum(self.cast, 0), len(_ITEMS)))
+        return np.where(self.cast == NO_CAST, self.width, self.width // there * here)
+
     def tuples(self) -> list[tuple[int, ...]]:
         """Of each run its numbers, in the order of the attributes."""
         return list(zip(*(column.tolist() for column in _columns(self)), strict=True))
@@ -61,7 +78,7 @@ class Runs:
     def by_rows(self) -> Runs:
         """The same bytes, each row a run of its own."""
         each = self.where(np.repeat(np.arange(len(self)), self.rows))
-        number, none = _within(self.rows), np.zeros_like(each.rows)
+        number, none = within(self.rows), np.zeros_like(each.rows)
         return replace(
             each,
             source=each.source + number * each.source_pitch,
@@ -72,12 +89,20 @@ class Runs:
         )
 
     def split(self, largest: int) -> Runs:
-        """The same bytes, none of them more than so many at once; a strided block by its rows."""
+        """The same bytes, none of them more than so many at once; a strided block by its rows.
+
+        Args:
+            largest: bytes at the source; a multiple of every element that is cast.
+        """
         wide = self._divided(-(-self.width // largest), largest) if len(self) else self
-        per = np.maximum(1, largest // np.maximum(1, wide.width))
-        parts = -(-wide.rows // per)
-        cut = wide.where(np.repeat(np.arange(len(wide)), parts))
-        number = _within(parts)
+        return wide.by_blocks(largest // np.maximum(1, wide.width))
+
+    def by_blocks(self, most: IntArray) -> Runs:
+        """The same bytes in blocks of at most so many rows each, but one at least."""
+        per = np.maximum(1, most)
+        parts = -(-self.rows // per)
+        cut = self.where(np.repeat(np.arange(len(self)), parts))
+        number = within(parts)
         first = number * np.repeat(per, parts)
         rows = np.minimum(cut.rows - first, np.repeat(per, parts))
         several = rows > 1
@@ -93,44 +118,64 @@ class Runs:
     def _divided(self, parts: IntArray, largest: int) -> Runs:
         """Rows of more bytes than `largest`: several blocks side by side."""
         cut = self.where(np.repeat(np.arange(len(self)), parts))
-        skip = _within(parts) * largest
+        number = within(parts)
+        narrow = replace(cut, width=np.minimum(cut.width - number * largest, largest))
+        full = replace(cut, width=np.minimum(cut.width, largest)).destination_width
         return replace(
-            cut,
-            source=cut.source + skip,
-            destination=cut.destination + skip,
-            width=np.minimum(cut.width - skip, largest),
+            narrow,
+            source=cut.source + number * largest,
+            destination=cut.destination + number * full,
         )
 
 
-def runs(copies: Copies, rank: int) -> tuple[Runs, IntArray]:
-    """What a rank receives, its own bytes too, and the rows that are no runs because they cast."""
-    mine = copies.to_rank(rank)
-    if not len(mine):
-        none = np.zeros(0, dtype=np.int64)
-        return Runs(*[none] * len(fields(Runs))), none
-    mine = mine[np.argsort(copies.source[mine], kind="stable")]
-    into = copies.arena(rank, of_source=False)
-    peers, first = np.unique(copies.source[mine], return_index=True)
-    family = np.searchsorted(copies.catalogue.bases, copies.tensor[mine], side="right") - 1
-    found, casts = [], []
-    for peer, rows, families in zip(
-        peers.tolist(), np.split(mine, first[1:]), np.split(family, first[1:]), strict=True
-    ):
-        out_of = copies.arena(peer, of_source=True)
-        same = np.array([a == b for a, b in zip(out_of.dtypes, into.dtypes, strict=True)])[families]
-        casts.append(rows[~same])
-        found.append(_of_peer(copies, peer, rows[same], families[same], out_of, into))
-    tables, likes = zip(*found, strict=True)
-    return _merged(together(tables), np.concatenate(likes)), np.sort(np.concatenate(casts))
+def received(copies: Copies, rank: int) -> Runs:
+    """What a rank receives, its own bytes too; `peer` is who has them."""
+    return _of_rank(copies, rank, receives=True)
 
 
-def _columns(table: Runs) -> list[IntArray]:
-    return [getattr(table, field.name) for field in fields(Runs)]
+def given(copies: Copies, rank: int) -> Runs:
+    """What a rank gives, to itself too; `peer` is who receives, and of it in the order there."""
+    return _of_rank(copies, rank, receives=False)
+
+
+def dtypes(cast: int) -> tuple[str, str]:
+    """Of a `Runs.cast`, the dtypes at the source and at the destination."""
+    return _DTYPES[cast // len(_DTYPES)], _DTYPES[cast % len(_DTYPES)]
+
+
+def none() -> Runs:
+    """A table without a run."""
+    return Runs(*[np.zeros(0, dtype=np.int64)] * len(fields(Runs)))
 
 
 def together(tables: Sequence[Runs]) -> Runs:
     """All of them, one table after another."""
     return Runs(*map(np.concatenate, zip(*map(_columns, tables), strict=True)))
+
+
+def _of_rank(copies: Copies, rank: int, receives: bool) -> Runs:
+    """All that a rank receives, or all that it gives."""
+    mine = copies.to_rank(rank) if receives else copies.from_rank(rank)
+    if not len(mine):
+        return none()
+    ends = copies.source if receives else copies.destination
+    mine = mine[np.argsort(ends[mine], kind="stable")]
+    own = copies.arena(rank, of_source=not receives)
+    peers, first = np.unique(ends[mine], return_index=True)
+    family = np.searchsorted(copies.catalogue.bases, copies.tensor[mine], side="right") - 1
+    found = []
+    for peer, rows, families in zip(
+        peers.tolist(), np.split(mine, first[1:]), np.split(family, first[1:]), strict=True
+    ):
+        theirs = copies.arena(peer, of_source=receives)
+        out_of, into = (theirs, own) if receives else (own, theirs)
+        found.append(_of_peer(copies, peer, rows, families, out_of, into))
+    tables, likes = zip(*found, strict=True)
+    return _merged(together(tables), np.concatenate(likes))
+
+
+def _columns(table: Runs) -> list[IntArray]:
+    return [getattr(table, field.name) for field in fields(Runs)]
 
 
 def _of_peer(
@@ -153,12 +198,25 @@ def _of_peer(
             count[has, axis] = pieces.length[piece[has], k]
         strides.append(stride)
         starts.append(at)
-    table, box = _collapsed(starts, strides, count, into.itemsizes[family])
-    return replace(table, peer=np.full(len(box), peer)), piece[box]
+    items = out_of.itemsizes[family], into.itemsizes[family]
+    table, box = _collapsed(starts, strides, count, items)
+    cast = _casts(out_of, into)[family[box]]
+    return replace(table, peer=np.full(len(box), peer), cast=cast), piece[box]
+
+
+def _casts(out_of: Arena, into: Arena) -> IntArray:
+    """[families]: as in `Runs`."""
+    ends = zip(out_of.dtypes, into.dtypes, strict=True)
+    return np.array(
+        [NO_CAST if a == b else _DTYPES.index(a) * len(_DTYPES) + _DTYPES.index(b) for a, b in ends]
+    )
 
 
 def _collapsed(
-    starts: list[IntArray], strides: list[IntArray], count: IntArray, width: IntArray
+    starts: list[IntArray],
+    strides: list[IntArray],
+    count: IntArray,
+    items: tuple[IntArray, IntArray],
 ) -> tuple[Runs, IntArray]:
     """Boxes of any dimensions as blocks of rows: from the innermost dimension out, what is dense
     widens a row, what is not makes rows, and what fits neither makes blocks.
@@ -167,18 +225,19 @@ def _collapsed(
         starts: of source and destination, [boxes].
         strides: of both, [boxes, dimensions].
         count: [boxes, dimensions].
-        width: [boxes], bytes of an element.
+        items: of both, [boxes], bytes of an element.
 
     Returns:
-        The blocks, of no peer yet; and [blocks], which box each is of.
+        The blocks, of no peer and no cast yet; and [blocks], which box each is of.
     """
-    one, box = np.ones_like(width), np.arange(len(width))
-    state = np.stack([*starts, one, 0 * one, 0 * one, width])  # as in Runs, without the peer
+    one, box = np.ones_like(items[0]), np.arange(len(count))
+    state = np.stack([*starts, one, 0 * one, 0 * one, items[0]])  # as in Runs, from source to width
     for axis in reversed(range(count.shape[1])):
         source, destination, n = strides[0][box, axis], strides[1][box, axis], count[box, axis]
         _, _, rows, source_pitch, destination_pitch, width = state
         several = n > 1
-        dense = several & (rows == 1) & (source == width) & (destination == width)
+        dense = several & (rows == 1) & (source == width)
+        dense &= destination * items[0][box] == width * items[1][box]
         first = several & (rows == 1) & ~dense
         longer = several & (rows > 1) & (source == rows * source_pitch)
         longer &= destination == rows * destination_pitch
@@ -188,14 +247,14 @@ def _collapsed(
         state[2] = np.where(first | longer, rows * n, rows)
         parts = np.where(several & ~dense & ~first & ~longer, n, 1)
         if (parts > 1).any():
-            at, number = np.repeat(np.arange(len(parts)), parts), _within(parts)
+            at, number = np.repeat(np.arange(len(parts)), parts), within(parts)
             state, box = state[:, at], box[at]
             state[0] += number * source[at]
             state[1] += number * destination[at]
-    return Runs(0 * box, *state), box
+    return Runs(*(0 * box, *state, 0 * box)), box
 
 
-def _within(parts: IntArray) -> IntArray:
+def within(parts: IntArray) -> IntArray:
     """Of each part its number among those of the same: 0 0 1 2 0 of 1 3 1."""
     return np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
 
@@ -210,15 +269,16 @@ def _merged(table: Runs, like: IntArray) -> Runs:
     flat, like = table.where(table.flat), like[table.flat]
     order = np.lexsort((flat.destination, flat.peer))
     flat, like = flat.where(order), like[order]
-    flat, first = _joined(flat, flat.width, flat.width, (flat.peer,), "width")
+    ends = flat.width, flat.destination_width
+    flat, first = _joined(flat, *ends, (flat.cast, flat.peer), "width")
     folded = _folded(flat, like[first])
     rest = together((table.where(~table.flat), folded.where(~folded.flat)))
     pitches = rest.source_pitch, rest.destination_pitch
     phases = rest.source % pitches[0], rest.destination % pitches[1]
-    order = np.lexsort((rest.destination, *phases, *pitches, rest.width, rest.peer))
+    order = np.lexsort((rest.destination, *phases, *pitches, rest.width, rest.cast, rest.peer))
     rest = rest.where(order)
-    alike = rest.source_pitch, rest.destination_pitch, rest.width, rest.peer
-    reach = [rest.rows * pitch for pitch in alike[:2]]
+    reach = [rest.rows * pitch for pitch in (rest.source_pitch, rest.destination_pitch)]
+    alike = (rest.source_pitch, rest.destination_pitch, rest.width, rest.cast, rest.peer)
     rest, _ = _joined(rest, reach[0], reach[1], alike, "rows")
     both = together((folded.where(folded.flat), rest))
     return both.where(np.lexsort((both.destination, both.peer)))
@@ -250,11 +310,11 @@ def _joined(
 
 def _folded(flat: Runs, like: IntArray) -> Runs:
     """Three runs or more of one width, at equal distances at both ends, as one block."""
-    order = np.lexsort((flat.destination, like, flat.width, flat.peer))
+    order = np.lexsort((flat.destination, like, flat.width, flat.cast, flat.peer))
     flat, like = flat.where(order), like[order]
     apart = np.diff([flat.source, flat.destination], axis=1)
     near = (apart[0] > 0) & (np.diff(like) == 0) & (np.diff(flat.width) == 0)
-    near &= np.diff(flat.peer) == 0
+    near &= (np.diff(flat.peer) == 0) & (np.diff(flat.cast) == 0)
     again = near[1:] & near[:-1] & (apart[:, 1:] == apart[:, :-1]).all(0)
     # a run goes on with the block of the one before it where their distance is that before or after
     joins = np.zeros(len(flat), dtype=bool)

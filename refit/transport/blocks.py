@@ -1,128 +1,105 @@
-"""Blocks as views of a rank's shards.
+"""Runs of bytes as views of two memories, and their copies.
 
-Where nothing is cast they are views of integers. On CUDA, torch's foreach copy of bfloat16 or
-float16 makes one NaN of all: on an H200, torch 2.11, 0.3% of random bytes came out changed.
+What is not cast is copied as integers. On CUDA, torch's foreach copy of bfloat16 or float16 makes
+one NaN of all: on an H200, torch 2.11, 0.3% of random bytes came out changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import traceback
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 
-from refit.plan.copies import Copies
-from refit.plan.runs import Runs
-from refit.transport.schedule import Message
+from refit.plan.runs import NO_CAST, Runs, dtypes
 from refit.weights.weights import TORCH_DTYPE, Weights
 
-Tensors = dict[int, torch.Tensor]
-
-_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+Start = Callable[[], None]
 
 
-def part(
-    copies: Copies,
-    row: int,
-    tensors: Tensors,
-    of_source: bool,
-    first: int = 0,
-    count: int | None = None,
-) -> torch.Tensor:
-    """A row's block, as a view of the shard at one of its ends.
-
-    Args:
-        tensors: the shards of the rank at that end.
-        first, count: only so many indices of the block's main axis, from the first on; None: all.
-    """
-    pieces, piece = copies.pieces, int(copies.piece[row])
-    view = tensors[int(copies.tensor[row])][pieces.slices(piece, of_source)]
-    return view if count is None else view.narrow(int(pieces.axis[piece, 0]), first, count)
-
-
-def pairs(
-    copies: Copies, rows: list[int], into: Tensors, out_of: dict[int, Tensors]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Destination and source views of some rows.
-
-    Args:
-        into: this rank's destination shards.
-        out_of: source shards by the rank that holds them.
-    """
-    destinations, sources = [], []
-    for row in rows:
-        destinations.append(part(copies, row, into, of_source=False))
-        sources.append(part(copies, row, out_of[int(copies.source[row])], of_source=True))
-    return as_bits(destinations, sources)
-
-
-def run_pairs(
+def views(
     table: Runs, into: torch.Tensor, out_of: Mapping[int, torch.Tensor]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Destination and source views of some runs.
+    """Destination and source views of some runs: of uint8, or of the dtypes that are cast.
 
     Args:
-        into: this rank's arena, of uint8.
-        out_of: arenas by the rank whose they are.
+        into: the memory that they go to, of uint8.
+        out_of: memories by `Runs.peer`.
     """
     destinations, sources = [], []
-    for peer, source, destination, rows, *pitches, width in table.tuples():
-        ends = (into, destination), (out_of[peer], source)
-        views = [
-            arena[at : at + width]
-            if rows == 1
-            else arena[at:].as_strided((rows, width), (pitch, 1))
-            for (arena, at), pitch in zip(ends, reversed(pitches), strict=True)
-        ]
-        destinations.append(views[0])
-        sources.append(views[1])
+    widths = table.destination_width.tolist()
+    for run, wide in zip(table.tuples(), widths, strict=True):
+        peer, source, destination, rows, source_pitch, destination_pitch, width, cast = run
+        given, got = (None, None) if cast == NO_CAST else dtypes(cast)
+        sources.append(_view(out_of[peer], source, rows, source_pitch, width, given))
+        destinations.append(_view(into, destination, rows, destination_pitch, wide, got))
     return destinations, sources
 
 
-def local_pairs(
-    copies: Copies, rank: int, source: Weights | None, destination: Weights | None
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Destination and source views of the blocks that a rank already holds itself."""
-    rows = copies.to_rank(rank)
-    rows = rows[~copies.remote[rows]]
-    if not len(rows):
-        return [], []
-    assert source is not None and destination is not None
-    return pairs(copies, rows.tolist(), destination.tensors, {rank: source.tensors})
-
-
-def staged_pairs(
-    copies: Copies, message: Message, bucket: torch.Tensor, tensors: Tensors
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """A message's blocks as views of its bucket and of this rank's shards.
-
-    Args:
-        bucket: [message.nbytes] of uint8, aligned as `schedule.ALIGN` says.
-    """
-    weights = [
-        part(copies, b.row, tensors, message.is_send, b.first, b.count) for b in message.blocks
-    ]
-    staged = [
-        bucket[b.offset : b.offset + b.nbytes].view(TORCH_DTYPE[copies.dtype(b.row)]).view(w.shape)
-        for b, w in zip(message.blocks, weights, strict=True)
-    ]
-    return as_bits(staged, weights)
-
-
-def as_bits(
-    ones: list[torch.Tensor], others: list[torch.Tensor]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The same memory, two by two, as integers where both are of one dtype."""
-    kinds = [
-        _OF_SIZE[one.element_size()] if one.dtype == other.dtype else None
-        for one, other in zip(ones, others, strict=True)
-    ]
-    return (
-        [one.view(kind) if kind else one for one, kind in zip(ones, kinds, strict=True)],
-        [other.view(kind) if kind else other for other, kind in zip(others, kinds, strict=True)],
-    )
+def _view(
+    memory: torch.Tensor, at: int, rows: int, pitch: int, width: int, dtype: str | None
+) -> torch.Tensor:
+    """[width] or [rows, width] of some memory, in bytes, as elements of a dtype."""
+    if rows == 1:
+        flat = memory[at : at + width]
+        return flat if dtype is None else flat.view(TORCH_DTYPE[dtype])
+    whole = memory[at : at + (rows - 1) * pitch + width]
+    item = 1
+    if dtype is not None:
+        whole, item = whole.view(TORCH_DTYPE[dtype]), TORCH_DTYPE[dtype].itemsize
+    return whole.as_strided((rows, width // item), (pitch // item, 1))
 
 
 def copy(destinations: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     """Copy each source into its destination, whose dtype it then has."""
     if destinations:
         torch._foreach_copy_(destinations, sources)
+
+
+def mover(table: Runs, into: torch.Tensor, out_of: Mapping[int, torch.Tensor]) -> tuple[str, Start]:
+    """What copies runs, and the call that starts it: on the current stream, or at once on the CPU.
+
+    On CUDA one kernel over a table of them, where Triton is installed and can compile, and torch's
+    copies of what is cast.
+
+    Args:
+        into, out_of: as of `views`; on CUDA all of this rank's device.
+    """
+    if not len(table):
+        return "none", nothing
+    if into.is_cuda and importlib.util.find_spec("triton") is not None:
+        from refit.transport.gather import Gather
+
+        bytewise = table.cast == NO_CAST
+        bases = np.zeros(1 + max(out_of), dtype=np.int64)
+        for peer, memory in out_of.items():
+            bases[peer] = memory.data_ptr()
+        try:
+            gather = Gather(table.where(bytewise), bases, into.data_ptr(), into.device)
+        except Exception:  # Triton has no base class for what can be wrong with a machine
+            traceback.print_exc()
+        else:
+            cast = views(table.where(~bytewise), into, out_of)
+
+            def both() -> None:
+                gather()
+                copy(*cast)
+
+            return "triton", both
+    pairs = views(table, into, out_of)
+    return "foreach_copy", lambda: copy(*pairs)
+
+
+def local(table: Runs, rank: int, source: Weights | None, destination: Weights | None) -> Start:
+    """What copies, of all that a rank receives, the bytes that it holds itself."""
+    mine = table.where(table.peer == rank)
+    if not len(mine):
+        return nothing
+    assert source is not None and destination is not None
+    return mover(mine, destination.arena, {rank: source.arena})[1]
+
+
+def nothing() -> None:
+    """Copies no byte."""

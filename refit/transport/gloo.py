@@ -16,6 +16,9 @@ from refit.transport.twosided import Parts, TwoSided
 class GlooWire:
     """The default process group, which is gloo's."""
 
+    in_place_bytes = 1 << 18  # over loopback
+    at_once = 1
+
     def open(self, device: torch.device) -> None:
         assert device.type == "cpu", (
             "gloo moves host memory; refit.rules.methods refuses it on CUDA"

@@ -7,46 +7,51 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import nixl
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from refit.job import Refit
+from refit.layout.layout import IntArray
 from refit.plan.copies import Copies
+from refit.plan.runs import received
 from refit.transport import Transport, blocks, share
 from refit.transport.lanes import Clock
-from refit.transport.schedule import aligned
+from refit.transport.reads import Read, reads
 from refit.weights import memory
-from refit.weights.weights import TORCH_DTYPE, Weights, device_of
+from refit.weights.weights import Weights, device_of
 
-# One descriptor costs what reading some 16 KB more does (5 us; UCX over CMA, on two cores), so
-# what lies between two runs of a strided block is read along where it is shorter.
-GAP_BYTES = 1 << 14
+GAP_BYTES = {"DRAM": 1 << 14, "VRAM": 1 << 20}
+"""What lies between two rows is read along where it is shorter.
+
+In host memory one descriptor costs what reading some 16 KB more does (5 us; UCX over CMA, on two
+cores). On a GPU it is a copy engine's, 2.3 us on an H100 (meta-pytorch/torchcomms #2195), in which
+NVLink moves 0.9 MB.
+"""
+
 POLL_S = 5e-5
 
 
 class NixlTransport(Transport):
     """Reads of registered memory.
 
-    A destination rank reads straight into its shards what is contiguous in both shards. The rest it
-    reads into staging, a run of memory per descriptor, and copies from there. Reads are batched
-    per peer, at most `bucket_mb` each and `in_flight` at a time, so staging is at most
-    in_flight * bucket, where one row of a tensor is no larger. A block has at most one descriptor
-    for each of its rows. Only destinations wait, and for nobody's action: no deadlock.
+    A destination rank reads straight into its arena what lands there as it is; see `Read` for the
+    rest. Reads are batched per peer, at most `bucket_mb` each and `in_flight` at a time, so staging
+    is at most in_flight * bucket. Only destinations wait, and for nobody's action: no deadlock.
     """
 
     def __init__(self, refit: Refit) -> None:
         self._bucket_bytes = int(refit.bucket_mb * 1e6)
         self._refit, self._in_flight = refit, refit.in_flight
-        self._into: list[torch.Tensor] = []
-        self._out_of: list[torch.Tensor] = []
-        self._batches: list[_Batch] = []
+        self._local: blocks.Start = blocks.nothing
+        self._reads: list[Read] = []
         self._handles: list[Any] = []
+        self._unpack: list[blocks.Start] = []
         self._staging = torch.empty(0, dtype=torch.uint8)
         self._registered: list[Any] = []
         self._agent: Any = None
@@ -55,16 +60,18 @@ class NixlTransport(Transport):
     def prepare(
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        self._into, self._out_of = blocks.local_pairs(copies, rank, source, destination)
+        table, world = received(copies, rank), copies.placement.world
+        self._local = blocks.local(table, rank, source, destination)
         device = device_of(source, destination)
         self._on_cuda = share.any_cuda(device)
-        batches = _batches(copies, rank, self._bucket_bytes) if destination is not None else []
-        size = aligned(max((b.staged for b in batches), default=0))
-        count = min(self._in_flight, len(batches))
+        gap = GAP_BYTES[self._memory]
+        self._reads = reads(table.where(table.peer != rank), rank, world, self._bucket_bytes, gap)
+        size = max((read.staged for read in self._reads), default=0)
+        count = min(self._in_flight, len(self._reads)) if size else 0
         if device.type == "cpu":
             memory.require_staging(count * size, self._refit)
         self._staging = torch.empty(count * size, dtype=torch.uint8, device=device)
-        peers = sorted({b.peer for b in batches})
+        peers = sorted({read.peer for read in self._reads})
         lends = source is not None and bool(copies.remote[copies.from_rank(rank)].any())
         if peers or lends:
             self._agent = nixl.nixl_agent(f"rank{rank}", nixl.nixl_agent_config())
@@ -72,34 +79,37 @@ class NixlTransport(Transport):
             for held in (*arenas, self._staging):
                 if held.numel():
                     self._registered.append(self._agent.register_memory(held))
-        lent: list[_Lent | None] = [None] * copies.placement.world
+        lent: list[_Lent | None] = [None] * world
         dist.all_gather_object(lent, self._lend(source.arena) if source and lends else None)
         names = {}
         for peer in peers:
             theirs = lent[peer]
             assert theirs is not None
             names[peer] = self._agent.add_remote_agent(theirs.metadata)
-        for number, batch in enumerate(batches):
-            theirs = lent[batch.peer]
+        for number, read in enumerate(self._reads):
+            theirs = lent[read.peer]
             assert destination is not None and theirs is not None
             start = number % self._in_flight * size
-            batch.bind(copies, self._staging[start : start + size], destination.tensors)
-            local = batch.local(_device_index(destination.arena))
-            remote = batch.remote(theirs.base, theirs.device)
-            self._handles.append(self._read(local, remote, names[batch.peer]))
-        self._batches = batches
+            slot = self._staging[start : start + size]
+            ends = np.where(read.is_staged, slot.data_ptr(), destination.arena.data_ptr())
+            here = _described(ends + read.ours, read.nbytes, _device_index(destination.arena))
+            there = _described(theirs.base + read.theirs, read.nbytes, theirs.device)
+            self._handles.append(self._read(here, there, names[read.peer]))
+            self._unpack.append(blocks.mover(read.runs, destination.arena, {0: slot})[1])
+
+    @property
+    def _memory(self) -> str:
+        """As NIXL names it."""
+        return "VRAM" if self._on_cuda else "DRAM"
 
     def _lend(self, arena: torch.Tensor) -> _Lent:
         """What peers are to know to read this rank's source."""
         metadata = self._agent.get_agent_metadata()
         return _Lent(metadata, arena.data_ptr(), _device_index(arena))
 
-    def _read(
-        self, local: np.ndarray[Any, Any], remote: np.ndarray[Any, Any], agent_name: str
-    ) -> Any:
+    def _read(self, ours: NDArray[np.uint64], theirs: NDArray[np.uint64], agent_name: str) -> Any:
         """NIXL's handle of one read, of as many descriptors here as at the peer."""
-        memory_type = "VRAM" if self._on_cuda else "DRAM"
-        here, there = (self._agent.get_xfer_descs(d, memory_type) for d in (local, remote))
+        here, there = (self._agent.get_xfer_descs(d, self._memory) for d in (ours, theirs))
         return self._agent.initialize_xfer("READ", here, there, agent_name)
 
     def execute(self) -> dict[str, float]:
@@ -114,7 +124,7 @@ class NixlTransport(Transport):
             _check(self._agent.transfer(handle))
             under_way.append(number)
             clock.lap("wire")
-        blocks.copy(self._into, self._out_of)
+        self._local()
         clock.lap("local")
         while under_way:
             self._finish(under_way.popleft(), clock)
@@ -125,11 +135,11 @@ class NixlTransport(Transport):
 
     def _finish(self, number: int, clock: Clock) -> None:
         while _check(self._agent.check_xfer_state(self._handles[number])) == "PROC":
-            time.sleep(POLL_S)
+            if not self._on_cuda:  # a GPU's refit is shorter than a sleep
+                time.sleep(POLL_S)
         clock.lap("wire")
-        batch = self._batches[number]
-        blocks.copy(batch.weights, batch.views)
-        if self._on_cuda and batch.views:
+        self._unpack[number]()
+        if self._on_cuda and self._reads[number].staged:
             torch.cuda.current_stream().synchronize()  # the next read into this slot is not ordered
         clock.lap("unpack")
 
@@ -139,11 +149,11 @@ class NixlTransport(Transport):
 
     @property
     def details(self) -> dict[str, int | str]:
-        """For the record: how the rank's blocks became reads."""
+        """For the record: how the rank's runs became reads."""
         return {
-            "reads": len(self._batches),
-            "descriptors": sum(len(b.runs) for b in self._batches),
-            "read_bytes": sum(length for b in self._batches for _, _, length in b.runs),
+            "reads": len(self._reads),
+            "descriptors": sum(len(read.nbytes) for read in self._reads),
+            "read_bytes": sum(int(read.nbytes.sum()) for read in self._reads),
         }
 
     def close(self) -> None:
@@ -152,7 +162,8 @@ class NixlTransport(Transport):
         dist.barrier()  # nobody reads any more
         for registered in self._registered:
             self._agent.deregister_memory(registered)
-        self._handles, self._batches, self._registered, self._agent = [], [], [], None
+        self._handles, self._reads, self._registered, self._agent = [], [], [], None
+        self._local, self._unpack = blocks.nothing, []
         self._staging = torch.empty(0, dtype=torch.uint8)
 
 
@@ -165,141 +176,10 @@ class _Lent:
     device: int
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Consecutive rows of one block, as it is read: `count` runs, or one where they are joined.
-
-    Attributes:
-        row: of the copies.
-        first, rows: which of the block's rows, its indices along dimension 0; a vector is one row.
-        at: byte in the source's arena.
-        run, count, stride: bytes of a run, how many, and from one to the next in the source.
-        pitch: bytes from one row to the next in staging; 0: read in place, not staged.
-        offset: in the batch's staging.
-        strides: within a row, in elements.
-    """
-
-    row: int
-    first: int
-    rows: int
-    at: int
-    run: int
-    count: int
-    stride: int
-    pitch: int
-    strides: tuple[int, ...]
-    offset: int = 0
-
-
-class _Batch:
-    """What is read from one peer by one request."""
-
-    def __init__(self, peer: int) -> None:
-        self.peer = peer
-        self.pieces: list[_Piece] = []
-        self.nbytes = 0
-        self.staged = 0
-        self.runs: list[tuple[int, int, int]] = []  # (local address, remote offset, bytes)
-        self.weights: list[torch.Tensor] = []
-        self.views: list[torch.Tensor] = []
-
-    def bind(self, copies: Copies, slot: torch.Tensor, tensors: blocks.Tensors) -> None:
-        """Find the addresses in this rank's shards and in the staging slot."""
-        for p in self.pieces:
-            into = blocks.part(copies, p.row, tensors, of_source=False)
-            if into.dim() > 1:
-                into = into[p.first : p.first + p.rows]
-            if not p.pitch:
-                self.runs.append((into.data_ptr(), p.at, p.run))
-                continue
-            base = slot.data_ptr() + p.offset
-            self.runs += [(base + i * p.run, p.at + i * p.stride, p.run) for i in range(p.count)]
-            dtype = TORCH_DTYPE[copies.dtype(p.row)]
-            flat = slot[p.offset : p.offset + aligned(p.rows * p.pitch)]
-            strides = (p.pitch // dtype.itemsize, *p.strides) if into.dim() > 1 else p.strides
-            start = flat.storage_offset() // dtype.itemsize
-            self.views.append(flat.view(dtype).as_strided(into.shape, strides, start))
-            self.weights.append(into)
-        self.weights, self.views = blocks.as_bits(self.weights, self.views)
-
-    def local(self, device: int) -> np.ndarray[Any, Any]:
-        """[runs, 3]: address, bytes, device."""
-        return np.array([(a, n, device) for a, _, n in self.runs], dtype=np.uint64)
-
-    def remote(self, base: int, device: int) -> np.ndarray[Any, Any]:
-        """[runs, 3]: address at the peer, bytes, device."""
-        return np.array([(base + at, n, device) for _, at, n in self.runs], dtype=np.uint64)
-
-
-def _batches(copies: Copies, rank: int, limit: int) -> list[_Batch]:
-    """A rank's reads, per peer, of at most `limit` bytes each but for a single longer row."""
-    rows = copies.to_rank(rank)
-    rows = rows[copies.remote[rows]]
-    mine = _meta_shards(copies, rank, source=False)
-    batches = []
-    # nearest peers upwards first, so that not all readers begin at one
-    world = copies.placement.world
-    peers = sorted(set(copies.source[rows].tolist()), key=lambda peer: (peer - rank) % world)
-    for peer in peers:
-        theirs = _meta_shards(copies, peer, source=True)
-        batch = _Batch(peer)
-        for row in rows[copies.source[rows] == peer].tolist():
-            for piece in _pieces(copies, row, mine, theirs, limit):
-                nbytes = piece.rows * piece.pitch or piece.run
-                if batch.pieces and aligned(batch.nbytes) + nbytes > limit:
-                    batches.append(batch)
-                    batch = _Batch(peer)
-                batch.nbytes = aligned(batch.nbytes) + nbytes
-                if piece.pitch:
-                    piece = replace(piece, offset=aligned(batch.staged))
-                    batch.staged = piece.offset + nbytes
-                batch.pieces.append(piece)
-        batches.append(batch)
-    return batches
-
-
-def _pieces(
-    copies: Copies, row: int, mine: blocks.Tensors, theirs: blocks.Tensors, limit: int
-) -> Iterator[_Piece]:
-    """The pieces of one block, of at most `limit` bytes each but for a single longer row.
-
-    Args:
-        mine, theirs: shards at both ends, without memory.
-    """
-    into = blocks.part(copies, row, mine, of_source=False)
-    out_of = blocks.part(copies, row, theirs, of_source=True)
-    item = out_of.element_size()
-    at = int(out_of.storage_offset()) * item
-    in_place = into.is_contiguous() and out_of.is_contiguous() and into.dtype == out_of.dtype
-    is_vector = out_of.dim() == 1
-    num_rows = 1 if is_vector else out_of.shape[0]
-    sizes, strides = (out_of.shape, out_of.stride()) if is_vector else _in_row(out_of)
-    # from a row's first element to its last, what lies between them too
-    run = (1 + sum((n - 1) * by for n, by in zip(sizes, strides, strict=True))) * item
-    stride = run if is_vector else out_of.stride(0) * item
-    joined = stride - run <= GAP_BYTES
-    step = max(1, limit // (stride if joined else run))
-    for first in range(0, num_rows, step):
-        rows = min(step, num_rows - first)
-        begin = at + first * stride
-        if in_place:
-            yield _Piece(row, first, rows, begin, rows * run, 1, 0, 0, strides)
-        elif joined:
-            # the last row ends with its run: what follows may be beyond the arena
-            span = (rows - 1) * stride + run
-            yield _Piece(row, first, rows, begin, span, 1, 0, stride, strides)
-        else:
-            yield _Piece(row, first, rows, begin, run, rows, stride, run, strides)
-
-
-def _in_row(block: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes and strides of one row of a block, in elements."""
-    return tuple(block.shape[1:]), tuple(block.stride()[1:])
-
-
-def _meta_shards(copies: Copies, rank: int, source: bool) -> blocks.Tensors:
-    """A rank's shards on the meta device: shapes, strides and offsets without memory."""
-    return Weights.allocate(copies.shards(rank, of_source=source), device="meta").tensors
+def _described(address: IntArray, nbytes: IntArray, device: int) -> NDArray[np.uint64]:
+    """[descriptors, 3]: address, bytes, device."""
+    columns = [address, nbytes, np.full_like(nbytes, device)]
+    return np.stack(columns, axis=1).astype(np.uint64)
 
 
 def _device_index(tensor: torch.Tensor) -> int:

@@ -1,26 +1,21 @@
-"""A rank's messages: blocks packed per peer into buckets, in an order that cannot deadlock."""
+"""A rank's messages: runs packed per peer into buckets, in an order that cannot deadlock."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from refit.layout.layout import IntArray
 from refit.plan.copies import Copies
+from refit.plan.runs import NO_CAST, Runs, given
 
-ALIGN = 16  # bytes; each block of a bucket starts on such a boundary
+ALIGN = 16  # bytes; each run of a bucket starts on such a boundary
+WHOLE = 64  # bytes; runs are cut at multiples of it, so that what is loaded at once stays together
+PARTS = 8  # of a bucket: runs are cut as small as that, so that a bucket is that full at least
 
 Order = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Part of one row: so many indices of its main axis, and where it lies in its bucket."""
-
-    row: int  # of the copies
-    first: int  # of the row's block along its main axis
-    count: int
-    offset: int  # bytes, in the bucket
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -28,50 +23,77 @@ class Message:
     """One bucket to or from a peer.
 
     Attributes:
-        order: (destination - source) mod world, then the number of the bucket in the pair. All
+        order: the number of the bucket in the pair, then (destination - source) mod world. All
             ranks post in this order and wait only for earlier messages, so the least message not
             yet done is always posted at both its ends: no cycle of waits can form. A rank has at
-            most one send and one receive of each order.
-        in_place: a single block that is contiguous in both shards: it need not be packed.
+            most one send and one receive of each order, and its peers take turns.
+        runs: its bytes, from arena to arena.
+        at: [runs], the byte of the bucket at which each begins.
+        cast_first: what is cast is cast before it is sent, and not on arrival.
+        in_place: one run of bytes: it need not be packed.
     """
 
     order: Order
     peer: int
     is_send: bool
-    blocks: tuple[Block, ...]
+    runs: Runs
+    at: IntArray
     nbytes: int
+    cast_first: bool = False
     in_place: bool = False
+
+    @property
+    def start(self) -> int:
+        """Of a message in place, its first byte in this rank's arena."""
+        return int((self.runs.source if self.is_send else self.runs.destination)[0])
+
+    def staged(self, offset: int = 0) -> Runs:
+        """From this rank's arena into its bucket, or from its bucket into the arena.
+
+        Args:
+            offset: of the bucket in the memory that it lies in. Both ends' `peer` is 0.
+        """
+        runs, cast = self.runs, self.runs.cast
+        width = _wire_width(runs, self.cast_first)
+        pitch = np.where(runs.flat, 0, width)
+        here = replace(runs, peer=0 * runs.peer)
+        if self.is_send:
+            cast = cast if self.cast_first else np.full_like(cast, NO_CAST)
+            return replace(here, destination=self.at + offset, destination_pitch=pitch, cast=cast)
+        cast = np.full_like(cast, NO_CAST) if self.cast_first else cast
+        return replace(here, source=self.at + offset, source_pitch=pitch, width=width, cast=cast)
 
 
 def messages(
-    copies: Copies, rank: int, bucket_bytes: int, in_place_bytes: int | None = None
+    copies: Copies,
+    rank: int,
+    incoming: Runs,
+    bucket_bytes: int,
+    in_place_bytes: int | None = None,
 ) -> list[Message]:
     """Everything a rank sends and receives, in posting order; receives before sends of equal order.
 
-    A message is at most `bucket_bytes`, except where one index of a main axis alone is larger.
-
     Args:
-        in_place_bytes: contiguous blocks of at least so many bytes go as messages of their own;
-            None: all blocks are packed.
+        incoming: what it receives (`refit.plan.runs.received`).
+        bucket_bytes: the largest message; `ALIGN` or more.
+        in_place_bytes: runs of at least so many bytes go as messages of their own, as large as a
+            bucket at most; None: all are packed.
     """
-    both_ways = []
-    for is_send, rows in ((False, copies.to_rank(rank)), (True, copies.from_rank(rank))):
-        peers = copies.destination if is_send else copies.source
-        by_peer: dict[int, list[int]] = {}
-        for row in rows[copies.remote[rows]].tolist():
-            by_peer.setdefault(int(peers[row]), []).append(row)
-        for peer, mine in by_peer.items():
-            shift = (peer - rank if is_send else rank - peer) % copies.placement.world
-            alone = [r for r in mine if _goes_in_place(copies, r, in_place_bytes)]
-            packed = [r for r in mine if not _goes_in_place(copies, r, in_place_bytes)]
-            buckets = [(b, False) for b in _buckets(copies, packed, bucket_bytes)]
-            for row in alone:
-                # its own bucket, or several where it exceeds one
-                buckets += [(b, True) for b in _buckets(copies, [row], bucket_bytes)]
-            for number, (blocks, in_place) in enumerate(buckets):
-                size = blocks[-1].offset + blocks[-1].nbytes
-                order = (shift, number)
-                both_ways.append(Message(order, peer, is_send, tuple(blocks), size, in_place))
+    both_ways: list[Message] = []
+    world = copies.placement.world
+    for is_send, table in ((False, incoming), (True, given(copies, rank))):
+        for peer in np.unique(table.peer[table.peer != rank]).tolist():
+            runs = table.where(table.peer == peer)
+            cast_first = copies.cast_by_sender(peer if is_send else rank)
+            shift = (peer - rank if is_send else rank - peer) % world
+            for number, (part, at, in_place) in enumerate(
+                _parts(runs, cast_first, bucket_bytes, in_place_bytes)
+            ):
+                nbytes = int(at[-1] + (part.rows * _wire_width(part, cast_first))[-1])
+                order = (number, shift)
+                both_ways.append(
+                    Message(order, peer, is_send, part, at, nbytes, cast_first, in_place)
+                )
     return sorted(both_ways, key=lambda m: (m.order, m.is_send))
 
 
@@ -104,32 +126,50 @@ def group_numbers(
 
 
 def aligned(nbytes: int) -> int:
-    """The next boundary on which a block may start."""
+    """The next boundary on which a run may start."""
     return -(-nbytes // ALIGN) * ALIGN
 
 
-def _goes_in_place(copies: Copies, row: int, in_place_bytes: int | None) -> bool:
-    if in_place_bytes is None or copies.nbytes[row] < in_place_bytes:
-        return False
-    return copies.is_one_run(row)
+def filled(nbytes: Sequence[int], limit: int) -> list[int]:
+    """Of pieces one after another, the bucket of at most `limit` bytes that each goes into.
+
+    A piece that is larger has one of its own.
+    """
+    numbers, number, used = [], 0, 0
+    for size in nbytes:
+        if used and aligned(used) + size > limit:
+            number, used = number + 1, 0
+        used = aligned(used) + size
+        numbers.append(number)
+    return numbers
 
 
-def _buckets(copies: Copies, rows: list[int], limit: int) -> list[list[Block]]:
-    """Pack rows, divided along their main axis where too large, into buckets of at most `limit`."""
-    buckets: list[list[Block]] = []
-    used = limit
-    for row in rows:
-        length = int(copies.length[row])
-        unit = int(copies.nbytes[row]) // length
-        done = 0
-        while done < length:
-            offset = aligned(used)
-            fits = (limit - offset) // unit
-            if fits < 1:
-                buckets.append([])
-                offset, fits = 0, max(limit // unit, 1)
-            take = min(fits, length - done)
-            buckets[-1].append(Block(row, done, take, offset, take * unit))
-            used = offset + take * unit
-            done += take
-    return buckets
+def _parts(
+    runs: Runs, cast_first: bool, limit: int, in_place_bytes: int | None
+) -> Iterator[tuple[Runs, IntArray, bool]]:
+    """The messages of a pair: of each its runs, where they begin in its bucket, and `in_place`."""
+    alone = np.zeros(len(runs), dtype=bool)
+    if in_place_bytes is not None:
+        alone = runs.flat & (runs.cast == NO_CAST) & (runs.width >= in_place_bytes)
+    packed = _cut(runs.where(~alone), cast_first, limit)
+    sizes = packed.rows * _wire_width(packed, cast_first)
+    ends = -(-sizes // ALIGN) * ALIGN
+    numbers = np.array(filled(sizes.tolist(), limit), dtype=np.int64)
+    for number in range(int(numbers.max(initial=-1)) + 1):
+        mine = numbers == number
+        yield packed.where(mine), np.cumsum(ends[mine]) - ends[mine], False
+    large = runs.where(alone).split(max(WHOLE, limit // WHOLE * WHOLE))
+    for k in range(len(large)):
+        yield large.where(np.array([k])), np.zeros(1, dtype=np.int64), True
+
+
+def _cut(runs: Runs, cast_first: bool, limit: int) -> Runs:
+    """Runs of so few bytes that buckets become full."""
+    most = max(WHOLE, limit // PARTS // WHOLE * WHOLE)
+    wider = int((-(-_wire_width(runs, cast_first) // np.maximum(1, runs.width))).max(initial=1))
+    return runs.split(most // wider)
+
+
+def _wire_width(runs: Runs, cast_first: bool) -> IntArray:
+    """[runs]: bytes of a row as it travels."""
+    return runs.destination_width if cast_first else runs.width

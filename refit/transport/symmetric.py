@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from refit.job import Refit
 from refit.plan.copies import Copies
+from refit.plan.runs import received
 from refit.transport import Transport, blocks
 from refit.transport.heap import OpenHeap, SymmetricHeap
 from refit.transport.heap_shared import SharedHeap
@@ -32,8 +33,7 @@ class SymmetricTransport(Transport):
     The first slots of a refit are granted by the one before.
 
     Memory: every rank's heap has `in_flight` slots each way of the largest message of any rank: at
-    most 2 * in_flight * bucket, where one index of a cut axis is no larger, and 64 bytes for each
-    counter: (1 + ranks) * `in_flight`.
+    most 2 * in_flight * bucket, and 64 bytes for each counter: (1 + ranks) * `in_flight`.
 
     No deadlock: a rank takes its sends in order and its receives in order. A send waits for a grant
     that follows a receive of lesser order at its receiver; a receive waits for the send of its own
@@ -46,8 +46,7 @@ class SymmetricTransport(Transport):
         self._refit, self._in_flight = refit, refit.in_flight
         self._streams = refit.streams
         self._open_heap = open_heap
-        self._into: list[torch.Tensor] = []
-        self._out_of: list[torch.Tensor] = []
+        self._local: blocks.Start = blocks.nothing
         self._steps: dict[bool, list[_Step]] = {True: [], False: []}
         self._lanes: Lanes = CpuLanes()
         self._heap: SymmetricHeap | None = None
@@ -56,10 +55,11 @@ class SymmetricTransport(Transport):
     def prepare(
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        self._into, self._out_of = blocks.local_pairs(copies, rank, source, destination)
+        table = received(copies, rank)
+        self._local = blocks.local(table, rank, source, destination)
         device = device_of(source, destination)
         self._lanes = lanes(device, self._streams)
-        todo = messages(copies, rank, self._bucket_bytes)
+        todo = messages(copies, rank, table, self._bucket_bytes)
         sends = [m for m in todo if m.is_send]
         receives = [m for m in todo if not m.is_send]
         world = copies.placement.world
@@ -80,12 +80,12 @@ class SymmetricTransport(Transport):
             assert source is not None
             slot = slots_at[message.peer].popleft()
             bucket = self._bucket(sending, number, message)
-            self._steps[True].append(_Step.of(copies, message, bucket, source.tensors, slot))
+            self._steps[True].append(_Step.of(message, bucket, source.arena, slot))
         for number, message in enumerate(receives):
             assert destination is not None
             slot = number % self._in_flight
             bucket = self._bucket(receiving, number, message)
-            self._steps[False].append(_Step.of(copies, message, bucket, destination.tensors, slot))
+            self._steps[False].append(_Step.of(message, bucket, destination.arena, slot))
         self._rank = rank
         for step in self._steps[False][: self._in_flight]:
             self._grant(step)
@@ -122,7 +122,7 @@ class SymmetricTransport(Transport):
         assert self._heap is not None
         self._lanes.start()
         with self._lanes.on("local"):
-            blocks.copy(self._into, self._out_of)
+            self._local()
         put = [Mark()] * self._in_flight  # by slot of this rank's own: its bytes have left it
         at = {True: 0, False: 0}
         while heads := [(s, i) for s, i in at.items() if i < len(self._steps[s])]:
@@ -151,7 +151,7 @@ class SymmetricTransport(Transport):
         assert self._heap is not None
         slot = number % self._in_flight  # of this rank's own
         with self._lanes.on("pack", number, after=[put[slot]]) as packed:
-            blocks.copy(step.staged, step.weights)
+            step.move()
         with self._lanes.on("wire", after=[packed]) as put[slot]:
             self._heap.wait(self._counter(step))
             start = step.slot * self._slot_bytes
@@ -161,7 +161,7 @@ class SymmetricTransport(Transport):
         assert self._heap is not None
         with self._lanes.on("unpack", number):
             self._heap.wait(self._counter(step))
-            blocks.copy(step.weights, step.staged)
+            step.move()
             # the slot's next message, of this refit or the next
             receives = self._steps[False]
             follower = number + self._in_flight
@@ -180,7 +180,7 @@ class SymmetricTransport(Transport):
 
     @property
     def details(self) -> dict[str, int | str]:
-        """For the record: which heap, and how the rank's blocks became messages."""
+        """For the record: which heap, and how the rank's runs became messages."""
         return {
             "heap": self._heap.name if self._heap else "",
             "messages": len(self._steps[True]) + len(self._steps[False]),
@@ -189,7 +189,7 @@ class SymmetricTransport(Transport):
         }
 
     def close(self) -> None:
-        self._into, self._out_of, self._steps = [], [], {True: [], False: []}
+        self._local, self._steps = blocks.nothing, {True: [], False: []}
         if self._heap is not None:
             self._heap.close()
             self._heap = None
@@ -197,20 +197,18 @@ class SymmetricTransport(Transport):
 
 @dataclass(frozen=True)
 class _Step:
-    """A message, its bucket in this rank's heap, and its blocks as views of both its ends here."""
+    """A message, its bucket in this rank's heap, and what packs or unpacks it."""
 
     message: Message
     bucket: torch.Tensor
-    staged: list[torch.Tensor]
-    weights: list[torch.Tensor]
+    move: blocks.Start
     slot: int  # at the receiver
 
     @staticmethod
-    def of(
-        copies: Copies, message: Message, bucket: torch.Tensor, tensors: blocks.Tensors, slot: int
-    ) -> _Step:
-        staged, weights = blocks.staged_pairs(copies, message, bucket, tensors)
-        return _Step(message, bucket, staged, weights, slot)
+    def of(message: Message, bucket: torch.Tensor, arena: torch.Tensor, slot: int) -> _Step:
+        into, out_of = (bucket, arena) if message.is_send else (arena, bucket)
+        _, move = blocks.mover(message.staged(), into, {0: out_of})
+        return _Step(message, bucket, move, slot)
 
 
 class SharedTransport(SymmetricTransport):

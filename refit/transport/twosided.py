@@ -12,20 +12,27 @@ import torch.distributed as dist
 
 from refit.job import Refit
 from refit.plan.copies import Copies
+from refit.plan.runs import received, together
 from refit.transport import Transport, blocks
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
-from refit.transport.schedule import Message, aligned, group_numbers, messages
+from refit.transport.schedule import ALIGN, Message, aligned, group_numbers, messages
 from refit.weights import memory
 from refit.weights.weights import Weights, device_of
-
-# Below this a message of its own costs more than the two copies that it saves (gloo, loopback).
-IN_PLACE_BYTES = 1 << 18
 
 Parts = list[tuple[int, torch.Tensor]]  # (peer, contiguous bytes)
 
 
 class Wire(Protocol):
-    """What carries the messages."""
+    """What carries the messages.
+
+    Attributes:
+        in_place_bytes: below this a message of its own costs more than the two copies that it
+            saves.
+        at_once: how many messages fill a bucket, so that a group is for as many peers.
+    """
+
+    in_place_bytes: int
+    at_once: int
 
     def open(self, device: torch.device) -> None:
         """All ranks: whatever must be there before the first message."""
@@ -41,9 +48,8 @@ class TwoSided(Transport):
     """Messages in groups that all ranks number alike.
 
     At most `in_flight` groups are under way. A group has at most `max_ops_per_group` operations and
-    `bucket_mb` bytes each way, so staging is at most 2 * in_flight * bucket, where one index of a
-    cut axis is no larger. Large contiguous blocks are not staged at all: they go from shard to
-    shard. Packing and unpacking overlap with the wire.
+    `bucket_mb` bytes each way, so staging is at most 2 * in_flight * bucket. Long runs of bytes are
+    not staged at all: they go from arena to arena. Packing and unpacking overlap with the wire.
 
     All ranks number the groups alike and a rank posts its own in that order, waiting only for
     earlier ones. The least group not yet done is therefore posted at all its ranks: no deadlock,
@@ -56,8 +62,7 @@ class TwoSided(Transport):
         self._refit, self._in_flight = refit, refit.in_flight
         self._streams = refit.streams
         self._wire = wire
-        self._into: list[torch.Tensor] = []
-        self._out_of: list[torch.Tensor] = []
+        self._local: blocks.Start = blocks.nothing
         self._groups: list[_Group] = []
         self._staging: list[torch.Tensor] = []
         self._lanes: Lanes = CpuLanes()
@@ -65,11 +70,13 @@ class TwoSided(Transport):
     def prepare(
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        self._into, self._out_of = blocks.local_pairs(copies, rank, source, destination)
         device = device_of(source, destination)
         self._wire.open(device)
         self._lanes = lanes(device, self._streams)
-        todo = messages(copies, rank, self._bucket_bytes, IN_PLACE_BYTES)
+        table = received(copies, rank)
+        self._local = blocks.local(table, rank, source, destination)
+        largest = max(ALIGN, self._bucket_bytes // self._wire.at_once)
+        todo = messages(copies, rank, table, largest, self._wire.in_place_bytes)
         sent = self._wire.gather({m.order: m.nbytes for m in todo if m.is_send})
         numbers = group_numbers(sent, self._bucket_bytes, self._max_ops)
         grouped: dict[int, list[Message]] = {}
@@ -89,13 +96,11 @@ class TwoSided(Transport):
         for index, of_group in enumerate(groups):
             group = _Group(index)
             for is_send, weights in ((False, destination), (True, source)):
-                offsets, _ = _staged(of_group, is_send)
-                for message in of_group:
-                    if message.is_send == is_send:
-                        assert weights is not None
-                        slot = slots[is_send][index % self._in_flight] if offsets else None
-                        offset = offsets.get(message.order)
-                        group.add(copies, message, slot, offset, weights.tensors)
+                ours = [message for message in of_group if message.is_send == is_send]
+                if ours:
+                    assert weights is not None
+                    slot = slots[is_send][index % self._in_flight] if slots[is_send] else None
+                    group.bind(ours, is_send, slot, weights.arena)
             self._groups.append(group)
 
     def execute(self) -> dict[str, float]:
@@ -107,12 +112,12 @@ class TwoSided(Transport):
                 self._finish(*under_way.popleft(), unpacked)
             slot = group.number % self._in_flight
             with self._lanes.on("pack", group.number) as packed:
-                blocks.copy(group.staged[True], group.weights[True])
+                group.pack()
             with self._lanes.on("wire", after=[packed, unpacked[slot]]) as posted:
                 works = self._wire.post(group.parts[True], group.parts[False])
             under_way.append((group, works, posted))
         with self._lanes.on("local"):
-            blocks.copy(self._into, self._out_of)
+            self._local()
         while under_way:
             self._finish(*under_way.popleft(), unpacked)
         return self._lanes.finish()
@@ -122,7 +127,7 @@ class TwoSided(Transport):
     ) -> None:
         self._lanes.wait(works, posted)
         with self._lanes.on("unpack", group.number) as done:
-            blocks.copy(group.weights[False], group.staged[False])
+            group.unpack()
         unpacked[group.number % self._in_flight] = done
 
     @property
@@ -131,7 +136,7 @@ class TwoSided(Transport):
 
     @property
     def details(self) -> dict[str, int]:
-        """For the record: how the rank's blocks became messages."""
+        """For the record: how the rank's runs became messages."""
         return {
             "groups": len(self._groups),
             "messages": sum(len(g.parts[s]) for g in self._groups for s in (False, True)),
@@ -139,43 +144,48 @@ class TwoSided(Transport):
         }
 
     def close(self) -> None:
-        self._into, self._out_of, self._groups, self._staging = [], [], [], []
+        self._local, self._groups, self._staging = blocks.nothing, [], []
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Group:
-    """One rank's part of one group. Dictionaries are by `is_send`."""
+    """One rank's part of one group. `parts` is by `is_send`."""
 
     number: int
     parts: dict[bool, Parts] = field(default_factory=lambda: {False: [], True: []})
-    staged: dict[bool, list[torch.Tensor]] = field(default_factory=lambda: {False: [], True: []})
-    weights: dict[bool, list[torch.Tensor]] = field(default_factory=lambda: {False: [], True: []})
+    pack: blocks.Start = blocks.nothing
+    unpack: blocks.Start = blocks.nothing
 
     @property
     def num_ops(self) -> int:
         return len(self.parts[False]) + len(self.parts[True])
 
-    def add(
-        self,
-        copies: Copies,
-        message: Message,
-        slot: torch.Tensor | None,
-        offset: int | None,
-        tensors: blocks.Tensors,
+    def bind(
+        self, ours: list[Message], is_send: bool, slot: torch.Tensor | None, arena: torch.Tensor
     ) -> None:
-        """Take in a message; `offset` is its place in the slot, None where it goes in place."""
-        if offset is None or slot is None:
-            (block,) = message.blocks
-            part = blocks.part(
-                copies, block.row, tensors, message.is_send, block.first, block.count
-            )
-            self.parts[message.is_send].append((message.peer, part.view(-1).view(torch.uint8)))
-            return
-        bucket = slot[offset : offset + message.nbytes]
-        staged, weights = blocks.staged_pairs(copies, message, bucket, tensors)
-        self.parts[message.is_send].append((message.peer, bucket))
-        self.staged[message.is_send] += staged
-        self.weights[message.is_send] += weights
+        """Take in the messages of one direction.
+
+        Args:
+            slot: of staging, if there is any.
+            arena: of this rank's weights at this end.
+        """
+        offsets, _ = _staged(ours, is_send)
+        for message in ours:
+            memory, at = arena, offsets.get(message.order)
+            if at is None:
+                at = message.start
+            else:
+                assert slot is not None
+                memory = slot
+            self.parts[is_send].append((message.peer, memory[at : at + message.nbytes]))
+        staged = [m.staged(offsets[m.order]) for m in ours if m.order in offsets]
+        if staged and slot is not None:
+            into, out_of = (slot, arena) if is_send else (arena, slot)
+            _, start = blocks.mover(together(staged), into, {0: out_of})
+            if is_send:
+                self.pack = start
+            else:
+                self.unpack = start
 
 
 def _staged(group: list[Message], is_send: bool) -> tuple[dict[tuple[int, int], int], int]:

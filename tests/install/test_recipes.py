@@ -197,12 +197,13 @@ import torch
 
 from refit.job import Refit
 from refit.plan.copies import Copies
+from refit.plan.runs import received
 from refit.transport import Transport, blocks, share
 from refit.weights.weights import Weights
 
 
 class LoopTransport(Transport):
-    """Each block is copied by a call of its own; no staging."""
+    """Each run is copied by a call of its own; no staging."""
 
     def __init__(self, refit: Refit) -> None:
         self._pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -210,17 +211,13 @@ class LoopTransport(Transport):
     def prepare(
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
     ) -> None:
-        rows = copies.to_rank(rank)
-        peers = np.unique(copies.source[rows[copies.remote[rows]]]).tolist()
+        table = received(copies, rank)
+        peers = np.unique(table.peer[table.peer != rank]).tolist()
         arenas = share.exchange(None if source is None else source.arena, rank, peers)
-        shards = {
-            peer: Weights.view(copies.shards(peer, of_source=True), arena).tensors
-            for peer, arena in arenas.items()
-        }
         if source is not None:
-            shards[rank] = source.tensors
+            arenas[rank] = source.arena
         if destination is not None:
-            into, out_of = blocks.pairs(copies, rows.tolist(), destination.tensors, shards)
+            into, out_of = blocks.views(table, destination.arena, arenas)
             self._pairs = list(zip(into, out_of, strict=True))
 
     def execute(self) -> dict[str, float]:

@@ -119,6 +119,7 @@ QUICK = METHODS[:3]  # NIXL's agents take longer to start than all else
 OF_ALL = [(ALL, method) for method in METHODS]
 OF_ALL_FAULTS = [(ALL, ("DropsBlock", "RoundsUp")[n % 2], way) for n, way in enumerate(METHODS)]
 EACH = [(name, QUICK[n % len(QUICK)]) for n, name in enumerate(SIDES) if name != ALL]
+EACH.append(("tied to untied", "ipc"))  # two names of one memory, read in place
 FAULTS = [
     ("hsdp to tp and ep", "DropsBlock"),
     ("fsdp to fsdp", "WritesPadding"),

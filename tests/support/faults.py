@@ -19,10 +19,10 @@ from refit.job import Refit
 from refit.layout.cut import PADDING
 from refit.plan.copies import Copies
 from refit.rules.methods import locate
-from refit.transport import blocks
 from refit.transport.gloo import GlooTransport
 from refit.transport.ipc import IpcTransport
 from refit.weights.weights import Weights
+from tests.support.boxes import part
 
 
 class Fault:
@@ -82,7 +82,7 @@ class DropsBlock(Fault):
             return super().execute()
         rows = self.copies.to_rank(self.rank)
         row = int(rows[self.copies.remote[rows]][-1])
-        into = blocks.part(self.copies, row, self.destination.tensors, of_source=False)
+        into = part(self.copies, row, self.destination.tensors, of_source=False)
         before = into.clone()
         phases = super().execute()
         into.copy_(before)

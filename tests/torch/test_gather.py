@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from refit.plan.runs import Runs
+from refit.plan.runs import NO_CAST, Runs
 from refit.rules import devices
 from refit.transport.carry import ENGINE_BYTES, Carrier
 
@@ -56,13 +56,14 @@ def arenas(size: int = SIZE) -> dict[int, torch.Tensor]:
 
 
 def table(blocks: Sequence[tuple[int, ...]]) -> Runs:
-    return Runs(*np.array(blocks, dtype=np.int64).reshape(-1, 7).T)
+    whole = np.array(blocks, dtype=np.int64).reshape(-1, 7)
+    return Runs(*(*whole.T, np.full(len(whole), NO_CAST)))
 
 
 def wanted(runs: Runs, out_of: dict[int, torch.Tensor], size: int = SIZE) -> torch.Tensor:
     """What is in an arena of 255s then."""
     into = torch.full((size,), 255, dtype=torch.uint8, device=DEVICE)
-    for peer, source, destination, rows, out_pitch, in_pitch, width in runs.tuples():
+    for peer, source, destination, rows, out_pitch, in_pitch, width, _ in runs.tuples():
         for row in range(rows):
             here, there = source + row * out_pitch, destination + row * in_pitch
             into[there : there + width] = out_of[peer][here : here + width]

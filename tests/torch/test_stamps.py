@@ -9,10 +9,10 @@ import torch
 
 from refit.job import Degrees, Job
 from refit.rules.setup import Setup
-from refit.transport import blocks
 from refit.weights.pattern import Pattern
 from refit.weights.stamps import Stamps, positions
 from refit.weights.weights import Weights
+from tests.support.boxes import deliver, part
 from tests.support.jobs import SMALL, TINY, dense, job
 
 TIED = replace(dense(TINY), share_embeddings_and_output_weights=True)
@@ -65,10 +65,8 @@ class Refit:
     def run(self, number: int) -> None:
         for stamps in self.at_source:
             stamps.write(number)
-        shards = {r: w.tensors for r, w in self.sources.items()}
         for rank, destination in self.destinations.items():
-            rows = self.copies.to_rank(rank).tolist()
-            blocks.copy(*blocks.pairs(self.copies, rows, destination.tensors, shards))
+            deliver(self.copies, rank, self.sources, destination)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -86,8 +84,7 @@ def test_any_block_that_stays_as_it_was_is_seen(name: str) -> None:
         stale = Weights.view(destination.shards, before[rank])
         for row in rows:
             into, out_of = (
-                blocks.part(refit.copies, row, of.tensors, of_source=False)
-                for of in (destination, stale)
+                part(refit.copies, row, of.tensors, of_source=False) for of in (destination, stale)
             )
             kept = into.clone()
             into.copy_(out_of)

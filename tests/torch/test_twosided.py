@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from refit.job import Degrees, Refit
 from refit.plan.copies import Copies
+from refit.plan.runs import received
 from refit.rules.setup import Setup
 from refit.transport.schedule import group_numbers, messages
 from refit.transport.symmetric import SymmetricTransport
@@ -40,6 +41,9 @@ class Exchange:
 
 class ThreadWire:
     """One rank's end. Its groups run one after another on a thread, like kernels on a stream."""
+
+    in_place_bytes = 1 << 12
+    at_once = 2
 
     def __init__(self, exchange: Exchange, rank: int) -> None:
         self._exchange, self._rank = exchange, rank
@@ -171,6 +175,9 @@ def test_any_plan_in_any_groups(
 class Alone:
     """A wire of one rank, who gathers what it sends itself."""
 
+    in_place_bytes = 1 << 12
+    at_once = 1
+
     def open(self, device: torch.device) -> None:
         pass
 
@@ -215,7 +222,10 @@ def test_groups_by_hand() -> None:
 
 def test_groups_keep_both_limits_and_the_order() -> None:
     copies = copies_of(Degrees(tp=4, etp=1), Degrees(tp=2, ep=2, etp=1), "collocated")
-    todo = [messages(copies, rank, 4096) for rank in range(copies.placement.world)]
+    todo = [
+        messages(copies, rank, received(copies, rank), 4096)
+        for rank in range(copies.placement.world)
+    ]
     sent = [{m.order: m.nbytes for m in of_rank if m.is_send} for of_rank in todo]
     numbers = group_numbers(sent, 8192, 6)
     assert [numbers[order] for order in sorted(numbers)] == sorted(numbers.values())
@@ -225,18 +235,17 @@ def test_groups_keep_both_limits_and_the_order() -> None:
             assert len(mine) <= 6
             for is_send in (False, True):
                 sizes = [m.nbytes for m in mine if m.is_send == is_send]
-                # a message of one index larger than the bucket goes alone
-                assert sum(sizes) <= 8192 or len(sizes) == 1
+                assert sum(sizes) <= 8192
 
 
 def test_each_byte_is_in_one_message_at_both_ends() -> None:
     copies = copies_of(Degrees(tp=2, etp=1), Degrees(tp=4, etp=1), "non-collocated")
     ends: dict[tuple[int, int, tuple[int, int]], list[tuple[int, bool]]] = {}
     for rank in range(copies.placement.world):
-        for m in messages(copies, rank, 4096, in_place_bytes=2048):
+        for m in messages(copies, rank, received(copies, rank), 4096, in_place_bytes=2048):
             pair = (rank, m.peer) if m.is_send else (m.peer, rank)
             ends.setdefault((*pair, m.order), []).append((m.nbytes, m.in_place))
-            assert sum(b.nbytes for b in m.blocks) <= m.nbytes
-            assert not m.in_place or len(m.blocks) == 1
+            assert m.runs.nbytes.sum() <= m.nbytes <= 4096
+            assert not m.in_place or len(m.runs) == 1
     assert all(len(both) == 2 and both[0] == both[1] for both in ends.values())
     assert any(in_place for both in ends.values() for _, in_place in both)

@@ -10,6 +10,7 @@ from refit.plan.build import build_plan
 from refit.plan.cells import _edges
 from refit.plan.copies import Copies
 from refit.plan.plan import Plan
+from refit.plan.runs import NO_CAST, dtypes, received, together
 from refit.rules.setup import Setup
 from tests.support.jobs import SMALL, TINY, job, placed
 
@@ -38,27 +39,13 @@ def test_which_shards_a_rank_has_of_either_side() -> None:
     assert counts == [[9, 0], [9, 0], [0, 9], [0, 0]]
 
 
-def test_which_blocks_are_one_run() -> None:
-    _, copies = plan_of()
-    for row in range(len(copies)):
-        name = copies.catalogue.name_of(int(copies.tensor[row]))
-        assert copies.is_one_run(row) is not any(word in name for word in COLUMNS), name
-        assert not copies.is_cast(row) and copies.dtype(row) == "bfloat16"
-
-
-def test_what_is_cast_is_never_one_run() -> None:
-    _, copies = plan_of(Degrees(etp=1, dtype="float32"))
-    for row in range(len(copies)):
-        assert copies.is_cast(row) and not copies.is_one_run(row)
-        assert copies.dtype(row) == "bfloat16"  # it is cast on arrival
-
-
 def test_of_several_destinations_each_has_its_own_shards_and_dtype() -> None:
     pools = [Degrees(etp=1), Degrees(etp=1, dtype="float32")]
     copies = Setup.of(job(destinations=pools, model=SMALL)).plan().hops[0]
     assert [len(copies.shards(rank, of_source=False)) for rank in range(4)] == [0, 0, 9, 9]
-    cast = {int(copies.destination[row]): copies.is_cast(row) for row in range(len(copies))}
-    assert cast == {2: False, 3: True}
+    assert (received(copies, 2).cast == NO_CAST).all()
+    assert {dtypes(cast) for cast in received(copies, 3).cast.tolist()} == {("bfloat16", "float32")}
+    assert not copies.cast_by_sender(3)
 
 
 def test_what_is_passed_on_has_been_cast() -> None:
@@ -69,7 +56,8 @@ def test_what_is_passed_on_has_been_cast() -> None:
     first, second = plan.hops
     assert (first.total_bytes, second.total_bytes) == (1456, 2 * 1456)
     assert plan.wire_bytes.sum() == 2 * 1456 and plan.elements_to.tolist() == [0, 0, 728, 728]
-    assert [copies.is_cast(0) for copies in plan.hops] == [True, False]
+    tables = [together([received(hop, rank) for rank in (2, 3)]) for hop in plan.hops]
+    assert [set((table.cast != NO_CAST).tolist()) for table in tables] == [{True}, {False}]
 
 
 def test_what_is_cast_among_what_is_not() -> None:
