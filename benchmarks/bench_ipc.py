@@ -1,18 +1,24 @@
 """ipc against the copy rate of the same processes within their own memory, collocated TP<->EP swap.
 
-Target: 0.85 or more. Both are measured in one run by the same ranks, ten times each (the copy on a
-share of the bytes, scaled up: docs/numbers.md); the median of the slowest rank's time counts.
-Beside them, plain copies of as many bytes between the same ranks.
+Target: 0.95 or more of it in the median of five runs, and 0.85 in the worst. Both are measured in
+one run by the same ranks (the copy on a share of the bytes, scaled up: docs/numbers.md). Like is
+held against like: of the slowest rank's times the fastest of the refits, of which there are ten,
+against the fastest of the copies. Beside them the median refit, and plain copies of as many bytes
+between the same ranks.
 Run: python -m benchmarks.bench_ipc
 """
 
 from __future__ import annotations
 
+import statistics
+
 from benchmarks.common import job, run
+
+REPEATS = 5
 
 
 def main() -> None:
-    """Print one line per repetition, and the median."""
+    """Print one line per repetition, and the median and the worst."""
     swap = [
         "model=moe_16e_swiglu",
         "parallel=collocated_1_tp4ep2_to_tp2ep4",
@@ -21,16 +27,21 @@ def main() -> None:
     ]
     ratios = []
     print("ipc, collocated TP4 EP2 -> TP2 EP4, moe_16e_swiglu, 8 ranks")
-    for record in run([job(*swap)] * 3):
-        rate = record.throughput
-        assert rate is not None
+    for record in run([job(*swap)] * REPEATS):
+        rate, seconds, plan = record.throughput, record.seconds, record.plan
+        assert rate is not None and seconds is not None and plan is not None
         copies = {limit.kind: limit.gbps for limit in rate.limits}
-        ratios.append(rate.gbps / copies["memory"])
+        fastest = plan.bytes / min(seconds.warm) / 1e9
+        ratios.append(fastest / copies["memory"])
         print(
-            f"  refit {rate.gbps:.2f} GB/s, own copy {copies['memory']:.2f} GB/s:"
-            f" ratio {ratios[-1]:.2f}; between the ranks {copies['peers']:.2f} GB/s"
+            f"  refit {fastest:.2f} GB/s (median {rate.gbps:.2f}), own copy"
+            f" {copies['memory']:.2f}: ratio {ratios[-1]:.2f}; between the ranks"
+            f" {copies['peers']:.2f}"
         )
-    print(f"  median ratio {sorted(ratios)[1]:.2f} (target >= 0.85)")
+    print(
+        f"  median ratio {statistics.median(ratios):.2f} (target >= 0.95),"
+        f" worst {min(ratios):.2f} (target >= 0.85)"
+    )
 
 
 if __name__ == "__main__":
