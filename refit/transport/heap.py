@@ -11,8 +11,10 @@ import torch
 class SymmetricHeap(Protocol):
     """As many bytes and as many counters on every rank, at the same offsets.
 
-    A counter counts up: `put_signal` and `signal` add one to a peer's, `wait` takes one from this
-    rank's own. The bytes of a `put_signal` are there before its count is.
+    A counter holds the value that was told last: `put_signal` and `signal` set a peer's, `wait`
+    waits for one on this rank. Whoever uses the heap sees to it that a counter's values grow, each
+    told once, and after the one before it was waited for: then it has one writer at a time,
+    whoever that is. The bytes of a `put_signal` are there before its value is.
 
     All ranks make one together, and leave it together (`close`).
     """
@@ -20,20 +22,22 @@ class SymmetricHeap(Protocol):
     name: str  # for the record
     local: torch.Tensor  # [nbytes] of uint8: this rank's own
 
-    def put_signal(self, peer: int, start: int, source: torch.Tensor, counter: int) -> None:
-        """Copy part of this rank's `local` to the peer's, from byte `start`; then count.
+    def put_signal(
+        self, peer: int, start: int, source: torch.Tensor, counter: int, value: int
+    ) -> None:
+        """Copy part of this rank's `local` to the peer's, from byte `start`; then `signal`.
 
         The source may be used again by what follows on the same lane.
         """
 
-    def signal(self, peer: int, counter: int) -> None:
-        """Count at a peer, after all that this lane has done."""
+    def signal(self, peer: int, counter: int, value: int) -> None:
+        """Set a counter at a peer, after all that this lane has done; a value is 1 or more."""
 
     def ready(self, counter: int) -> bool:
         """Whether `wait` would return at once: always, where waiting is done on a stream."""
 
-    def wait(self, counter: int) -> None:
-        """Take one count of this rank's own; what follows on this lane sees what came before it."""
+    def wait(self, counter: int, value: int) -> None:
+        """Until a counter of this rank's has the value; what follows sees what came before it."""
 
     def pause(self) -> None:
         """Sleep until some counter of this rank may have changed."""

@@ -24,7 +24,8 @@ _heaps: set[int] = set()
 class NvshmemHeap:
     """See `refit.transport.heap.SymmetricHeap`. The lane of a call is torch's current stream.
 
-    Counters only grow, by NVSHMEM_SIGNAL_ADD; what this rank has taken of each is kept here.
+    Counters are told by NVSHMEM_SIGNAL_SET, which to a mapped peer is a stream memory write; an
+    addition would launch a kernel.
     """
 
     def __init__(
@@ -47,27 +48,28 @@ class NvshmemHeap:
             Buffer.from_handle(base + _COUNTER_BYTES * c, _COUNTER_BYTES)
             for c in range(num_counters)
         ]
-        self._taken = [0] * num_counters
         torch.cuda.synchronize()
-        dist.barrier()  # every counter is zero before anybody counts
+        dist.barrier()  # every counter is zero before anybody tells it more
 
-    def put_signal(self, peer: int, start: int, source: torch.Tensor, counter: int) -> None:
+    def put_signal(
+        self, peer: int, start: int, source: torch.Tensor, counter: int, value: int
+    ) -> None:
         nbytes = source.numel()
         nvshmem.put_signal(
             Buffer.from_handle(self._whole.data_ptr() + self._skip + start, nbytes),
             Buffer.from_handle(source.data_ptr(), nbytes),
             self._counters[counter],
-            1,
-            nvshmem.SignalOp.SIGNAL_ADD,
+            value,
+            nvshmem.SignalOp.SIGNAL_SET,
             remote_pe=peer,
             stream=_stream(),
         )
 
-    def signal(self, peer: int, counter: int) -> None:
+    def signal(self, peer: int, counter: int, value: int) -> None:
         nvshmem.signal_op(
             self._counters[counter],
-            1,
-            nvshmem.SignalOp.SIGNAL_ADD,
+            value,
+            nvshmem.SignalOp.SIGNAL_SET,
             remote_pe=peer,
             stream=_stream(),
         )
@@ -75,11 +77,10 @@ class NvshmemHeap:
     def ready(self, counter: int) -> bool:
         return True
 
-    def wait(self, counter: int) -> None:
-        self._taken[counter] += 1
+    def wait(self, counter: int, value: int) -> None:
         nvshmem.signal_wait(
             self._counters[counter],
-            self._taken[counter],
+            value,
             nvshmem.ComparisonType.CMP_GE,
             stream=_stream(),
         )

@@ -11,7 +11,8 @@ import torch
 
 from refit.transport import share
 
-_COUNTER_BYTES = 64  # a cache line each; a POSIX semaphore takes 32
+_COUNTER_BYTES = 64  # a cache line each: a POSIX semaphore, which takes 32, and the value
+_VALUE_AT = 56
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -19,9 +20,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class SharedHeap:
     """See `refit.transport.heap.SymmetricHeap`.
 
-    Counters are POSIX semaphores that processes share. That is the ordering it needs on any
-    machine: POSIX has sem_post and sem_wait synchronise memory, so who takes a count sees what was
-    written before it. And a wait sleeps in the kernel instead of burning a core that a peer needs.
+    A counter is a POSIX semaphore that processes share, beside its value: each value told is one
+    count. That is the ordering it needs on any machine: POSIX has sem_post and sem_wait synchronise
+    memory, so who takes a count sees what was written before it. And a wait sleeps in the kernel
+    instead of burning a core that a peer needs. A count with another value than the one waited for
+    means that both ends are not agreed on what comes when, and is an error.
     """
 
     name = "shared memory"
@@ -40,13 +43,16 @@ class SharedHeap:
             _call(_libc.sem_init, self._base + _COUNTER_BYTES * counter, 1, 0)
         self._peers = share.exchange(self._whole, rank, peers)
 
-    def put_signal(self, peer: int, start: int, source: torch.Tensor, counter: int) -> None:
+    def put_signal(
+        self, peer: int, start: int, source: torch.Tensor, counter: int, value: int
+    ) -> None:
         skip = _COUNTER_BYTES * (self._bell + 1)
         self._peers[peer][skip + start : skip + start + source.numel()].copy_(source)
-        self.signal(peer, counter)
+        self.signal(peer, counter, value)
 
-    def signal(self, peer: int, counter: int) -> None:
+    def signal(self, peer: int, counter: int, value: int) -> None:
         base = self._peers[peer].data_ptr()
+        _value(base, counter).value = value
         for which in (counter, self._bell):
             _call(_libc.sem_post, base + _COUNTER_BYTES * which)
 
@@ -56,8 +62,10 @@ class SharedHeap:
         _call(_libc.sem_getvalue, address, ctypes.byref(value))
         return value.value > 0
 
-    def wait(self, counter: int) -> None:
+    def wait(self, counter: int, value: int) -> None:
         _sleep_on(self._base + _COUNTER_BYTES * counter)
+        told = _value(self._base, counter).value
+        assert told == value, f"counter {counter} was told {told}, and {value} was waited for"
 
     def pause(self) -> None:
         _sleep_on(self._base + _COUNTER_BYTES * self._bell)
@@ -65,6 +73,10 @@ class SharedHeap:
     def close(self) -> None:
         self._peers = {}
         self.local = self._whole = torch.empty(0, dtype=torch.uint8)
+
+
+def _value(base: int, counter: int) -> ctypes.c_uint64:
+    return ctypes.c_uint64.from_address(base + _COUNTER_BYTES * counter + _VALUE_AT)
 
 
 def _sleep_on(semaphore: int) -> None:

@@ -26,11 +26,16 @@ from refit.weights.weights import Weights, device_of
 class SymmetricTransport(Transport):
     """Messages through slots of a symmetric heap.
 
-    A sender packs a message into a slot of its own, puts it into a slot of its receiver and counts
-    there; the receiver waits for the count, unpacks, and grants the slot to the sender of the
+    A sender packs a message into a slot of its own, puts it into a slot of its receiver and tells a
+    counter there; the receiver waits for it, unpacks, and grants the slot to the sender of the
     message that comes `in_flight` later. The receiver's slots go round by its messages' order, so
-    both ends know the slot without asking, and a grant is a count at the sender, one for each slot.
-    The first slots of a refit are granted by the one before.
+    both ends know the slot without asking, and a grant tells a counter at the sender, one for each
+    slot. The first slots of a refit are granted by the one before.
+
+    What is told, of an arrival and of its grant, is the message's number among all that its
+    receiver takes, over all refits (`_Step.value`): in a slot these grow. Nobody tells a counter
+    before the value that it has was waited for, as a message follows its grant, and a grant the
+    arrival before it in the slot. So a counter is set, though its writers take turns.
 
     Memory: every rank's heap has `in_flight` slots each way of the largest message of any rank: at
     most 2 * in_flight * bucket, and 64 bytes for each counter: (1 + ranks) * `in_flight`.
@@ -51,6 +56,7 @@ class SymmetricTransport(Transport):
         self._lanes: Lanes = CpuLanes()
         self._heap: SymmetricHeap | None = None
         self._heap_bytes = 0
+        self._refits = 0
 
     def prepare(
         self, copies: Copies, rank: int, source: Weights | None, destination: Weights | None
@@ -64,10 +70,10 @@ class SymmetricTransport(Transport):
         receives = [m for m in todo if not m.is_send]
         world = copies.placement.world
         largest = max((m.nbytes for m in todo), default=0)
-        self._slot_bytes, slots_at = self._agree(largest, receives, rank, world)
+        self._slot_bytes, numbers_at = self._agree(largest, receives, rank, world)
 
-        # Counters: arrivals in each receiving slot, then grants of each slot of each rank. A count
-        # alone does not say which slot it frees, and streams may free two in either order.
+        # Counters: arrivals in each receiving slot, then grants of each slot of each rank: streams
+        # may free two slots in either order.
         self._heap_bytes = 2 * self._in_flight * self._slot_bytes
         if device.type == "cpu":
             memory.require_staging(self._heap_bytes, self._refit)
@@ -78,40 +84,41 @@ class SymmetricTransport(Transport):
         receiving, sending = heap.local[:half], heap.local[half:]
         for number, message in enumerate(sends):
             assert source is not None
-            slot = slots_at[message.peer].popleft()
+            place = numbers_at[message.peer].popleft()
             bucket = self._bucket(sending, number, message)
-            self._steps[True].append(_Step.of(message, bucket, source.arena, slot))
+            self._steps[True].append(_Step.of(message, bucket, source.arena, place))
         for number, message in enumerate(receives):
             assert destination is not None
-            slot = number % self._in_flight
+            place = number, len(receives)
             bucket = self._bucket(receiving, number, message)
-            self._steps[False].append(_Step.of(message, bucket, destination.arena, slot))
+            self._steps[False].append(_Step.of(message, bucket, destination.arena, place))
         self._rank = rank
         for step in self._steps[False][: self._in_flight]:
-            self._grant(step)
+            self._grant(step, self._refits)
 
     def _agree(
         self, largest: int, receives: list[Message], rank: int, world: int
-    ) -> tuple[int, dict[int, deque[int]]]:
-        """What all ranks agree on: each receiver tells its senders their messages' slots, in order.
+    ) -> tuple[int, dict[int, deque[tuple[int, int]]]]:
+        """What all ranks agree on: each receiver tells its senders their messages' numbers.
 
         Args:
             largest: bytes of this rank's largest message.
 
         Returns:
-            bytes of every slot, and by receiver the slots of this rank's messages there.
+            bytes of every slot, and by receiver, for each of this rank's messages there in order,
+            its number and of how many in a refit.
         """
-        slots: dict[int, list[int]] = {}
+        numbers: dict[int, list[int]] = {}
         for number, message in enumerate(receives):
-            slots.setdefault(message.peer, []).append(number % self._in_flight)
-        gathered: list[tuple[int, dict[int, list[int]]]] = [(0, {}) for _ in range(world)]
-        dist.all_gather_object(gathered, (largest, slots))
-        slots_at = {
-            receiver: deque(by_sender[rank])
-            for receiver, (_, by_sender) in enumerate(gathered)
+            numbers.setdefault(message.peer, []).append(number)
+        gathered: list[tuple[int, int, dict[int, list[int]]]] = [(0, 0, {}) for _ in range(world)]
+        dist.all_gather_object(gathered, (largest, len(receives), numbers))
+        numbers_at = {
+            receiver: deque((number, count) for number in by_sender[rank])
+            for receiver, (_, count, by_sender) in enumerate(gathered)
             if rank in by_sender
         }
-        return aligned(max(nbytes for nbytes, _ in gathered)), slots_at
+        return aligned(max(nbytes for nbytes, *_ in gathered)), numbers_at
 
     def _bucket(self, slots: torch.Tensor, number: int, message: Message) -> torch.Tensor:
         """The bytes of this rank's message of that number: slots go round."""
@@ -139,13 +146,17 @@ class SymmetricTransport(Transport):
             else:
                 with self._lanes.on("wire"):
                     self._heap.pause()
+        self._refits += 1
         return self._lanes.finish()
 
     def _counter(self, step: _Step) -> int:
         """What the step waits for: its receiver's grant, or the arrival in its slot."""
-        if not step.message.is_send:
-            return step.slot
-        return self._in_flight * (1 + step.message.peer) + step.slot
+        slot = self._slot(step)
+        return self._in_flight * (1 + step.message.peer) + slot if step.message.is_send else slot
+
+    def _slot(self, step: _Step) -> int:
+        """The receiver's slot that a message goes through."""
+        return step.number % self._in_flight
 
     def _send(self, step: _Step, number: int, put: list[Mark]) -> None:
         assert self._heap is not None
@@ -153,26 +164,28 @@ class SymmetricTransport(Transport):
         with self._lanes.on("pack", number, after=[put[slot]]) as packed:
             step.move()
         with self._lanes.on("wire", after=[packed]) as put[slot]:
-            self._heap.wait(self._counter(step))
-            start = step.slot * self._slot_bytes
-            self._heap.put_signal(step.message.peer, start, step.bucket, step.slot)
+            value, there = step.value(self._refits), self._slot(step)
+            self._heap.wait(self._counter(step), value)
+            start = there * self._slot_bytes
+            self._heap.put_signal(step.message.peer, start, step.bucket, there, value)
 
     def _receive(self, step: _Step, number: int) -> None:
         assert self._heap is not None
         with self._lanes.on("unpack", number):
-            self._heap.wait(self._counter(step))
+            self._heap.wait(self._counter(step), step.value(self._refits))
             step.move()
             # the slot's next message, of this refit or the next
-            receives = self._steps[False]
+            receives, refit = self._steps[False], self._refits
             follower = number + self._in_flight
             if follower >= len(receives):
-                follower = number % self._in_flight
-            self._grant(receives[follower])
+                follower, refit = number % self._in_flight, refit + 1
+            self._grant(receives[follower], refit)
 
-    def _grant(self, step: _Step) -> None:
-        """Tell a message's sender that its slot is free."""
+    def _grant(self, step: _Step, refit: int) -> None:
+        """Tell a message's sender that its slot is free for it in a refit."""
         assert self._heap is not None
-        self._heap.signal(step.message.peer, self._in_flight * (1 + self._rank) + step.slot)
+        counter = self._in_flight * (1 + self._rank) + self._slot(step)
+        self._heap.signal(step.message.peer, counter, step.value(refit))
 
     @property
     def staging_bytes(self) -> int:
@@ -197,18 +210,29 @@ class SymmetricTransport(Transport):
 
 @dataclass(frozen=True)
 class _Step:
-    """A message, its bucket in this rank's heap, and what packs or unpacks it."""
+    """A message, its bucket in this rank's heap, and what packs or unpacks it.
+
+    Attributes:
+        number, count: of the messages that its receiver takes in a refit, which, and how many.
+    """
 
     message: Message
     bucket: torch.Tensor
     move: blocks.Start
-    slot: int  # at the receiver
+    number: int
+    count: int
 
     @staticmethod
-    def of(message: Message, bucket: torch.Tensor, arena: torch.Tensor, slot: int) -> _Step:
+    def of(
+        message: Message, bucket: torch.Tensor, arena: torch.Tensor, place: tuple[int, int]
+    ) -> _Step:
         into, out_of = (bucket, arena) if message.is_send else (arena, bucket)
         _, move = blocks.mover(message.staged(), into, {0: out_of})
-        return _Step(message, bucket, move, slot)
+        return _Step(message, bucket, move, *place)
+
+    def value(self, refit: int) -> int:
+        """Of its arrival and its grant in the refit of that number, both from 0: 1 and up."""
+        return refit * self.count + self.number + 1
 
 
 class SharedTransport(SymmetricTransport):

@@ -46,47 +46,48 @@ class _OnStream:
 
 
 class StreamHeap:
-    """Puts, counts and waits on the current stream, as NVSHMEM's are."""
+    """Puts, signals and waits on the current stream, as NVSHMEM's are."""
 
     name = "threads"
     lock: threading.Condition
     local_of: dict[int, torch.Tensor]
-    counts: dict[tuple[int, int], int]
+    values: dict[tuple[int, int], int]
 
     def __init__(
         self, rank: int, nbytes: int, num_counters: int, peers: Iterable[int], device: torch.device
     ) -> None:
-        self._rank, self._taken = rank, [0] * num_counters
+        self._rank = rank
         self.local = StreamHeap.local_of[rank] = torch.zeros(nbytes, dtype=torch.uint8)
 
-    def put_signal(self, peer: int, start: int, source: torch.Tensor, counter: int) -> None:
+    def put_signal(
+        self, peer: int, start: int, source: torch.Tensor, counter: int, value: int
+    ) -> None:
         def put() -> None:
             self.local_of[peer][start : start + source.numel()] = source
 
         current_stream().give(put)
-        self.signal(peer, counter)
+        self.signal(peer, counter, value)
 
-    def signal(self, peer: int, counter: int) -> None:
-        def count() -> None:
+    def signal(self, peer: int, counter: int, value: int) -> None:
+        def told() -> None:
             with self.lock:
-                self.counts[peer, counter] = self.counts.get((peer, counter), 0) + 1
+                before = self.values.get((peer, counter), 0)
+                assert before < value, f"{value} was told after {before}"
+                self.values[peer, counter] = value
                 self.lock.notify_all()
 
-        current_stream().give(count)
+        current_stream().give(told)
 
     def ready(self, counter: int) -> bool:
         return True
 
-    def wait(self, counter: int) -> None:
-        self._taken[counter] += 1
-        wanted = self._taken[counter]
-
+    def wait(self, counter: int, value: int) -> None:
         def arrived() -> None:
             with self.lock:
                 if not self.lock.wait_for(
-                    lambda: self.counts.get((self._rank, counter), 0) >= wanted, LIMIT_S
+                    lambda: self.values.get((self._rank, counter), 0) >= value, LIMIT_S
                 ):
-                    raise TimeoutError("a count that never comes")
+                    raise TimeoutError("a value that never comes")
 
         current_stream().give(arrived)
 
@@ -106,7 +107,7 @@ def run(monkeypatch: pytest.MonkeyPatch, make: str, copies: Copies, seed: int = 
     streams.patch(monkeypatch, seed)
     world = copies.placement.world
     exchange, found = Exchange(world), [-1] * world
-    StreamHeap.lock, StreamHeap.local_of, StreamHeap.counts = threading.Condition(), {}, {}
+    StreamHeap.lock, StreamHeap.local_of, StreamHeap.values = threading.Condition(), {}, {}
     rank_of = threading.local()
 
     def gather(into: list[Any], item: Any) -> None:
@@ -180,8 +181,12 @@ def _no_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CudaLanes, "finish", lambda lanes: {})
 
 
-def _no_count(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StreamHeap, "wait", lambda heap, counter: None)
+def _no_value(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StreamHeap, "wait", lambda heap, counter, value: None)
+
+
+def _value_of_the_refit_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(symmetric._Step, "value", lambda step, refit: step.number + 1)
 
 
 def _wrong_slot(patch: pytest.MonkeyPatch) -> None:
@@ -201,7 +206,8 @@ def _wrong_slot(patch: pytest.MonkeyPatch) -> None:
             for fault in (_no_producer, _no_marks, _no_event, _no_end)
         ),
         ("twosided", _no_arrival),
-        ("symmetric", _no_count),
+        ("symmetric", _no_value),
+        ("symmetric", _value_of_the_refit_alone),
         ("symmetric", _wrong_slot),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
