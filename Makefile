@@ -2,9 +2,13 @@
 # Everything is installed into .venv here; nothing needs root, a GPU or Slurm.
 
 PYTHON ?= python3
+comma := ,
 # Without a GPU, torch is pinned to a version with a CPU build. With one (nvidia-smi is there), pip
 # chooses freely. To choose yourself: `make CONSTRAINTS= table`, `make CONSTRAINTS=constraints-cpu.txt table`.
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,constraints-cpu.txt)
+# Without a GPU nvshmem4py is of tests alone, which run it over a fake library. With one, which CUDA's
+# it is to be is for you to say, and two of them in one environment are not kept apart.
+EXTRAS := test$(if $(shell command -v nvidia-smi 2>/dev/null),,$(comma)nvshmem)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
@@ -33,7 +37,7 @@ asked:
 .venv/.test-installed: $(INPUTS)
 	@if $(PIP) --dry-run --no-deps --report - torch | grep -Eq '"(nvidia|cuda)-'; then \
 	echo "torch for $$($(BIN)/python --version) is a CUDA build here: 3 GB to download, 5.4 GB on disk"; fi
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@
 
 .venv/.dev-installed: .venv/.test-installed

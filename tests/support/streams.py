@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -29,8 +29,11 @@ class Stream:
 
     seeds = count()
     errors: list[BaseException]
+    of: ClassVar[dict[int, Stream]] = {}  # by handle, which C libraries are given
 
     def __init__(self, device: object = None) -> None:
+        self.cuda_stream = id(self)
+        Stream.of[self.cuda_stream] = self
         self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._random = random.Random(next(Stream.seeds))
         threading.Thread(target=self._run, daemon=True).start()
