@@ -13,7 +13,7 @@ tests=(
     tests/unit/model/test_megatron_versions.py tests/unit/model/test_megatron_parser.py
     tests/unit/importers/test_flags.py
     tests/torch/test_plan_megatron.py tests/torch/test_rules_megatron.py
-    tests/torch/test_layout_megatron.py
+    tests/torch/test_layout_megatron.py tests/torch/test_peer_megatron.py
 )
 ranks=(tests/ranks/test_models.py tests/ranks/test_megatron.py)
 

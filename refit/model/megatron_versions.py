@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +28,12 @@ def numbers(text: str) -> tuple[int, int, int]:
 
 def installed() -> str | None:
     """The version of the megatron-core that would be imported, or None."""
+    return _version_of("megatron-core")
+
+
+def _version_of(distribution: str) -> str | None:
     try:
-        return version("megatron-core")
+        return version(distribution)
     except PackageNotFoundError:
         return None
 
@@ -68,6 +74,13 @@ def _imports(release: tuple[int, int]) -> list[str]:
 
 def _findable(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
+
+
+def _holds(package: str, *path: str) -> bool:
+    """Whether a package has a file or folder; nothing is imported, not the package either."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or ()
+    return any(Path(folder, *path).exists() for folder in folders)
 
 
 # -- its config and its models
@@ -120,6 +133,22 @@ ROW_PARALLEL_EXPERTS_SAY_SO = RELEASE >= (0, 17)
 REFIT_BACKENDS = ("nccl", "gloo", "nvshmem") + (("nixl",) if RELEASE >= (0, 19) else ())
 """Its copy services."""
 
+KERNELS = "megatron/core/resharding/nvshmem_copy_service/kernels/chunked_kernel.cu"
+"""What its nvshmem service compiles when it starts; no wheel of a version that is tried has it."""
+
+NEEDS_OLD_CUDA_CORE = RELEASE < (0, 17)
+"""Its nvshmem service imports cuda.core.experimental, which cuda-core 1.0 has dropped."""
+
+GUARDS_NVSHMEM = RELEASE >= (0, 18)
+"""Its nvshmem service takes NVSHMEM_MAX_CTAS=2 alone, and no nvidia-nvshmem-cu12 before 3.6.5."""
+_FIRST_NVSHMEM = (3, 6, 5)
+
+LOCAL_COPIES_RACE = True
+"""Its NCCL service copies what stays on a rank on a stream that does not wait for the current one.
+
+There its executor has just made contiguous what is to be sent, and the caller may have written.
+"""
+
 FIRST_REPLICA_SENDS_ALL = RELEASE >= (0, 17)
 """The first of equal replicas sends everything; before, only what TP cuts."""
 
@@ -147,6 +176,55 @@ def expert_attributes(layer: str, leaf: str, tp: int, ep: int, etp: int) -> dict
         along = 0 if column or (RELEASE < (0, 17) and hidden) else 1
         marks |= {"tensor_model_parallel": True, "partition_dim": along, "partition_stride": 1}
     return marks
+
+
+def no_backend(backend: str) -> str | None:
+    """Why megatron-core has no copy service of that name, or None."""
+    if backend in REFIT_BACKENDS:
+        return None
+    return (
+        f"megatron-core {VERSION} has no {backend}; it has {', '.join(REFIT_BACKENDS)}; use one of"
+        " these, or megatron-core 0.19, which pip gives to Python 3.12 and later"
+    )
+
+
+def has_kernels() -> bool:
+    """Whether the megatron-core that is here has its nvshmem service's kernels."""
+    return _holds(*Path(KERNELS).parts)
+
+
+def nvshmem_lacks(variables: Mapping[str, object]) -> list[str]:
+    """What megatron-core's nvshmem service lacks to start on GPUs here, each with what to do.
+
+    Args:
+        variables: the environment of the ranks.
+    """
+    lacks = []
+    if not has_kernels():
+        lacks.append(
+            f"its wheel lacks the kernels' source, {KERNELS}: put Megatron-LM's of that release"
+            " there"
+        )
+    for module, packages in (
+        ("nvshmem", "nvshmem4py-cu13 or -cu12"), ("cupy", "cupy-cuda13x or -cuda12x"),
+    ):  # fmt: skip
+        if not _findable(module):
+            lacks.append(f"{module} is not installed: pip install {packages}")
+    if NEEDS_OLD_CUDA_CORE and not _holds("cuda", "core", "experimental"):
+        lacks.append(
+            "it imports cuda.core.experimental, which cuda-core 1.0 has dropped: install"
+            " megatron-core 0.17 or later"
+        )
+    if GUARDS_NVSHMEM and str(variables.get("NVSHMEM_MAX_CTAS")) != "2":
+        lacks.append("it starts with NVSHMEM_MAX_CTAS=2 alone: cluster.env={NVSHMEM_MAX_CTAS: 2}")
+    library = _version_of("nvidia-nvshmem-cu12")
+    may_be_old = str(variables.get("MEGATRON_NVSHMEM_ALLOW_UNSUPPORTED_VERSION")) == "1"
+    if GUARDS_NVSHMEM and library and numbers(library) < _FIRST_NVSHMEM and not may_be_old:
+        lacks.append(
+            f"nvidia-nvshmem-cu12 {library} is older than it takes: pip install"
+            " 'nvidia-nvshmem-cu12>=3.6.5'"
+        )
+    return lacks
 
 
 def clear_refit_caches(refit: ModuleType) -> None:

@@ -57,7 +57,8 @@ def measured(
         },
     )
     if wrong := _wrong(checked, reports) or _uncovered(reports, elements):
-        return ended(record, "invalid", wrong)
+        known = (record.transport or {}).get(moved.KNOWN_FAULT)
+        return ended(record, "invalid", f"{wrong}; {known}" if known else wrong)
     # every element was right, so what was written is what any plan writes
     assert record.plan is not None
     plan = replace(record.plan, bytes=begun.plan.bytes)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from refit.record.parts import PlanNumbers
 
+KNOWN_FAULT = "known fault"
+"""In what a transport says of itself: why weights may be wrong, which is then the reason."""
+
 
 @dataclass
 class Moved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from refit.job import Job
 from refit.layout.layout import Placement
 from refit.layout.place import place
+from refit.model import megatron_versions
 from refit.rules import devices
 
 SHARED_BY_NCCL = "NCCL_MULTI_RANK_GPU_ENABLE"  # of NCCL 2.30 and later
@@ -90,20 +92,39 @@ def not_megatrons(job: Job) -> str | None:
 
 
 def megatron(job: Job, placement: Placement) -> str | None:
-    """Why megatron-core's copy service cannot run here, or None."""
+    """Why megatron-core's copy service cannot run here, or None: what can be known by reading.
+
+    What shows only when a service starts, `refit.transport.megatron` says on the ranks.
+    """
     backend = job.refit.backend
+    if backend != "auto" and (reason := megatron_versions.no_backend(backend)):
+        return f"refit.backend={backend}: {reason}"
     if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
         # its nccl service would run here all the same, over gloo
         return f"refit.backend={backend} moves GPU memory; {on_cpu()}; use refit.backend=gloo"
+    if backend == "nixl" and not _findable("nixl"):
+        return "refit.backend=nixl: nixl is not installed; pip install 'refit-sweep[nixl]'"
     if devices.device(job) == "cuda" and backend in ("auto", "nccl"):
         reason = gpu_per_rank(job, placement)
         return reason and f"refit.backend=nccl: {reason}, or refit.backend=gloo"
+    if backend == "nvshmem":
+        lacks = megatron_versions.nvshmem_lacks({**os.environ, **(job.cluster.env or {})})
+        if lacks:
+            return (
+                f"refit.backend=nvshmem: megatron-core {megatron_versions.VERSION} cannot start its"
+                f" nvshmem service here: {'; '.join(lacks)}; or use refit.backend=nccl or gloo"
+            )
+        return nvshmem(job, placement)
     return None
 
 
 def on_cpu() -> str:
     """Why a job's ranks are on CPUs."""
     return devices.no_cuda() or "this point's ranks are on CPUs (cluster.device=cpu)"
+
+
+def _findable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _has(distribution: str) -> bool:

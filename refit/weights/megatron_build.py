@@ -23,6 +23,7 @@ from refit.weights.weights import TORCH_DTYPE
 with quiet(), uncompiled():
     from megatron.core import parallel_state
     from megatron.core.activations import quick_gelu, squared_relu
+    from megatron.core.extensions import transformer_engine
     from megatron.core.extensions.transformer_engine import HAVE_TE
     from megatron.core.fusions import fused_softmax
     from megatron.core.models.gpt.gpt_layer_specs import (
@@ -35,7 +36,7 @@ with quiet(), uncompiled():
     from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
     from megatron.core.transformer import multi_latent_attention
     from megatron.core.transformer.dot_product_attention import DotProductAttention
-    from megatron.core.transformer.moe import moe_utils
+    from megatron.core.transformer.moe import experts, moe_utils
     from megatron.core.transformer.multi_latent_attention import MLASelfAttention
     from megatron.core.transformer.transformer_config import MLATransformerConfig, TransformerConfig
     from megatron.core.utils import GlobalMemoryBuffer
@@ -122,8 +123,11 @@ def megatron_runs(groups: ProcessGroupCollection, virtual: int | None = None) ->
             replace(torch.cuda, "current_device", lambda: "cpu")
             # Megatron's own names the device cuda outright
             replace(fused_softmax, "get_sliding_window_causal_mask", _outside_window)
-        # sets the attributes that Megatron's refit plans by, and then a whole weight's values
-        replace(layers, "_initialize_affine_weight_cpu", _set_attributes)
+        # sets the attributes that Megatron's refit plans by, and then a whole weight's values; two
+        # other modules have imported it by name, of which one no longer does from 0.17 on
+        for user in (layers, transformer_engine, experts):
+            if hasattr(user, "_initialize_affine_weight_cpu"):
+                replace(user, "_initialize_affine_weight_cpu", _set_attributes)
         yield
 
 
@@ -310,10 +314,15 @@ def _set_attributes(
     partition_dim: int,
     init_method: Any,
     stride: int = 1,
+    skip_set_tensor_parallel_attributes: bool = False,
     **_: Any,
 ) -> None:
-    """What Megatron's `_initialize_affine_weight_cpu` does, but for the values."""
-    layers.set_tensor_model_parallel_attributes(weight, True, partition_dim, stride)
+    """What Megatron's `_initialize_affine_weight_cpu` does, but for the values.
+
+    Transformer Engine's layers have set the attributes themselves.
+    """
+    if not skip_set_tensor_parallel_attributes:
+        layers.set_tensor_model_parallel_attributes(weight, True, partition_dim, stride)
 
 
 def _leave_alone(weight: torch.Tensor) -> torch.Tensor:

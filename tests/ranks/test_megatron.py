@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from megatron.core.extensions import transformer_engine
 from megatron.core.tensor_parallel import layers
 
 from refit.forecast import predict
-from refit.job import Degrees, Job, Refit
+from refit.job import Degrees, Job
 from refit.layout.place import place
 from refit.model import megatron_versions as versions
 from refit.model.architecture import catalogue
@@ -31,10 +30,8 @@ from refit.record.report import WHOLE_CHECKS
 from refit.rules import methods
 from refit.rules.setup import Setup
 from refit.rules.values import known_words
-from refit.transport import Unsupported
-from refit.transport.megatron import MegatronTransport
 from refit.transport.megatron_names import under_production_names
-from refit.weights import megatron_build, models
+from refit.weights import megatron_build
 from refit.weights.models import places
 from tests.support import peers
 from tests.support.jobs import TINY, dense, fitting, job
@@ -327,20 +324,6 @@ def alone(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("alone")
-def test_the_nvshmem_backend_says_what_the_wheel_lacks() -> None:
-    peer = MegatronTransport(Refit(name="megatron", method="megatron", backend="nvshmem"))
-    what = job(Degrees(), Degrees(), "collocated", model=DENSE, **PEER)
-    setup = Setup.of(what)
-    weights = models.build(what, setup.placement, "source", setup.catalogue, 0, None)
-    (copies,) = setup.plan().hops
-    file = "megatron/core/resharding/nvshmem_copy_service/kernels/chunked_kernel.cu"
-    with pytest.raises(Unsupported, match=f"its wheel lacks the kernels' source, {file}; use"):
-        peer.prepare(copies, 0, weights, weights)
-    listed = {str(path) for path in files("megatron-core") or ()}
-    assert file not in listed and file.replace("kernels/chunked_kernel.cu", "service.py") in listed
 
 
 @pytest.mark.usefixtures("alone")

@@ -12,7 +12,7 @@ import pytest
 from refit.job import Hardware, Job
 from refit.record import limits
 from refit.record.measured import measured
-from refit.record.moved import Moved
+from refit.record.moved import KNOWN_FAULT, Moved
 from refit.record.parts import Logits, Memory, PlanNumbers
 from refit.record.point import Point
 from refit.record.record import Record, begin, placed
@@ -147,6 +147,13 @@ def test_wrong_weights_have_no_time(changes: dict[str, Any], words: str) -> None
     assert (record.status, record.reason) == ("invalid", words)
     assert record.seconds is None and record.throughput is None
     assert record.memory is not None and record.verification is not None
+
+
+def test_a_fault_that_is_known_is_part_of_the_reason() -> None:
+    found = with_rank(2, mismatches=3, first=FirstWrong("b", "the cold refit", 1))
+    assert record_of(found).reason.endswith("after the cold refit")
+    found[1] = replace(found[1], transport={KNOWN_FAULT: "its stream waits for nothing"})
+    assert record_of(found).reason.endswith("after the cold refit; its stream waits for nothing")
 
 
 def test_the_earliest_refit_names_the_tensor() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from refit.job import Degrees, Hardware, Job
 from refit.layout.place import place
-from refit.rules import devices, methods
+from refit.model import megatron_versions as versions
+from refit.rules import devices, methods, needs
 from refit.rules.impossible import impossible
 from refit.rules.methods import METHODS
 from tests.support.composed import composed
@@ -199,11 +200,12 @@ def test_nccl_needs_a_gpu_for_each_rank_of_a_node(monkeypatch: pytest.MonkeyPatc
     [
         ("auto", 0, {}, None),
         ("gloo", 0, {}, None),
-        ("nixl", 0, {}, None),
+        ("nixl", 0, {}, None if "nixl" in versions.REFIT_BACKENDS else "has no nixl; it has nccl,"),
         ("nccl", 0, {}, "refit.backend=nccl moves GPU memory; this node has no NVIDIA GPU;"),
         ("nvshmem", 0, {}, "refit.backend=nvshmem moves GPU memory"),
         ("auto", 4, {}, None),
-        ("nvshmem", 4, {}, None),
+        ("nvshmem", 4, {}, "cannot start its nvshmem service here: its wheel lacks the kernels'"),
+        ("nvshmem", 4, {}, "or use refit.backend=nccl or gloo"),
         ("gloo", 1, {}, None),
         ("auto", 2, {}, "refit.backend=nccl: nccl needs a GPU for each rank; this node has 2 for"),
         ("nccl", 2, {}, "or refit.backend=gloo"),
@@ -221,6 +223,32 @@ def test_what_the_peer_needs(
     what = replace(what, cluster=replace(what.cluster, device="auto"))
     reason = methods.unsupported("megatron", what, place(what))
     assert reason is None if words is None else words in (reason or "")
+
+
+def test_what_the_peers_services_need_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 1)
+    monkeypatch.setattr(versions, "REFIT_BACKENDS", ("nccl", "gloo", "nvshmem", "nixl"))
+    monkeypatch.setattr(versions, "nvshmem_lacks", lambda variables: [])
+    monkeypatch.setattr(needs, "_findable", lambda module: False)
+    for backend, words in (
+        ("nvshmem", "nvshmem with 4 ranks on one GPU needs CUDA's Multi-Process Service"),
+        ("nixl", "refit.backend=nixl: nixl is not installed; pip install 'refit-sweep[nixl]'"),
+    ):
+        what = job(method="megatron", build="megatron", refit={"backend": backend})
+        what = replace(what, cluster=replace(what.cluster, device="cuda"))
+        assert words in (methods.unsupported("megatron", what, place(what)) or "")
+
+
+def test_the_peers_service_is_asked_of_the_ranks_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(monkeypatch, 4)
+    monkeypatch.setattr(versions, "GUARDS_NVSHMEM", True)
+    what = job(method="megatron", build="megatron", refit={"backend": "nvshmem"})
+    for env, said in ((None, True), ({"NVSHMEM_MAX_CTAS": 2}, False)):
+        what = replace(what, cluster=replace(what.cluster, device="cuda", env=env))
+        reason = methods.unsupported("megatron", what, place(what)) or ""
+        assert ("cluster.env={NVSHMEM_MAX_CTAS: 2}" in reason) is said
 
 
 def with_mps(monkeypatch: pytest.MonkeyPatch, folder: Path, runs: bool) -> None:
