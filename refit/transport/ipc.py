@@ -16,7 +16,7 @@ import torch.distributed as dist
 from refit.job import Refit
 from refit.plan.copies import Copies
 from refit.plan.runs import NO_CAST, received
-from refit.transport import Transport, blocks, share
+from refit.transport import Transport, blocks, flags, share
 from refit.transport.carry import Carrier
 from refit.weights.weights import Weights, device_of
 
@@ -25,13 +25,15 @@ class IpcTransport(Transport):
     """A rank's copies as runs of bytes between arenas; no staging.
 
     On the CPU each run is a copy of torch's, which divides it among the rank's threads. On CUDA a
-    refit begins with `share.meet`, and ends when this rank's stream is done.
+    refit begins with a meeting (`flags.meeting`), and ends when this rank's stream is done. A
+    source must stay as it is until its readers are done, of which its own rank learns nothing.
     """
 
     def __init__(self, refit: Refit) -> None:
         self._on_cuda = False
         self._lent: torch.Tensor | None = None  # CUDA IPC wants it kept while peers have it mapped
         self._carry: blocks.Start = blocks.nothing
+        self._meet: flags.Meet = share.meet
         self._details: dict[str, int | str] = {}
 
     def prepare(
@@ -45,10 +47,12 @@ class IpcTransport(Transport):
         arenas = share.exchange(self._lent, rank, peers)
         if source is not None:
             arenas[rank] = source.arena
+        if self._on_cuda:
+            self._meet, self._details["meeting"] = flags.meeting(rank, peers, here)
         if destination is None:
             return
         plain = table.where(table.cast == NO_CAST)
-        self._details = {
+        self._details |= {
             "runs": int(plain.flat.sum()),
             "strided blocks": int((~plain.flat).sum()),
             "bytes of runs": int(plain.nbytes.sum()),
@@ -64,7 +68,7 @@ class IpcTransport(Transport):
         if not self._on_cuda:
             self._carry()
             return {"copy": time.perf_counter() - start}
-        share.meet()
+        self._meet()
         met = time.perf_counter()
         self._carry()
         torch.cuda.current_stream().synchronize()
@@ -79,7 +83,7 @@ class IpcTransport(Transport):
         return self._details
 
     def close(self) -> None:
-        self._carry = blocks.nothing
+        self._carry, self._meet = blocks.nothing, share.meet
         if self._on_cuda:
             torch.cuda.synchronize()
             dist.barrier()  # every reader has let go

@@ -40,8 +40,10 @@ class Faked(SymmetricTransport):
         if not _open:
             streams.patch(_patches, seed=rank)
             _patches.setattr(symmetric, "lanes", self._lanes_of)
-            Library(self._limit_s).install(_patches)
+            _kept.append(Library(self._limit_s))
+            _kept[0].install(_patches)
         _open.append(self)
+        _kept.extend((source, destination))
         super().prepare(copies, rank, source, destination)
 
     def _lanes_of(self, device: torch.device, number: int) -> CudaLanes:
@@ -61,6 +63,7 @@ class Faked(SymmetricTransport):
 
 
 _patches = pytest.MonkeyPatch()
+_kept: list[Any] = []  # what streams may still write when a refit with a fault has ended
 _open: list[Faked] = []  # a plan of two hops has two, over one library
 
 

@@ -86,6 +86,9 @@ class Event:
 
         return wait
 
+    def query(self) -> bool:
+        return self._flag.is_set()
+
     def elapsed_time(self, other: Event) -> float:
         return 0.0
 
@@ -106,6 +109,16 @@ def stream(current: Stream) -> Iterator[None]:
     _of_thread.streams.append(current)
     yield
     _of_thread.streams.pop()
+
+
+def drain() -> None:
+    """Let all streams do what they were given, and end."""
+    while Stream.of:
+        _, stream = Stream.of.popitem()
+        event = Event()
+        event.record(stream)
+        event.reached()()
+        stream.end()
 
 
 def patch(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> None:

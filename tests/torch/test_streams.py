@@ -143,6 +143,7 @@ def run(monkeypatch: pytest.MonkeyPatch, make: str, copies: Copies, seed: int = 
         thread.start()
     for thread in threads:
         thread.join()
+    streams.drain()
     return sum(found) if min(found) >= 0 and not Stream.errors else -1
 
 
