@@ -316,12 +316,17 @@ def _folded(flat: Runs, like: IntArray) -> Runs:
     near = (apart[0] > 0) & (np.diff(like) == 0) & (np.diff(flat.width) == 0)
     near &= (np.diff(flat.peer) == 0) & (np.diff(flat.cast) == 0)
     again = near[1:] & near[:-1] & (apart[:, 1:] == apart[:, :-1]).all(0)
-    # a run goes on with the block of the one before it where their distance is that before or after
-    joins = np.zeros(len(flat), dtype=bool)
-    joins[2:] = again
-    starts = np.zeros(len(flat), dtype=bool)  # the second of a block
-    starts[1:-1] = again & ~joins[1:-1]
-    first = np.flatnonzero(~(joins | starts))
+    # stretches of equal distances; of two that touch, the run that both have is the former's
+    begins = np.flatnonzero(np.concatenate([[True], ~again])[: len(near)])
+    equal = np.diff(np.append(begins, len(near)))
+    long = near[begins] & (equal > 1)
+    shared = np.concatenate([[False], long])[: len(long)]
+    blocks = long & (equal - shared > 1)
+    start, size = (begins + shared)[blocks], (equal + 1 - shared)[blocks]
+    depth = np.zeros(len(flat) + 1, dtype=np.int64)  # 1 from the second run of a block to its last
+    depth[start + 1] += 1
+    depth[start + size] -= 1
+    first = np.flatnonzero(np.cumsum(depth[:-1]) == 0)
     rows = np.diff(np.append(first, len(flat)))
     several = np.flatnonzero(rows > 1)
     pitches = np.zeros((2, len(first)), dtype=np.int64)

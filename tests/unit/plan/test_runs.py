@@ -20,7 +20,7 @@ from refit.plan.arena import ALIGNMENT
 from refit.plan.build import build_plan
 from refit.plan.copies import Copies
 from refit.plan.plan import Plan
-from refit.plan.runs import NO_CAST, Runs, dtypes, given, received
+from refit.plan.runs import NO_CAST, Runs, _folded, dtypes, given, received
 from tests.support.plans import Case, case, cases
 from tests.unit.plan.test_pieces import Given, any_plan
 from tests.unit.plan.test_uneven import SIDES, numbered
@@ -284,3 +284,27 @@ def test_arenas_are_laid_out_so_that_blocks_touch(
     (copies,) = case(MOE, source, destination, mode).plan.hops
     ranks = copies.placement.receiving_ranks
     assert max(len(received(copies, rank).by_rows()) for rank in ranks) == most
+
+
+@drawn_by(
+    st.lists(st.tuples(st.sampled_from([20, 24]), st.sampled_from([20, 24, 28])), max_size=12)
+)
+def test_runs_at_distances_that_change_are_folded_each_once(
+    distances: list[tuple[int, int]],
+) -> None:
+    """Two stretches of equal distances that touch have a run in common, which is copied once."""
+    source, destination = np.cumsum(np.array([(0, 0), *distances], dtype=np.int64), axis=0).T
+    none = np.zeros(len(source), dtype=np.int64)
+    flat = Runs(none, source, destination, none + 1, none, none, none + 16, none + NO_CAST)
+    each = _folded(flat, none).by_rows()
+    found = sorted(zip(each.source.tolist(), each.destination.tolist(), strict=True))
+    assert found == list(zip(source.tolist(), destination.tolist(), strict=True))
+    assert (each.width == 16).all()
+
+
+def test_stretches_that_touch() -> None:
+    at = np.array([0, 100, 200, 350, 500, 650, 900])
+    none = np.zeros(len(at), dtype=np.int64)
+    folded = _folded(Runs(none, at, at, none + 1, none, none, none + 16, none + NO_CAST), none)
+    blocks = [(run[1], run[3], run[4]) for run in folded.tuples()]
+    assert blocks == [(0, 3, 100), (350, 3, 150), (900, 1, 0)]
