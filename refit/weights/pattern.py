@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -107,12 +108,10 @@ class Pattern:
         return sum(checks, Check(0, 0)) + _spare(weights)
 
     def check_and_renew(self, weights: Weights, following: Pattern) -> Check:
-        """`check`, and fill with another pattern: each shard at once, while a cache has it."""
+        """`check`, and fill with another pattern: each piece at once, while a cache has it."""
         found = _spare(weights)
         for shard in weights.own_shards:
-            tensor = weights.tensors[shard.tensor]
-            found += self._check(shard, tensor)
-            following._write_shard(shard, tensor)
+            found += self._check(shard, weights.tensors[shard.tensor], following=following)
         return found
 
     def check_left_out(self, weights: Weights, travels: NDArray[np.bool_]) -> Check:
@@ -125,10 +124,18 @@ class Pattern:
         found = sum(checks, Check(0, 0))
         return Check(0, found.mismatches, found.first)
 
-    def _check(self, shard: Shard, tensor: torch.Tensor, poisoned: bool = False) -> Check:
+    def _check(
+        self,
+        shard: Shard,
+        tensor: torch.Tensor,
+        poisoned: bool = False,
+        following: Pattern | None = None,
+    ) -> Check:
+        """Of one shard; then it is filled with the pattern that follows, if one does."""
         found = Check(0, 0)
-        for matrix in self._matrices(shard, tensor):
-            wrong = matrix.mismatches(poisoned)
+        renewed = following._matrices(shard, tensor) if following else repeat(None)
+        for matrix, then in zip(self._matrices(shard, tensor), renewed, strict=False):
+            wrong = matrix.mismatches(poisoned, then)
             name = shard.name if matrix.elements else f"{shard.name}'s padding"
             found += Check(matrix.elements, wrong, name if wrong else "")
         return found
@@ -235,34 +242,47 @@ class _Matrix:
 
     def write(self, poisoned: bool) -> None:
         """What must be there, its complement if poisoned; of padding zero, or ones."""
-        if self.rows is None:
-            self.view.zero_()
-            if not self.is_checked:
-                self.view.bitwise_not_()
-            return
-        for actual, rows in self._pieces():
-            made = self._expected(rows, poisoned, out=actual)
-            if made is not actual:
-                actual.copy_(made)
+        for piece in self._pieces():
+            self._write(piece, poisoned)
 
-    def mismatches(self, poisoned: bool) -> int:
-        """Elements that are not what `write` writes."""
-        if self.rows is None:
-            return int(torch.count_nonzero(self.view)) if self.is_checked else 0
+    def mismatches(self, poisoned: bool, following: _Matrix | None = None) -> int:
+        """Elements that are not what `write` writes.
+
+        Args:
+            following: what of the same view is written, each piece as soon as it was looked at.
+        """
         wrong, buffer = 0, None
-        for actual, rows in self._pieces():
-            buffer = torch.empty_like(actual) if buffer is None else buffer[: len(rows)]
-            want = self._expected(rows, poisoned, out=buffer)
-            if not _equal(want, actual):
-                wrong += int(torch.count_nonzero(want != actual))
+        for piece in self._pieces():
+            actual = self.view[piece]
+            if self.rows is None:
+                wrong += int(torch.count_nonzero(actual)) if self.is_checked else 0
+            else:
+                buffer = torch.empty_like(actual) if buffer is None else buffer[: len(actual)]
+                want = self._expected(self.rows[piece], poisoned, out=buffer)
+                if not _equal(want, actual):
+                    wrong += int(torch.count_nonzero(want != actual))
+            if following:
+                following._write(piece, poisoned=False)
         return wrong
 
-    def _pieces(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        assert self.rows is not None
-        row_bytes = max(1, self.view.shape[1]) * self.view.element_size()
+    def _write(self, piece: slice, poisoned: bool) -> None:
+        actual = self.view[piece]
+        if self.rows is None:
+            actual.zero_()
+            if not self.is_checked:
+                actual.bitwise_not_()
+            return
+        made = self._expected(self.rows[piece], poisoned, out=actual)
+        if made is not actual:
+            actual.copy_(made)
+
+    def _pieces(self) -> Iterator[slice]:
+        """Of its rows, each as large as a cache likes."""
+        rows = len(self.view)
+        row_bytes = max(1, self.view[:1].numel()) * self.view.element_size()
         step = max(1, _CHUNK_BYTES[self.view.device.type] // row_bytes)
-        for start in range(0, len(self.rows), step):
-            yield self.view[start : start + step], self.rows[start : start + step]
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
 
     def _expected(self, rows: torch.Tensor, poisoned: bool, out: torch.Tensor) -> torch.Tensor:
         assert self.columns is not None
