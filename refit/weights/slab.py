@@ -124,7 +124,7 @@ class Kept:
         return self.by_rank[rank]
 
     def fit(self, needed: Mapping[int, int]) -> None:
-        """Give back what a point does not need and earlier ones left too much of.
+        """Give back what earlier points left too much of, from those who need least of theirs.
 
         Args:
             needed: bytes of the point that comes, by rank.
@@ -132,10 +132,14 @@ class Kept:
         self._largest = max(self._largest, sum(needed.values()))
         left = {rank: slab.nbytes for rank, slab in self.by_rank.items()}
         then = sum(max(needed.get(rank, 0), left.get(rank, 0)) for rank in {*needed, *left})
-        # each side of a rank begins at a huge page
-        if then > self._largest + 2 * ALIGNMENT * len(left):
-            for rank, slab in self.by_rank.items():
-                slab.clear(keep=-(-needed.get(rank, 0) // ALIGNMENT) * ALIGNMENT)
+        too_much = then - self._largest
+        if too_much <= 2 * ALIGNMENT * len(left):  # each side of a rank begins at a huge page
+            return
+        spare = {rank: left[rank] - needed.get(rank, 0) for rank in left}
+        for rank in sorted(spare, key=lambda rank: -spare[rank]):
+            keep = left[rank] - min(spare[rank], max(0, too_much))
+            self.by_rank[rank].clear(keep=-(-keep // ALIGNMENT) * ALIGNMENT)
+            too_much -= left[rank] - self.by_rank[rank].nbytes
 
     def clear(self) -> None:
         """Give all memory back."""

@@ -88,9 +88,11 @@ def test_a_sweep_keeps_no_more_memory_than_its_largest_point_took() -> None:
     assert point({0: 50, 1: 10}) == 60
     assert point({0: 50, 1: 12}) == 62
     assert point({0: 40, 1: 14}) == 64  # nothing is given back for a little
-    assert point({0: 10, 1: 30}) == 40  # of rank 0 there would be 50 as well
+    assert point({0: 10, 1: 30}) == 62  # of rank 0 there would be 50 as well, and 32 are left
+    assert point({0: 30, 1: 10}) == 62  # so that this takes nothing anew
     assert point({0: 10, 1: 70}) == 80
-    assert point({1: 5, 2: 70}) == 75  # of rank 0 nothing is left
+    assert point({1: 5, 2: 70}) == 80
+    assert [kept.of(rank).nbytes // huge for rank in range(3)] == [5, 5, 70]
     kept.clear()
     assert point({0: 1}) == 1
     kept.close()
