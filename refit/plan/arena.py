@@ -5,8 +5,8 @@ at both ends. It is the same on all sides:
 
 1. Tensors outside the experts that all sides cut alike, by layer: what a stage has is one run.
 2. Those of which every rank has the whole: the same, but any replica may send them.
-3. Experts that all sides have whole or cut alike, by layer and then by expert, or the other way
-   round where that makes fewer runs (`_experts_first`).
+3. Experts that all sides have whole or cut alike: those that are on one rank together on every
+   side, by layer and then by expert, and then the next. What one rank has from another is one run.
 4. What is cut differently, by kind: equal blocks at equal distances. Experts in slots too, as a
    layer's slots of one kind are one tensor.
 """
@@ -122,12 +122,13 @@ class Arenas:
             experts = max(1, family.num_experts)
             layer = np.repeat(np.array(family.layers or [outside]), experts)
             expert = np.tile(np.arange(experts), family.count // experts)
-            families = np.full_like(layer, number)
-            by = (families, layer, expert)
+            families, none = np.full_like(layer, number), np.zeros_like(layer)
+            by = (families, layer, expert, none)
             if kind == _EXPERTS:
-                by = (expert, layer, families) if self._experts_first else (layer, expert, families)
+                together = self._together(np.arange(experts), experts)[expert]
+                by = (together, layer, expert, families)
             elif kind != _OTHERS:
-                by = (layer, families, expert)
+                by = (layer, families, expert, none)
             columns.append(np.stack([np.full_like(layer, kind), *by]))
         order = np.lexsort(np.concatenate(columns, axis=1)[::-1])
         position = np.empty_like(order)
@@ -162,23 +163,15 @@ class Arenas:
         number = self.catalogue.num_layers
         return layout.stage_layers(number) if number else [[] for _ in range(layout.pp)]
 
-    @cached_property
-    def _experts_first(self) -> bool:
-        """Fewer runs by expert, then layer.
+    def _together(self, experts: IntArray, of: int) -> IntArray:
+        """[experts]: equal for those that are on one rank together on every side, in their order.
 
-        By layer a rank has from each peer one run per layer, all in one where both have the same
-        experts; by expert one per expert, all in one where both have the same layers.
+        Args:
+            of: how many there are.
         """
-        experts = max((family.num_experts for family in self.catalogue.families), default=0)
-        by_layer = by_expert = 0
-        given = self.placement.source
-        for side in self.placement.destinations:
-            layers = self.catalogue.num_layers // side.pp
-            same_layers = self._layers(side) == self._layers(given)
-            stages, groups = -(-given.pp // side.pp), -(-given.ep // side.ep)
-            by_layer += groups * (stages if given.ep == side.ep else layers)
-            by_expert += stages * (groups if same_layers else experts // side.ep)
-        return by_expert < by_layer
+        apart = [experts // max(1, of // side.ep) for side in self._sides]
+        new = np.any(np.diff(apart, axis=1, prepend=-1), axis=0)
+        return np.cumsum(new)
 
 
 def _held(family: Family, layout: Layout, ep: int, index: IntArray, nbytes: int) -> IntArray:

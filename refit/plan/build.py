@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refit.layout.layout import IntArray, Layout, Placement, Side
-from refit.layout.tensors import ITEMSIZE, Catalogue, Family
+from refit.layout.tensors import ITEMSIZE, Catalogue
 from refit.plan.arena import Arenas
 from refit.plan.fanout import fetchers
+from refit.plan.givers import choose
 from refit.plan.holders import Holders
 from refit.plan.pieces import Pieces, pieces
 from refit.plan.plan import Plan, block_numbers
+from refit.plan.wants import Wants, Ways
 
 
 def build_plan(
@@ -55,39 +56,36 @@ def build_plan(
         for layout, at in zip(destinations, cast_at, strict=True)
     )
     boxes: list[Pieces] = []
-    tables: list[list[IntArray]] = []
-    first_piece = 0
+    tables: list[Wants] = []
+    first_piece = first_group = 0
     for destination_side, in_dtype in zip(destinations, wire, strict=True):
-        ways = _Ways(catalogue.num_layers, source_side, destination_side, holders, in_dtype)
+        ways = Ways(
+            catalogue.num_layers, source_side, destination_side, holders, in_dtype, travels,
+            first_group,
+        )  # fmt: skip
+        first_group += ways.groups
         for family in catalogue.families:
             boxes.append(pieces(family.cut(source_side), family.cut(destination_side)))
-            tables.append(ways.copies(family, boxes[-1], first_piece))
+            tables.append(ways.wants(family, boxes[-1], first_piece))
             first_piece += len(boxes[-1])
-    columns = [np.concatenate(column) for column in zip(*tables, strict=True)]
-    if travels is not None:
-        rows = np.flatnonzero(travels[columns[0]])
-        columns = [column[rows] for column in columns]
-    tensor, destination, piece, nbytes, holder_set = columns
-    geometry = Pieces.joined(boxes)
-    source = destination.copy()
+    wants, geometry = Wants.joined(tables), Pieces.joined(boxes)
+    del tables
+    destination = wants.destination
+    tensor, piece, nbytes, holder_set = map(
+        wants.of_rows, (wants.tensor, wants.piece, wants.nbytes, wants.holder_set)
+    )
+    relayed, wire_bytes = np.zeros(len(tensor), dtype=bool), nbytes
     if fanout == "hierarchical":
-        node = destination // placement.ranks_per_node
-        away = np.flatnonzero(~holders.on_node[holder_set, node])
-        block = block_numbers(geometry, tensor[away], holder_set[away], piece[away])
-        # who passes it on has it in the same shard of the same destination's cut
-        shards = geometry.destination_shard[piece[away]]
-        block = block * (1 + shards.max(initial=0)) + shards
-        numbers = placement.destination_numbers[destination[away]]
-        block = block * len(destinations) + numbers
-        source[away] = fetchers(block, node[away], destination[away], nbytes[away])
-    relayed = source != destination
-    direct, wire_bytes = ~relayed, nbytes  # direct: from a holder
-    if placement.source.casts:  # what is passed on has been cast
-        numbers = placement.destination_numbers[destination]
-        stored = _stored_bytes(catalogue, placement, tensor, numbers, nbytes, wire)
-        nbytes = np.where(relayed, stored, nbytes)
-    place = Arenas(catalogue, placement).position[tensor]
-    source[direct] = holders.choose(*(c[direct] for c in (holder_set, destination, nbytes, place)))
+        rows, fetcher = _fetched(wants, geometry, placement, holders)
+        relayed[rows] = fetcher != destination[rows]
+    place = Arenas(catalogue, placement).position[wants.tensor]
+    source = choose(placement, holders, wants, place, relayed if relayed.any() else None)
+    if relayed.any():
+        source[rows] = np.where(relayed[rows], fetcher, source[rows])
+        if placement.source.casts:  # what is passed on has been cast
+            numbers = placement.destination_numbers[destination]
+            stored = _stored_bytes(catalogue, placement, tensor, numbers, nbytes, wire)
+            nbytes = np.where(relayed, stored, nbytes)
     if (geometry.box != np.arange(len(geometry))).any():
         giver = np.where(relayed, -1, holders.shard_of(catalogue, tensor, source))
         piece = geometry.given_by(piece, giver)
@@ -106,6 +104,53 @@ def build_plan(
         relayed=relayed,
         wire=wire,
     )
+
+
+def _fetched(
+    wants: Wants, geometry: Pieces, placement: Placement, holders: Holders
+) -> tuple[IntArray, IntArray]:
+    """The rows that another rank of the node may pass on, and the rank that fetches each.
+
+    They are those of blocks that no rank of a node holds and several want there.
+    """
+    if not len(wants):
+        return wants.first, wants.first
+    number = block_numbers(geometry, wants.tensor, wants.holder_set, wants.piece)
+    # who passes it on has it in the same shard of the same destination's cut
+    shards = geometry.destination_shard[wants.piece]
+    number = number * (1 + shards.max(initial=0)) + shards
+    numbers = placement.destination_numbers[wants.destination[wants.first]]
+    number = number * len(placement.destinations) + numbers
+    rows, block = _shared(wants, number, placement.ranks_per_node)
+    node = wants.destination[rows] // placement.ranks_per_node
+    away = ~holders.on_node[wants.holder_set[block], node]
+    rows, block, node = rows[away], block[away], node[away]
+    rank = wants.destination[rows]
+    return rows, fetchers(number[block], node, rank, wants.nbytes[block])
+
+
+def _shared(wants: Wants, number: IntArray, ranks_per_node: int) -> tuple[IntArray, IntArray]:
+    """Rows of blocks that several ranks of a node may want, in order; and the block of each.
+
+    Args:
+        number: [blocks], equal for what is one block to who passes it on.
+    """
+    _, which, times = np.unique(number, return_inverse=True, return_counts=True)
+    again = times[which.reshape(-1)] > 1  # more ranks may want it than those of its group
+    order = np.argsort(wants.group, kind="stable")
+    first = np.flatnonzero(np.diff(wants.group[order], prepend=-1))
+    found = []
+    for blocks in np.split(order, first[1:]):
+        node = wants.receivers(blocks[0]) // ranks_per_node
+        on_node = np.bincount(node)[node]
+        for these, within in (
+            (blocks[~again[blocks]], np.flatnonzero(on_node > 1)),
+            (blocks[again[blocks]], np.arange(len(node))),
+        ):
+            rows = wants.first[these][:, None] + within
+            found.append(np.stack([rows, np.broadcast_to(these[:, None], rows.shape)]))
+    both = np.concatenate([each.reshape(2, -1) for each in found], axis=1)
+    return tuple(both[:, np.argsort(both[0])])
 
 
 def _stored_bytes(
@@ -127,68 +172,3 @@ def _stored_bytes(
     )
     family = np.searchsorted(catalogue.bases, tensor, side="right") - 1
     return nbytes // sent[numbers, family] * stored[numbers, family]
-
-
-@dataclass(frozen=True)
-class _Ways:
-    """From the source to one destination."""
-
-    num_layers: int
-    source: Layout
-    destination: Layout
-    holders: Holders
-    wire: Layout
-
-    def copies(self, family: Family, boxes: Pieces, first_piece: int) -> list[IntArray]:
-        """The family's rows without their sources: layers x experts x boxes x replicas.
-
-        Returns:
-            tensor, destination, piece, nbytes, holder set.
-        """
-        source, destination = self.source, self.destination
-        index, source_stage, destination_stage = self._slots(family)
-        expert = np.arange(max(1, family.num_experts))
-        source_ep = expert // max(1, family.num_experts // source.ep)
-        destination_ep = expert // max(1, family.num_experts // destination.ep)
-        piece = np.unique(boxes.box)  # the first of each box
-        shard = boxes.destination_shard[piece]
-        length, whole = boxes.length[piece], np.array([*family.shape, 1])
-        # every array below is [slots, experts, boxes, replicas], or broadcasts to it
-        stage, ep, shard = np.broadcast_arrays(
-            destination_stage[:, None, None], destination_ep[None, :, None], shard[None, None, :]
-        )
-        is_cut = family.is_cut(destination)
-        if family.grid == "expert":
-            ranks = destination.expert[stage, :, ep, shard if is_cut else slice(None)]
-        else:
-            ranks = destination.dense[stage, :, :, shard if is_cut else slice(None)]
-        ranks = ranks.reshape(*stage.shape, ranks.size // max(1, stage.size))
-        tensor = family.base + index[:, None] * len(expert) + expert
-        sets = self.holders.set_ids(
-            family, source_stage[:, None, None], source_ep[None, :, None], boxes.givers
-        )
-        elements = family.elements // whole[boxes.axis[piece]].prod(1) * length.prod(1)
-        columns = [
-            tensor[:, :, None, None],
-            ranks,
-            (first_piece + piece)[:, None],
-            (elements * ITEMSIZE[family.dtype_on(self.wire.dtype)])[:, None],
-            sets[..., None],
-        ]
-        return [np.broadcast_to(c, ranks.shape).ravel() for c in columns]
-
-    def _slots(self, family: Family) -> tuple[IntArray, IntArray, IntArray]:
-        """Where the family's tensors live.
-
-        Returns:
-            index in the family, source stage, destination stage, each [slots].
-        """
-        sides = self.source, self.destination
-        if family.layers:
-            layers = np.array(family.layers)
-            stages = [side.rank_of_layers(self.num_layers)[layers] for side in sides]
-            return np.arange(len(layers)), stages[0], stages[1]
-        ends = np.array(family.ends_on(self.destination), dtype=np.int64)
-        if family.copy_of and self.destination.tied:  # it has the original, in the same storage
-            ends = ends[:0]
-        return np.zeros_like(ends), np.full_like(ends, family.ends_on(self.source)[0]), ends

@@ -1,4 +1,4 @@
-"""Which source ranks hold a block, and which of them gives it. Pure numpy."""
+"""Which source ranks hold a block. Pure numpy."""
 
 from __future__ import annotations
 
@@ -134,42 +134,6 @@ class Holders:
             ] = True
         return held
 
-    def choose(
-        self, sets: IntArray, destination: IntArray, nbytes: IntArray, place: IntArray
-    ) -> IntArray:
-        """The source rank of each block; see `refit.plan.build.build_plan` for the rule.
-
-        Args:
-            sets, destination, nbytes: [copies], the holders, receiver and size of each block.
-            place: [copies], where it lies in an arena that has all: neighbours are dealt together.
-        """
-        source = np.where(self._is_member(sets, destination), destination, -1)
-        load = np.zeros(self._placement.world)
-        rows = np.flatnonzero(source < 0)
-        if not len(rows):
-            return source
-        rows = rows[np.argsort(place[rows], kind="stable")]
-        node = destination[rows] // self._placement.ranks_per_node
-        near = self.on_node[sets[rows], node]
-        candidates = sets[rows] * (self._placement.nodes + 1) + np.where(near, node + 1, 0)
-        # One sort of unique keys: by candidates, then destination, then place, then row.
-        key = (candidates * self._placement.world + destination[rows]) * len(rows) + np.arange(
-            len(rows)
-        )
-        order = np.sort(key) % len(rows)
-        rows, candidates = rows[order], candidates[order]
-        starts = np.flatnonzero(np.diff(candidates, prepend=-1))
-        for start, stop in zip(starts, np.append(starts[1:], len(rows)), strict=True):
-            set_id, near_by = divmod(int(candidates[start]), self._placement.nodes + 1)
-            ranks = self.ranks(set_id)
-            if near_by:
-                ranks = ranks[ranks // self._placement.ranks_per_node == near_by - 1]
-            block = rows[start:stop]
-            picked = ranks[_fill(load[ranks], nbytes[block])]
-            source[block] = picked
-            load += np.bincount(picked, nbytes[block], len(load))
-        return source
-
     def least_busiest_sender(self, sets: IntArray, nbytes: IntArray) -> int:
         """A lower bound, in bytes, on what the busiest sender sends when each block leaves its set.
 
@@ -188,40 +152,3 @@ class Holders:
                 only_theirs += np.bincount(outers[nested, 0], set_bytes[first + nested], len(outer))
             bound = max(bound, only_theirs.max() / outer.shape[1])
         return int(np.ceil(bound))
-
-    def _is_member(self, sets: IntArray, rank: IntArray) -> NDArray[np.bool_]:
-        """[copies]: the rank is in the set."""
-        member = np.zeros(len(sets), dtype=bool)
-        for first, table in zip(self._first, self._tables, strict=False):
-            set_of = np.full(self._placement.world, -1)  # [world]: a rank's set of this kind
-            set_of[table] = first + np.arange(len(table))[:, None]
-            member |= set_of[rank] == sets
-        return member
-
-
-def _fill(load: NDArray[np.float64], sizes: IntArray) -> IntArray:
-    """Deal blocks, in order, to holders so that all end at one level: water-filling.
-
-    Four holders that give 0, 4, 9 and 1 bytes already, and blocks of 2, 2, 3 and 1 bytes: with
-    the three least loaded filled, the level is (8 + 0 + 1 + 4) / 3 = 4.33, which the fourth is
-    above. There is room for 4.33, 3.33 and 0.33 bytes, in order of load; the middles of the blocks
-    are at 1, 3, 5.5 and 7.5 bytes, so the holders 0, 0, 3, 3 give them.
-
-    Args:
-        load: [holders], bytes each gives already.
-        sizes: [blocks], bytes.
-
-    Returns:
-        [blocks], an index into `load`.
-    """
-    if len(load) == 1:
-        return np.zeros(len(sizes), dtype=np.int64)
-    order = np.argsort(load, kind="stable")
-    ascending = load[order]  # [holders]
-    # With the m least loaded filled level, the level is (total + their loads) / m; m is the largest
-    # number for which every one of them is below it.
-    levels = (sizes.sum() + np.cumsum(ascending)) / np.arange(1, len(load) + 1)  # of m = 1, 2, ..
-    m = int(np.flatnonzero(levels > ascending)[-1]) + 1
-    room = np.cumsum(levels[m - 1] - ascending[:m])  # [m], bytes that holders up to each can take
-    middle = np.cumsum(sizes) - sizes / 2  # [blocks], in bytes from the first block's start
-    return order[np.minimum(np.searchsorted(room, middle), m - 1)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.util import get_temp_dir
@@ -14,8 +15,6 @@ from typing import Any
 from refit.errors import UserError
 from refit.forecast import predict
 from refit.job import Job
-from refit.layout.layout import Placement
-from refit.layout.tensors import Catalogue
 from refit.ranks import processes, server
 from refit.ranks.meeting import Meeting
 from refit.ranks.nodes import Nodes, Stopped
@@ -176,8 +175,11 @@ class Agent:
             here = here[start : start + placement.ranks_per_node]
         # what a GPU has free only its ranks can ask: see `refit.ranks.device`
         on_cpu = devices.device(job) == "cpu"
-        if on_cpu and (reason := self._shortage(setup.catalogue, placement, here)):
+        sides = memory.needed(setup.catalogue, placement, here) if on_cpu else ([], [])
+        sizes = {rank: both for rank, *both in zip(here, *sides, strict=False)}
+        if on_cpu and (reason := self._shortage(setup, here, sizes)):
             return Ended("oom", reason), []
+        waits = on_cpu and context is self._context and not server.is_there()
         deadline_s, threads = job.bench.deadline_s, len(os.sched_getaffinity(0))
         nodes = {placement.node_of(rank) for rank in here}
         meetings = {node: self._meeting(node, placement.ranks_per_node) for node in nodes}
@@ -200,17 +202,31 @@ class Agent:
                 for rank in here
             ]
             stop = team.another_failed if team.count > 1 else None
-            return processes.run_ranks(context, tasks, listener, deadline_s, progress, stop)
+            heard = threading.Event()
+
+            def said(doing: str) -> None:
+                heard.set()
+                progress(doing)
+
+            # until the first rank is there: the server still imports, on one core
+            with self._slabs.touching(sizes if waits and threads > 1 else {}, heard):
+                return processes.run_ranks(context, tasks, listener, deadline_s, said, stop)
 
     def _context_of(self, point: Point) -> processes.Context:
         """What starts its ranks: what the fork server imported was imported without variables."""
         has_variables = point.variables or point.job.cluster.env
         return multiprocessing.get_context("spawn") if has_variables else self._context
 
-    def _shortage(self, catalogue: Catalogue, placement: Placement, here: range) -> str | None:
-        """As `memory.shortage`; what earlier points left is given back before it says no."""
-        sides = memory.needed(catalogue, placement, here)
-        self._slabs.fit({rank: sum(both) for rank, *both in zip(here, *sides, strict=True)})
+    def _shortage(
+        self, setup: Setup, here: range, sizes: Mapping[int, Sequence[int]]
+    ) -> str | None:
+        """As `memory.shortage`; what earlier points left is given back before it says no.
+
+        Args:
+            sizes: by rank, bytes of each side.
+        """
+        catalogue, placement = setup.catalogue, setup.placement
+        self._slabs.fit({rank: sum(both) for rank, both in sizes.items()})
         reason = memory.shortage(catalogue, placement, here, self._slabs.by_rank)
         if reason:
             self._slabs.clear()

@@ -22,7 +22,9 @@ from refit.weights.weights import Weights
 # Of all destinations together. Where ranks take turns at cores, the last of them ends some ms late:
 # of a shorter copy that is a tenth, and the limit would be beaten.
 COPY_BYTES = 4e9
-BEFORE, BEHIND = 2, 1  # copies of each kind; the first of all maps the peers' pages
+# Copies of memory and between peers, before the timed refits and behind them. The first between
+# peers maps their pages; a rank's own are there.
+BEFORE, BEHIND = (1, 2), (1, 1)
 
 Copy = Callable[[], dict[str, float]]
 
@@ -46,9 +48,9 @@ class Copies:
             self._works.append(_peer_copy(sides, rank, part.pairs))
         self._spans: list[list[Span]] = [[] for _ in self._works]
 
-    def make(self, count: int) -> None:
-        """Time so many of each."""
-        for (copy, _), spans in zip(self._works, self._spans, strict=True):
+    def make(self, counts: Sequence[int]) -> None:
+        """Time so many of each kind."""
+        for (copy, _), spans, count in zip(self._works, self._spans, counts, strict=False):
             spans += [self._clock.timed(copy)[0] for _ in range(count)]
 
     def found(self) -> Limits:

@@ -65,6 +65,11 @@ def words_kept() -> Iterator[None]:
         os.close(kept)
 
 
+def is_there() -> bool:
+    """Whether it was started; else the first rank waits until it has imported all it should."""
+    return getattr(forkserver._forkserver, "_forkserver_pid", None) is not None
+
+
 def forget_words() -> None:
     """Of an earlier point."""
     _words().clear()

@@ -8,10 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from refit.job import Refit
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
-from refit.model.weight_bytes import weight_bytes
+from refit.model.weight_bytes import per_rank_bytes
 from refit.weights.slab import Slab
 
 MANY_RANKS = 64
@@ -80,13 +82,12 @@ _WAY_OUT = "a smaller model (model.num_layers=...) or a machine with more"
 
 def needed(catalogue: Catalogue, placement: Placement, ranks: range) -> tuple[list[int], list[int]]:
     """Bytes of the source's weights and of all destinations', by rank of one node."""
-    return (
-        [weight_bytes(catalogue, placement.source, rank) for rank in ranks],
-        [
-            sum(weight_bytes(catalogue, side, rank) for side in placement.destinations)
-            for rank in ranks
-        ],
-    )
+    source, destinations = np.zeros((2, placement.world), dtype=np.int64)
+    for held, sides in ((source, (placement.source,)), (destinations, placement.destinations)):
+        for side in sides:
+            held[side.offset : side.ranks.stop] += per_rank_bytes(catalogue, side)
+    here = slice(ranks.start, ranks.stop)
+    return source[here].tolist(), destinations[here].tolist()
 
 
 @dataclass(frozen=True)

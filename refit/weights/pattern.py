@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -107,12 +108,10 @@ class Pattern:
         return sum(checks, Check(0, 0)) + _spare(weights)
 
     def check_and_renew(self, weights: Weights, following: Pattern) -> Check:
-        """`check`, and fill with another pattern: each shard at once, while a cache has it."""
+        """`check`, and fill with another pattern: each piece at once, while a cache has it."""
         found = _spare(weights)
         for shard in weights.own_shards:
-            tensor = weights.tensors[shard.tensor]
-            found += self._check(shard, tensor)
-            following._write_shard(shard, tensor)
+            found += self._check(shard, weights.tensors[shard.tensor], following=following)
         return found
 
     def check_left_out(self, weights: Weights, travels: NDArray[np.bool_]) -> Check:
@@ -125,10 +124,18 @@ class Pattern:
         found = sum(checks, Check(0, 0))
         return Check(0, found.mismatches, found.first)
 
-    def _check(self, shard: Shard, tensor: torch.Tensor, poisoned: bool = False) -> Check:
+    def _check(
+        self,
+        shard: Shard,
+        tensor: torch.Tensor,
+        poisoned: bool = False,
+        following: Pattern | None = None,
+    ) -> Check:
+        """Of one shard; then it is filled with the pattern that follows, if one does."""
         found = Check(0, 0)
-        for matrix in self._matrices(shard, tensor):
-            wrong = matrix.mismatches(poisoned)
+        renewed = following._matrices(shard, tensor) if following else repeat(None)
+        for matrix, then in zip(self._matrices(shard, tensor), renewed, strict=False):
+            wrong = matrix.mismatches(poisoned, then)
             name = shard.name if matrix.elements else f"{shard.name}'s padding"
             found += Check(matrix.elements, wrong, name if wrong else "")
         return found
@@ -138,31 +145,33 @@ class Pattern:
         bits = tensor.view(INTEGER[shard.dtype][0])
         for stretch in _stretches(shard.cut, shard.shard, shard.family.shape):
             view = bits.narrow(shard.cut.axis, stretch.start, stretch.length)
-            if stretch.rows is None or stretch.columns is None:
+            if stretch.steps is None:
                 checked = shard.padding_is_checked
                 yield _Matrix(view, None, None, shard.dtype, shard.dtype, checked)
                 continue
-            rows, across = (
-                self._hash(shard, side, index).to(tensor.device)
-                for side, index in (("row", stretch.rows), ("column", stretch.columns))
-            )
+            hashes = self._hashes(shard, stretch.steps, stretch.rows).to(tensor.device)
+            rows, across = hashes[: stretch.rows], hashes[stretch.rows :]
             matrix = view.view(len(rows), len(across))
             yield _Matrix(matrix, rows, across, shard.trained_dtype, shard.dtype)
 
-    def _hash(self, shard: Shard, side: str, index: NDArray[np.uint64]) -> torch.Tensor:
-        """[len(index)]: for each index of one side as many bits of hash as the source's dtype has.
+    def _hashes(self, shard: Shard, steps: NDArray[np.uint64], rows: int) -> torch.Tensor:
+        """[rows + columns]: of each as many bits of hash as the source's dtype has.
 
         Where the destination's is another, finite ones, whose cast has only one right answer.
         """
+        hashed = steps.copy()
+        for side, of_side in (("row", hashed[:rows]), ("column", hashed[rows:])):
+            key = f"{self._key}/{shard.values_of}/{side}".encode()
+            digest = hashlib.blake2b(key, digest_size=8).digest()
+            of_side += np.uint64(int.from_bytes(digest, "little"))
+        hashed = _mixed(hashed)
         dtype = shard.trained_dtype
-        key = f"{self._key}/{shard.values_of}/{side}".encode()
-        digest = hashlib.blake2b(key, digest_size=8).digest()
-        bits = splitmix64(np.uint64(int.from_bytes(digest, "little")), index)
         if self._finite or shard.casts:
             varying, fixed = FINITE[dtype]
-            bits = bits & np.uint64(varying) | np.uint64(fixed if side == "column" else 0)
+            hashed &= np.uint64(varying)
+            hashed[rows:] |= np.uint64(fixed)
         _, signed, unsigned = INTEGER[dtype]
-        return torch.from_numpy(bits.astype(unsigned).view(signed))
+        return torch.from_numpy(hashed.astype(unsigned).view(signed))
 
 
 def _spare(weights: Weights) -> Check:
@@ -177,13 +186,14 @@ class _Stretch:
     """Where a shard has padding, or none: of the cut axis the local start, and how long it is.
 
     Attributes:
-        rows, columns: as of a `_Matrix`, their numbers in the whole tensor; padding has none.
+        rows: how many; padding has none.
+        steps: [rows + columns], of the numbers of both in the whole tensor; see `_steps`.
     """
 
     start: int
     length: int
-    rows: NDArray[np.uint64] | None = None
-    columns: NDArray[np.uint64] | None = None
+    rows: int = 0
+    steps: NDArray[np.uint64] | None = None
 
 
 @lru_cache(maxsize=64)  # a rank has few kinds of shard, each in many layers and experts
@@ -201,8 +211,8 @@ def _stretches(cut: Cut, shard: int, shape: tuple[int, ...]) -> tuple[_Stretch, 
         columns = indices[1]
         for n, index in zip(shape[2:], indices[2:], strict=True):
             columns = (columns[:, None] * n + index).ravel()
-        numbers = (each.astype(np.uint64) for each in (indices[0], columns))
-        found.append(_Stretch(start, len(held), *numbers))
+        numbers = np.concatenate([indices[0], columns]).astype(np.uint64)
+        found.append(_Stretch(start, len(held), len(indices[0]), _steps(numbers)))
     return tuple(found)
 
 
@@ -235,34 +245,48 @@ class _Matrix:
 
     def write(self, poisoned: bool) -> None:
         """What must be there, its complement if poisoned; of padding zero, or ones."""
-        if self.rows is None:
-            self.view.zero_()
-            if not self.is_checked:
-                self.view.bitwise_not_()
-            return
-        for actual, rows in self._pieces():
-            made = self._expected(rows, poisoned, out=actual)
-            if made is not actual:
-                actual.copy_(made)
+        for piece in self._pieces():
+            self._write(piece, poisoned)
 
-    def mismatches(self, poisoned: bool) -> int:
-        """Elements that are not what `write` writes."""
-        if self.rows is None:
-            return int(torch.count_nonzero(self.view)) if self.is_checked else 0
+    def mismatches(self, poisoned: bool, following: _Matrix | None = None) -> int:
+        """Elements that are not what `write` writes.
+
+        Args:
+            following: what of the same view is written, each piece as soon as it was looked at.
+        """
         wrong, buffer = 0, None
-        for actual, rows in self._pieces():
-            buffer = torch.empty_like(actual) if buffer is None else buffer[: len(rows)]
-            want = self._expected(rows, poisoned, out=buffer)
-            if not _equal(want, actual):
-                wrong += int(torch.count_nonzero(want != actual))
+        for piece in self._pieces():
+            actual = self.view[piece]
+            if self.rows is None:
+                wrong += int(torch.count_nonzero(actual)) if self.is_checked else 0
+            else:
+                if buffer is None or buffer.shape != actual.shape:  # the last one is shorter
+                    buffer = torch.empty_like(actual)
+                want = self._expected(self.rows[piece], poisoned, out=buffer)
+                if not _equal(want, actual):
+                    wrong += int(torch.count_nonzero(want != actual))
+            if following:
+                following._write(piece, poisoned=False)
         return wrong
 
-    def _pieces(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        assert self.rows is not None
-        row_bytes = max(1, self.view.shape[1]) * self.view.element_size()
+    def _write(self, piece: slice, poisoned: bool) -> None:
+        actual = self.view[piece]
+        if self.rows is None:
+            actual.zero_()
+            if not self.is_checked:
+                actual.bitwise_not_()
+            return
+        made = self._expected(self.rows[piece], poisoned, out=actual)
+        if made is not actual:
+            actual.copy_(made)
+
+    def _pieces(self) -> Iterator[slice]:
+        """Of its rows, each as large as a cache likes."""
+        rows = self.view.shape[0]
+        row_bytes = max(1, self.view[:1].numel()) * self.view.element_size()
         step = max(1, _CHUNK_BYTES[self.view.device.type] // row_bytes)
-        for start in range(0, len(self.rows), step):
-            yield self.view[start : start + step], self.rows[start : start + step]
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
 
     def _expected(self, rows: torch.Tensor, poisoned: bool, out: torch.Tensor) -> torch.Tensor:
         assert self.columns is not None
@@ -275,10 +299,23 @@ class _Matrix:
 def splitmix64(key: np.uint64, index: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """[len(index)]: the generator's outputs from this key on, at these places."""
     with np.errstate(over="ignore"):
-        z = key + (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        return _mixed(key + _steps(index))
+
+
+def _steps(index: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """How far the generator is from its key at these places."""
+    return (index + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The generator's outputs at these of its states, in their place."""
+    shifted = z >> np.uint64(30)
+    z ^= shifted
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= np.right_shift(z, np.uint64(27), out=shifted)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= np.right_shift(z, np.uint64(31), out=shifted)
+    return z
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

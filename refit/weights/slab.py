@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import select
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.reduction import DupFd
+from threading import Event, Thread
 from typing import Any
 
 ALIGNMENT = 2 << 20  # bytes: a huge page
 MOUNT_S = 10.0  # for a mount that takes a millisecond; a system that hangs there has none
+TOUCH_BYTES = 16 << 20  # at a time of memory that is touched ahead: 20 ms where it is slowest
+MADV_POPULATE_WRITE = 23  # Linux 5.14; not in Python's mmap module
+
+
+def populate(address: int, nbytes: int) -> None:
+    """Map every page now, which is faster than by a fault each. Where it fails, they fault."""
+    ctypes.CDLL(None).madvise(
+        ctypes.c_void_p(address), ctypes.c_size_t(nbytes), MADV_POPULATE_WRITE
+    )
 
 
 class Slab:
@@ -37,7 +49,7 @@ class Slab:
     def take(self, nbytes: int) -> int:
         """The offset of that many bytes that this process has not taken yet."""
         start = self._taken
-        self._taken = start + -(-nbytes // ALIGNMENT) * ALIGNMENT
+        self._taken = start + _rounded_up(nbytes)
         if self.nbytes < self._taken:
             os.ftruncate(self.descriptor, self._taken)
         return start
@@ -47,6 +59,28 @@ class Slab:
         while content:
             written = os.pwrite(self.descriptor, content, start)
             content, start = content[written:], start + written
+
+    def touch(self, nbytes: int, until: Callable[[], bool]) -> None:
+        """Have its first bytes in memory, so that whoever takes them need not wait for that.
+
+        Nothing of it stays mapped in this process: the memory is nobody's yet.
+
+        Args:
+            nbytes: a multiple of `ALIGNMENT`.
+            until: asked time and again whether to stop.
+
+        Raises:
+            OSError: there is no more memory to have.
+        """
+        for start in range(0, nbytes, TOUCH_BYTES):
+            if until():
+                return
+            size = min(TOUCH_BYTES, nbytes - start)
+            os.posix_fallocate(self.descriptor, start, size)  # never shrinks what a rank has made
+            with mmap.mmap(self.descriptor, size, offset=start) as there:
+                first = ctypes.c_char.from_buffer(there)
+                populate(ctypes.addressof(first), size)
+                del first  # else it could not be unmapped
 
     def clear(self, keep: int = 0) -> None:
         """Give its memory back, but for the first bytes of it."""
@@ -59,6 +93,10 @@ class Slab:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (DupFd(self.descriptor),)
+
+
+def _rounded_up(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _received(sent: Any) -> Slab:
@@ -124,7 +162,7 @@ class Kept:
         return self.by_rank[rank]
 
     def fit(self, needed: Mapping[int, int]) -> None:
-        """Give back what a point does not need and earlier ones left too much of.
+        """Give back what earlier points left too much of, from those who need least of theirs.
 
         Args:
             needed: bytes of the point that comes, by rank.
@@ -132,10 +170,37 @@ class Kept:
         self._largest = max(self._largest, sum(needed.values()))
         left = {rank: slab.nbytes for rank, slab in self.by_rank.items()}
         then = sum(max(needed.get(rank, 0), left.get(rank, 0)) for rank in {*needed, *left})
-        # each side of a rank begins at a huge page
-        if then > self._largest + 2 * ALIGNMENT * len(left):
-            for rank, slab in self.by_rank.items():
-                slab.clear(keep=-(-needed.get(rank, 0) // ALIGNMENT) * ALIGNMENT)
+        too_much = then - self._largest
+        if too_much <= 2 * ALIGNMENT * len(left):  # each side of a rank begins at a huge page
+            return
+        spare = {rank: left[rank] - needed.get(rank, 0) for rank in left}
+        for rank in sorted(spare, key=lambda rank: -spare[rank]):
+            keep = left[rank] - min(spare[rank], max(0, too_much))
+            self.by_rank[rank].clear(keep=_rounded_up(keep))
+            too_much -= left[rank] - self.by_rank[rank].nbytes
+
+    @contextmanager
+    def touching(self, sizes: Mapping[int, Sequence[int]], end: Event) -> Iterator[None]:
+        """Within it memory of ranks is touched, until all is or the end has come: see `Slab.touch`.
+
+        Args:
+            sizes: by rank, bytes of each side, as the rank will take them; empty: of none.
+            end: set from outside; leaving sets it too.
+        """
+        needed = {rank: sum(map(_rounded_up, both)) for rank, both in sizes.items()}
+
+        def touch() -> None:
+            with suppress(OSError):
+                for rank, nbytes in needed.items():
+                    self.of(rank).touch(nbytes, end.is_set)
+
+        thread = Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
 
     def clear(self) -> None:
         """Give all memory back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,7 @@ import torch
 from refit.errors import UserError
 from refit.layout.tensors import ITEMSIZE, Shard
 from refit.plan.arena import ALIGNMENT
-from refit.weights.slab import Slab
-
-MADV_POPULATE_WRITE = 23  # Linux 5.14; not in Python's mmap module
+from refit.weights.slab import Slab, populate
 
 TORCH_DTYPE = {name: getattr(torch, name) for name in ITEMSIZE}
 
@@ -72,10 +69,7 @@ class Weights:
     def populate(self) -> None:
         """Map every page now, which is faster than by a fault each. Where it fails, they fault."""
         if self.arena.device.type == "cpu" and self.arena.numel():
-            start = self.arena.data_ptr()
-            ctypes.CDLL(None).madvise(
-                ctypes.c_void_p(start), ctypes.c_size_t(self.arena.numel()), MADV_POPULATE_WRITE
-            )
+            populate(self.arena.data_ptr(), self.arena.numel())
 
     @staticmethod
     def view(shards: Sequence[Shard], arena: torch.Tensor) -> Weights:

@@ -11,7 +11,7 @@ from refit.layout.tensors import Catalogue, Family
 from refit.model.architecture import catalogue
 from refit.plan.build import build_plan
 from refit.plan.fanout import fetchers
-from refit.plan.holders import Holders, _fill
+from refit.plan.holders import Holders
 from tests.support.jobs import SMALL, placed
 
 CUT, WHOLE = Family("c", (8, 8), axis=0), Family("w", (8,))
@@ -84,46 +84,6 @@ def sets(*families: tuple[Family, int]) -> IntArray:
     """The sets of stage 0 of some families' shards."""
     zero = np.array([0])
     return np.array([int(HOLDERS.set_ids(f, zero, zero, [(s,)])[0]) for f, s in families])
-
-
-def choose(which: IntArray, destination: list[int], nbytes: list[int]) -> list[int]:
-    place = np.arange(len(nbytes))
-    return HOLDERS.choose(which, np.array(destination), np.array(nbytes), place).tolist()
-
-
-def test_a_rank_that_has_a_block_gives_it_to_itself() -> None:
-    assert choose(sets((CUT, 0), (CUT, 1), (WHOLE, 0)), [2, 3, 1], [9, 9, 9]) == [2, 3, 1]
-
-
-def test_a_replica_on_the_node_comes_before_any_other() -> None:
-    # rank 5 is on node {3 4 5}: of {1, 3} it takes 3 and of {0, 2} either, the lower of equals
-    assert choose(sets((CUT, 1), (CUT, 0)), [5, 5], [9, 9]) == [3, 0]
-
-
-def test_the_less_loaded_gives_the_next() -> None:
-    # rank 8 has nobody near: {0, 2} each two of four equal blocks, in runs
-    assert choose(sets(*[(CUT, 0)] * 4), [8] * 4, [5] * 4) == [0, 0, 2, 2]
-    # what experts have laid on 0 and 2 the dense weights find: 1 and 3 give all that is whole
-    found = choose(sets((EXPERT, 0), (EXPERT, 0), (WHOLE, 0), (WHOLE, 0)), [8] * 4, [50, 50, 9, 9])
-    assert found == [0, 2, 1, 3]
-
-
-@pytest.mark.parametrize(
-    ("load", "sizes", "givers"),
-    [
-        ([0, 4, 9, 1], [2, 2, 3, 1], [0, 0, 3, 3]),  # of the docstring
-        ([7], [1, 2], [0, 0]),
-        ([0, 0], [1, 1], [0, 1]),  # equal loads: the lower first
-        ([0, 0, 0], [5], [1]),  # the middle of the block, 2.5, is in the second's part
-        ([3, 0], [1, 1, 1], [1, 1, 1]),
-        ([0, 100], [4, 4], [0, 0]),
-        ([2, 0, 1], [3, 3, 3], [1, 2, 0]),
-    ],
-)
-def test_blocks_are_dealt_to_one_level(
-    load: list[float], sizes: list[int], givers: list[int]
-) -> None:
-    assert _fill(np.array(load, float), np.array(sizes)).tolist() == givers
 
 
 def test_the_busiest_of_a_set_sends_its_share_at_least() -> None:

@@ -270,10 +270,9 @@ def test_split_by_the_largest() -> None:
         ("non-collocated", Degrees(tp=4, etp=1), Degrees(tp=4, etp=1), 1),
         ("non-collocated", Degrees(tp=2, ep=2, etp=1), Degrees(tp=2, etp=1), 6),
         ("collocated", Degrees(tp=4, ep=2, etp=1), Degrees(tp=4, etp=1, gpus=8), 3),
-        # each layer's experts are one run of each peer that has them, and others are 5 and 9
-        ("non-collocated", Degrees(pp=2, ep=2, etp=1), Degrees(ep=4, etp=1), 4 + 5),
-        ("non-collocated", Degrees(pp=2, ep=4, etp=1), Degrees(ep=2, etp=1), 4 * 2 + 9),
-        # of the same layers at both ends each peer's experts are one
+        # all experts are one run of each peer that has them, and others are 5 and 9
+        ("non-collocated", Degrees(pp=2, ep=2, etp=1), Degrees(ep=4, etp=1), 2 + 5),
+        ("non-collocated", Degrees(pp=2, ep=4, etp=1), Degrees(ep=2, etp=1), 2 * 2 + 9),
         ("non-collocated", Degrees(pp=2, ep=4, etp=1), Degrees(pp=2, ep=2, etp=1), 2 + 5),
     ],
     ids=str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -88,11 +89,42 @@ def test_a_sweep_keeps_no_more_memory_than_its_largest_point_took() -> None:
     assert point({0: 50, 1: 10}) == 60
     assert point({0: 50, 1: 12}) == 62
     assert point({0: 40, 1: 14}) == 64  # nothing is given back for a little
-    assert point({0: 10, 1: 30}) == 40  # of rank 0 there would be 50 as well
+    assert point({0: 10, 1: 30}) == 62  # of rank 0 there would be 50 as well, and 32 are left
+    assert point({0: 30, 1: 10}) == 62  # so that this takes nothing anew
     assert point({0: 10, 1: 70}) == 80
-    assert point({1: 5, 2: 70}) == 75  # of rank 0 nothing is left
+    assert point({1: 5, 2: 70}) == 80
+    assert [kept.of(rank).nbytes // huge for rank in range(3)] == [5, 5, 70]
     kept.clear()
     assert point({0: 1}) == 1
+    kept.close()
+
+
+def in_memory(held: slab.Slab) -> int:
+    return os.fstat(held.descriptor).st_blocks * 512
+
+
+def test_memory_is_touched_until_the_end_has_come() -> None:
+    kept, huge, end = slab.Kept(), slab.ALIGNMENT, Event()
+    sizes = {0: [huge, 1], 1: [0, 3 * huge], 2: [9 * slab.TOUCH_BYTES]}
+    os.ftruncate(kept.of(1).descriptor, 5 * huge)  # of an earlier point, or of the rank itself
+
+    def until() -> bool:
+        return in_memory(kept.of(2)) >= 2 * slab.TOUCH_BYTES
+
+    for rank, both in sizes.items():
+        kept.of(rank).touch(sum(-(-size // huge) * huge for size in both), until)
+    assert [in_memory(kept.of(rank)) // huge for rank in sizes] == [2, 3, 16]
+    assert [kept.of(rank).nbytes // huge for rank in sizes] == [2, 5, 16]
+    kept.clear()
+    with kept.touching(sizes, end):
+        while in_memory(kept.of(2)) < slab.TOUCH_BYTES:  # by a thread that ends with the block
+            pass
+    assert end.is_set()
+    held = [in_memory(kept.of(rank)) for rank in sizes]
+    assert held[:2] == [2 * huge, 3 * huge]
+    with kept.touching(sizes, end):
+        pass
+    assert [in_memory(kept.of(rank)) for rank in sizes] == held
     kept.close()
 
 
