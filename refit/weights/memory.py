@@ -11,7 +11,7 @@ from pathlib import Path
 from refit.job import Refit
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
-from refit.model.weight_bytes import weight_bytes
+from refit.model.weight_bytes import of_sides
 from refit.weights.slab import Slab
 
 MANY_RANKS = 64
@@ -81,11 +81,8 @@ _WAY_OUT = "a smaller model (model.num_layers=...) or a machine with more"
 def needed(catalogue: Catalogue, placement: Placement, ranks: range) -> tuple[list[int], list[int]]:
     """Bytes of the source's weights and of all destinations', by rank of one node."""
     return (
-        [weight_bytes(catalogue, placement.source, rank) for rank in ranks],
-        [
-            sum(weight_bytes(catalogue, side, rank) for side in placement.destinations)
-            for rank in ranks
-        ],
+        of_sides(catalogue, placement, placement.source)[ranks.start : ranks.stop].tolist(),
+        of_sides(catalogue, placement, *placement.destinations)[ranks.start : ranks.stop].tolist(),
     )
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from refit.layout.tensors import Catalogue
 from refit.rules.setup import Setup
 from refit.weights import memory, slab
 from refit.weights.memory import available
@@ -114,6 +115,17 @@ def test_weights_of_all_ranks_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shortage_of(monkeypatch, 1503, {2: 10_000}) != ""
     assert shortage_of(monkeypatch, 1510, {2: 1450}) == ""
     assert shortage_of(monkeypatch, 1509, {2: 1450, 3: 5000}) != ""
+
+
+def test_what_hundreds_of_ranks_hold_is_counted_and_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup.of(job(model=SMALL))
+    each = memory.needed(setup.catalogue, setup.placement, range(4))
+    assert each == ([752, 752, 0, 0], [0, 0, 1456, 0])
+    assert memory.needed(setup.catalogue, setup.placement, range(1, 3)) == ([752, 0], [0, 1456])
+    monkeypatch.setattr(Catalogue, "held_by", lambda *_: pytest.fail("shards are listed"))
+    assert memory.needed(setup.catalogue, setup.placement, range(4)) == each
 
 
 def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
