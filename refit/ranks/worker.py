@@ -19,8 +19,8 @@ import torch
 from refit.errors import UserError
 from refit.ranks import bench, device
 from refit.ranks.clock import Clock
-from refit.ranks.join import join
-from refit.ranks.meeting import Meeting
+from refit.ranks.join import LAZY_RANKS, join
+from refit.ranks.meeting import SPIN_S, Meeting
 from refit.ranks.planned import Planned
 from refit.ranks.task import Task
 from refit.record.point import write_atomic
@@ -70,7 +70,8 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
     progress("joining")
     join(task, listener)
     number = task.neighbours.index(task.rank)
-    clock = Clock(Meeting(task.meeting, len(task.neighbours), number))
+    spin_s = SPIN_S if len(task.of_agent) < LAZY_RANKS else 0.0
+    clock = Clock(Meeting(task.meeting, len(task.neighbours), number, spin_s))
     planned = Planned(task.plan, task.of_agent, task.rank)
     report = bench.measure(task.setup, task.rank, task.slab, clock, planned, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
