@@ -17,8 +17,11 @@ from refit.weights.slab import Slab
 MANY_RANKS = 64
 """From so many on what ranks take besides their weights counts: it may be most of it."""
 
-RANK_BYTES = 40_000_000
-"""Of each: what it writes of the pages that it shares at first, views, staging, connections."""
+RANK_BYTES = 25_000_000
+"""Of each: what it writes of the pages that it shares at first, views, staging, connections.
+
+14 MB were measured of 512 ranks, 22 of 256 that each gave and received (docs/measurements.md).
+"""
 
 
 def shortage(

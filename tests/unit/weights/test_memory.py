@@ -141,8 +141,8 @@ def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None
     # many ranks are processes as well
     monkeypatch.setattr(memory, "MANY_RANKS", 4)
     said = memory.shortage(setup.catalogue, setup.placement, range(4))
-    assert said is not None and "needs 2.31 GB of memory (source 1.07" in said
-    assert "destination 1.07 + 4 ranks' own 0.16), 1.23 GB is available; use fewer ranks, a" in said
+    assert said is not None and "needs 2.25 GB of memory (source 1.07" in said
+    assert "destination 1.07 + 4 ranks' own 0.10), 1.23 GB is available; use fewer ranks, a" in said
     monkeypatch.setattr(memory, "available", lambda: 2_200_000_000)
     assert memory.shortage(setup.catalogue, setup.placement, range(4)) is not None
     monkeypatch.setattr(memory, "MANY_RANKS", 5)
