@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from refit.layout.layout import IntArray, Layout
+from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import ITEMSIZE, Catalogue
 
 
@@ -50,4 +50,12 @@ def per_rank_bytes(
         # ranks as [pp, replicas, CP or EP, shards]
         ranks = layout.expert if family.grid == "expert" else layout.dense
         held[ranks - layout.offset] += tensors[:, None, :, None] * nbytes
+    return held
+
+
+def of_sides(catalogue: Catalogue, placement: Placement, *sides: Layout) -> IntArray:
+    """[world]: bytes of the weights that every rank holds of some sides of a placement."""
+    held = np.zeros(placement.world, dtype=np.int64)
+    for side in sides:
+        held[side.offset : side.ranks.stop] += per_rank_bytes(catalogue, side)
     return held

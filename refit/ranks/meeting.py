@@ -27,12 +27,13 @@ class Meeting:
         memory: the same zeroes in every rank of the node.
         ranks: how many meet.
         number: of this rank among them, from 0.
+        spin_s: before it sleeps; 0 where hundreds share the cores, and would wait for who spins.
     """
 
-    def __init__(self, memory: Slab, ranks: int, number: int) -> None:
+    def __init__(self, memory: Slab, ranks: int, number: int, spin_s: float = SPIN_S) -> None:
         shared = mmap.mmap(memory.descriptor, ranks * LINE)
         self._arrived = np.frombuffer(shared, dtype=np.int64)[:: LINE // 8]
-        self._number, self._times = number, 0
+        self._number, self._times, self._spin_s = number, 0, spin_s
 
     @staticmethod
     def room(memory: Slab, ranks: int) -> Slab:
@@ -45,7 +46,7 @@ class Meeting:
         """Return once every rank has called it as often."""
         self._times += 1
         self._arrived[self._number] = self._times
-        asleep_from = time.monotonic() + SPIN_S
+        asleep_from = time.monotonic() + self._spin_s
         while int(self._arrived.min()) < self._times:
             if time.monotonic() < asleep_from:
                 os.sched_yield()

@@ -11,39 +11,22 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from multiprocessing.connection import Connection
 
 import torch
-import torch.distributed as dist
 
 from refit.errors import UserError
 from refit.ranks import bench, device
 from refit.ranks.clock import Clock
-from refit.ranks.meeting import Meeting
-from refit.ranks.nodes import LOOPBACK
+from refit.ranks.join import LAZY_RANKS, join
+from refit.ranks.meeting import SPIN_S, Meeting
 from refit.ranks.planned import Planned
 from refit.ranks.task import Task
 from refit.record.point import write_atomic
 from refit.record.report import RankReport
 from refit.rules import devices
 from refit.transport import Unsupported
-
-# A rank waits so much longer for others: its agent, which knows more, is to end it first. It may
-# still be starting other ranks when the deadline is past.
-AGENT_FIRST_S = 60.0
-
-# Of a world so large gloo connects two ranks when they first have something to say to each other,
-# where torch can (TORCH_GLOO_LAZY_INIT); else every two at once: of 512 ranks 131 thousand pairs.
-LAZY_RANKS = 64
-
-PORTS = (
-    "GLOO_SOCKET_IFNAME",
-    "UCX_NET_DEVICES",  # of nixl
-    "NCCL_SOCKET_IFNAME",
-    "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME",
-)
-"""Which interface a library listens on, by its variable; docs/security.md."""
 
 
 def main(task: Task, agent: Connection, listener: socket.socket | None) -> None:
@@ -85,37 +68,14 @@ def _join_and_measure(task: Task, agent: Connection, listener: socket.socket | N
         agent.send(("progress", doing))
 
     progress("joining")
-    if task.host == LOOPBACK:
-        stay_here()
-    world = task.setup.placement.world
-    if world >= LAZY_RANKS:
-        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
-    timeout = timedelta(seconds=task.setup.job.bench.deadline_s + AGENT_FIRST_S)
-    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
-        task.host,
-        task.port,
-        world,
-        is_master=listener is not None,
-        timeout=timeout,
-        master_listen_fd=listener.detach() if listener else None,
-    )
-    dist.init_process_group("gloo", store=store, rank=task.rank, world_size=world, timeout=timeout)
+    join(task, listener)
     number = task.neighbours.index(task.rank)
-    clock = Clock(Meeting(task.meeting, len(task.neighbours), number))
+    spin_s = SPIN_S if len(task.of_agent) < LAZY_RANKS else 0.0
+    clock = Clock(Meeting(task.meeting, len(task.neighbours), number, spin_s))
     planned = Planned(task.plan, task.of_agent, task.rank)
     report = bench.measure(task.setup, task.rank, task.slab, clock, planned, progress)
     write_atomic(task.attempt.rank_report(task.rank), json.dumps(asdict(report), indent=2))
     return report
-
-
-def stay_here() -> None:
-    """Have the libraries that open ports do so on the loopback alone, as all ranks are here.
-
-    None of them asks who connects. What the user has set for them stays.
-    """
-    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
-    for variable in PORTS if names else ():
-        os.environ.setdefault(variable, names[0])
 
 
 def _log_to(path: os.PathLike[str]) -> None:

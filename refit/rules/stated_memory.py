@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from refit.job import Job
-from refit.layout.layout import IntArray, Layout, Placement
+from refit.layout.layout import IntArray, Placement
 from refit.layout.tensors import Catalogue
 from refit.model.architecture import tensors_of
 from refit.model.convention import build_of
-from refit.model.weight_bytes import per_rank_bytes
+from refit.model.weight_bytes import of_sides
 from refit.rules import devices
 
 
@@ -30,16 +30,9 @@ def weights_fit(job: Job, placement: Placement) -> str | None:
 def held(catalogue: Catalogue, placement: Placement) -> dict[str, IntArray]:
     """[world] each: bytes of weights of the source and of the destinations on every rank."""
     return {
-        "source": _of_sides(catalogue, placement, placement.source),
-        "destination": _of_sides(catalogue, placement, *placement.destinations),
+        "source": of_sides(catalogue, placement, placement.source),
+        "destination": of_sides(catalogue, placement, *placement.destinations),
     }
-
-
-def _of_sides(catalogue: Catalogue, placement: Placement, *sides: Layout) -> IntArray:
-    bytes_held = np.zeros(placement.world, dtype=np.int64)
-    for side in sides:
-        bytes_held[side.offset : side.ranks.stop] += per_rank_bytes(catalogue, side)
-    return bytes_held
 
 
 def shortage(job: Job, bytes_held: Mapping[str, IntArray]) -> str | None:

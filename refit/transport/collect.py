@@ -1,38 +1,67 @@
-"""One item of each rank for all ranks, in messages as many as ranks and not as their square."""
+"""What all ranks agree on: the first hears each of them, decides, and tells all."""
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-FIRST = 0  # the rank that collects
+FIRST = 0  # the rank that decides
+
+Item = TypeVar("Item")
+Decided = TypeVar("Decided")
 
 
-def gather(item: Any) -> list[Any]:
-    """The item of each rank, in rank order; all ranks of the world call together.
+def agree(item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
+    """What the first rank makes of the items of all; all ranks of the world call together.
 
-    `dist.all_gather_object` goes round a ring, as many steps as there are ranks at each of them: 5
-    times the work of this at 128 ranks.
+    No other rank is sent the items: of hundreds of ranks each would unpack what hundreds have to
+    say. Nor do they go round a ring, which is as many steps at each rank as there are ranks.
+
+    Args:
+        item: this rank's, of any size.
+        decide: of the items in rank order; it runs on the first rank alone.
     """
-    mine = torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
-    sizes = torch.empty(dist.get_world_size(), dtype=torch.int64)
-    _collected(torch.tensor([mine.numel()]), sizes)
-    longest = int(sizes.max())
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: mine.numel()] = mine
-    whole = torch.empty(len(sizes) * longest, dtype=torch.uint8)
-    _collected(padded, whole)
-    rows = whole.view(len(sizes), longest)
-    return [
-        pickle.loads(row[:size].numpy()) for row, size in zip(rows, sizes.tolist(), strict=True)
-    ]
+    mine = _packed(item)
+    items = [_unpacked(each) for each in _heard(mine)]
+    decided = _packed(decide(items)) if items else torch.empty(0, dtype=torch.uint8)
+    size = torch.tensor([decided.numel()])
+    dist.broadcast(size, FIRST)
+    if not items:
+        decided = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(decided, FIRST)
+    told: Decided = _unpacked(decided)
+    return told
 
 
-def _collected(mine: torch.Tensor, into: torch.Tensor) -> None:
-    """Equal parts of all ranks, one behind another: to the first rank, and from there to all."""
-    is_first = dist.get_rank() == FIRST
-    dist.gather(mine, list(into.split(mine.numel())) if is_first else None, dst=FIRST)
-    dist.broadcast(into, FIRST)
+def _heard(mine: torch.Tensor) -> list[torch.Tensor]:
+    """On the first rank the bytes of all, in rank order, its own too; nothing on the others."""
+    size = torch.tensor([mine.numel()])
+    if dist.get_rank() != FIRST:
+        dist.send(size, FIRST)
+        dist.send(mine, FIRST)
+        return []
+    others = range(1, dist.get_world_size())
+    sizes = [torch.empty_like(size) for _ in others]
+    _receive(sizes)
+    theirs = [torch.empty(int(of_rank), dtype=torch.uint8) for of_rank in sizes]
+    _receive(theirs)
+    return [mine, *theirs]
+
+
+def _receive(into: list[torch.Tensor]) -> None:
+    """One message of each other rank, in rank order."""
+    for work in [dist.irecv(part, peer) for peer, part in enumerate(into, start=1)]:
+        assert work is not None  # that is for ranks outside the group
+        work.wait()
+
+
+def _packed(item: object) -> torch.Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
+
+
+def _unpacked(packed: torch.Tensor) -> Any:
+    return pickle.loads(packed.numpy().tobytes())

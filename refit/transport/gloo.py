@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 
 from refit.job import Refit
 from refit.transport import collect
+from refit.transport.collect import Decided, Item
 from refit.transport.twosided import Parts, TwoSided
 
 
@@ -24,8 +24,8 @@ class GlooWire:
             "gloo moves host memory; refit.rules.methods refuses it on CUDA"
         )
 
-    def gather(self, item: Any) -> list[Any]:
-        return collect.gather(item)
+    def agree(self, item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
+        return collect.agree(item, decide)
 
     def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
         works = [dist.irecv(part, peer) for peer, part in receives]

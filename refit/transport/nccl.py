@@ -6,14 +6,14 @@ NCCL_MULTI_RANK_GPU_ENABLE is 1. What has run on a GPU is in docs/gpu.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 
 from refit.job import Refit
-from refit.transport.gloo import GlooWire
+from refit.transport import collect
+from refit.transport.collect import Decided, Item
 from refit.transport.twosided import Parts, TwoSided
 
 
@@ -36,8 +36,8 @@ class NcclWire:
         # torch: a batch of a subset of the ranks must not be a group's first call
         dist.all_reduce(torch.zeros(1, device="cuda"), group=self._group)
 
-    def gather(self, item: Any) -> list[Any]:
-        return GlooWire().gather(item)
+    def agree(self, item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
+        return collect.agree(item, decide)
 
     def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
         operations = [dist.P2POp(dist.irecv, part, peer, self._group) for peer, part in receives]

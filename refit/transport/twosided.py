@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from refit.job import Refit
 from refit.plan.copies import Copies
 from refit.plan.runs import received, together
 from refit.transport import Transport, blocks
+from refit.transport.collect import Decided, Item
 from refit.transport.lanes import CpuLanes, Lanes, Mark, lanes
 from refit.transport.schedule import ALIGN, Message, aligned, group_numbers, messages
 from refit.weights import memory
@@ -37,8 +38,8 @@ class Wire(Protocol):
     def open(self, device: torch.device) -> None:
         """All ranks: whatever must be there before the first message."""
 
-    def gather(self, item: Any) -> list[Any]:
-        """One item from each rank, in rank order."""
+    def agree(self, item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
+        """As `refit.transport.collect.agree`."""
 
     def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
         """Start one group; return what to wait for."""
@@ -77,8 +78,10 @@ class TwoSided(Transport):
         self._local = blocks.local(table, rank, source, destination)
         largest = max(ALIGN, self._bucket_bytes // self._wire.at_once)
         todo = messages(copies, rank, table, largest, self._wire.in_place_bytes)
-        sent = self._wire.gather({m.order: m.nbytes for m in todo if m.is_send})
-        numbers = group_numbers(sent, self._bucket_bytes, self._max_ops)
+        numbers = self._wire.agree(
+            {m.order: m.nbytes for m in todo if m.is_send},
+            lambda sent: group_numbers(sent, self._bucket_bytes, self._max_ops),
+        )
         grouped: dict[int, list[Message]] = {}
         for message in todo:
             grouped.setdefault(numbers[message.order], []).append(message)

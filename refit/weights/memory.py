@@ -8,19 +8,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from refit.job import Refit
 from refit.layout.layout import Placement
 from refit.layout.tensors import Catalogue
-from refit.model.weight_bytes import per_rank_bytes
+from refit.model.weight_bytes import of_sides
 from refit.weights.slab import Slab
 
 MANY_RANKS = 64
 """From so many on what ranks take besides their weights counts: it may be most of it."""
 
-RANK_BYTES = 40_000_000
-"""Of each: what it writes of the pages that it shares at first, views, staging, connections."""
+RANK_BYTES = 25_000_000
+"""Of each: what it writes of the pages that it shares at first, views, staging, connections.
+
+14 MB were measured of 512 ranks, 22 of 256 that each gave and received (docs/measurements.md).
+"""
 
 
 def shortage(
@@ -82,12 +83,10 @@ _WAY_OUT = "a smaller model (model.num_layers=...) or a machine with more"
 
 def needed(catalogue: Catalogue, placement: Placement, ranks: range) -> tuple[list[int], list[int]]:
     """Bytes of the source's weights and of all destinations', by rank of one node."""
-    source, destinations = np.zeros((2, placement.world), dtype=np.int64)
-    for held, sides in ((source, (placement.source,)), (destinations, placement.destinations)):
-        for side in sides:
-            held[side.offset : side.ranks.stop] += per_rank_bytes(catalogue, side)
-    here = slice(ranks.start, ranks.stop)
-    return source[here].tolist(), destinations[here].tolist()
+    return (
+        of_sides(catalogue, placement, placement.source)[ranks.start : ranks.stop].tolist(),
+        of_sides(catalogue, placement, *placement.destinations)[ranks.start : ranks.stop].tolist(),
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from refit.job import Degrees, Refit
 from refit.plan.copies import Copies
 from refit.plan.runs import received
 from refit.rules.setup import Setup
+from refit.transport.collect import Decided, Item
 from refit.transport.schedule import group_numbers, messages
 from refit.transport.symmetric import SymmetricTransport
 from refit.transport.twosided import Parts, TwoSided
@@ -58,6 +59,9 @@ class ThreadWire:
         self._exchange.items[self._rank] = item
         self._exchange.barrier.wait(LIMIT_S)
         return list(self._exchange.items)
+
+    def agree(self, item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
+        return decide(self.gather(item))
 
     def post(self, sends: Parts, receives: Parts) -> Sequence[dist.Work]:
         exchange = self._exchange
@@ -173,7 +177,7 @@ def test_any_plan_in_any_groups(
 
 
 class Alone:
-    """A wire of one rank, who gathers what it sends itself."""
+    """A wire of one rank, who agrees with itself."""
 
     in_place_bytes = 1 << 12
     at_once = 1
@@ -181,8 +185,8 @@ class Alone:
     def open(self, device: torch.device) -> None:
         pass
 
-    def gather(self, sent: dict[tuple[int, int], int]) -> list[dict[tuple[int, int], int]]:
-        return [sent]
+    def agree(self, item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
+        return decide([item])
 
 
 @pytest.mark.parametrize("make", ["twosided", "symmetric"])

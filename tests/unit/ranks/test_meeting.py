@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 import multiprocessing as mp
 import os
+import time
 
 import numpy as np
 import pytest
 
-from refit.ranks.meeting import LINE, Meeting
+from refit.ranks.meeting import LINE, SLEEP_S, Meeting
 from refit.weights.slab import Slab, anonymous
 
 ROUNDS = 300
@@ -52,6 +53,21 @@ def test_a_room_is_used_again_for_more_and_for_fewer() -> None:
     for ranks in (2, 4, 3):
         assert exit_codes(Meeting.room(memory, ranks), ranks) == [0] * ranks
         assert memory.nbytes == ranks * LINE
+
+
+def test_of_hundreds_nobody_spins(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, slept = Meeting.room(anonymous(), 2), []
+    early, late = Meeting(memory, 2, 0, spin_s=0.0), Meeting(memory, 2, 1)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            late.wait()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(os, "sched_yield", lambda: pytest.fail("it spins"))
+    early.wait()
+    assert slept == [SLEEP_S] * 3
 
 
 def test_a_barrier_that_waits_for_nobody_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

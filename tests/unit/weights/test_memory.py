@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from refit.layout.tensors import Catalogue
 from refit.rules.setup import Setup
 from refit.weights import memory, slab
 from refit.weights.memory import available
@@ -148,6 +149,17 @@ def test_weights_of_all_ranks_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shortage_of(monkeypatch, 1509, {2: 1450, 3: 5000}) != ""
 
 
+def test_what_hundreds_of_ranks_hold_is_counted_and_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = Setup.of(job(model=SMALL))
+    each = memory.needed(setup.catalogue, setup.placement, range(4))
+    assert each == ([752, 752, 0, 0], [0, 0, 1456, 0])
+    assert memory.needed(setup.catalogue, setup.placement, range(1, 3)) == ([752, 0], [0, 1456])
+    monkeypatch.setattr(Catalogue, "held_by", lambda *_: pytest.fail("shards are listed"))
+    assert memory.needed(setup.catalogue, setup.placement, range(4)) == each
+
+
 def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = replace(SMALL, hidden_size=1 << 12, ffn_hidden_size=1 << 14, vocab_size=1 << 15)
     setup = Setup.of(job(model=wide))
@@ -161,8 +173,8 @@ def test_a_shortage_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None
     # many ranks are processes as well
     monkeypatch.setattr(memory, "MANY_RANKS", 4)
     said = memory.shortage(setup.catalogue, setup.placement, range(4))
-    assert said is not None and "needs 2.31 GB of memory (source 1.07" in said
-    assert "destination 1.07 + 4 ranks' own 0.16), 1.23 GB is available; use fewer ranks, a" in said
+    assert said is not None and "needs 2.25 GB of memory (source 1.07" in said
+    assert "destination 1.07 + 4 ranks' own 0.10), 1.23 GB is available; use fewer ranks, a" in said
     monkeypatch.setattr(memory, "available", lambda: 2_200_000_000)
     assert memory.shortage(setup.catalogue, setup.placement, range(4)) is not None
     monkeypatch.setattr(memory, "MANY_RANKS", 5)
