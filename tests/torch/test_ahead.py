@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +39,33 @@ def test_a_server_that_an_import_had_ask_cuda_begins_anew(tmp_path: Path) -> Non
     assert (said.code, said.stdout.strip()) == (0, "0"), said.stderr
 
 
-def use_wandb() -> None:
-    """In a rank."""
-    import asks_wandb  # type: ignore[import-not-found]
+ASKS = """
+try:
     import wandb
+    found = True
+except ImportError:
+    found = False
 
-    print(asks_wandb.found, wandb.__name__, flush=True)
+def say():
+    import wandb
+    print(found, wandb.__name__, flush=True)
+"""
+STARTS = """
+import multiprocessing
+import asks_wandb
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["refit.ranks.ahead"])
+process = context.Process(target=asks_wandb.say)
+process.start()
+process.join()
+"""
 
 
 def test_what_no_rank_needs_is_not_found_by_what_the_server_imports(tmp_path: Path) -> None:
-    (tmp_path / "wandb.py").write_text("")
-    (tmp_path / "asks_wandb.py").write_text(
-        "try:\n    import wandb\n    found = True\nexcept ImportError:\n    found = False\n"
-    )
-
-    def main() -> None:
-        os.environ[server.AHEAD] = ",".join([*server.ALWAYS, "asks_wandb"])
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["refit.ranks.ahead"])
-        process = context.Process(target=use_wandb)
-        process.start()
-        process.join()
-
-    said = fork_of(main, PYTHONPATH=str(tmp_path))
-    assert (said.code, said.stdout.strip()) == (0, "False wandb"), said.stderr
+    for name, text in (("wandb", ""), ("asks_wandb", ASKS), ("starts", STARTS)):
+        (tmp_path / f"{name}.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    around = {**os.environ, server.AHEAD: "asks_wandb", "PYTHONPATH": path}
+    code = [sys.executable, "-c", "import starts"]
+    said = subprocess.run(code, env=around, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout.strip()) == (0, "False wandb"), said.stderr
