@@ -66,11 +66,12 @@ class NixlTransport(Transport):
         self._on_cuda = share.any_cuda(device)
         gap = GAP_BYTES[self._memory]
         self._reads = reads(table.where(table.peer != rank), rank, world, self._bucket_bytes, gap)
-        size = max((read.staged for read in self._reads), default=0)
-        count = min(self._in_flight, len(self._reads)) if size else 0
+        slots = min(self._in_flight, len(self._reads))
+        sizes = [max(read.staged for read in self._reads[n::slots]) for n in range(slots)]
+        starts = [0, *np.cumsum(sizes).tolist()]
         if device.type == "cpu":
-            memory.require_staging(count * size, self._refit)
-        self._staging = torch.empty(count * size, dtype=torch.uint8, device=device)
+            memory.require_staging(starts[-1], self._refit)
+        self._staging = torch.empty(starts[-1], dtype=torch.uint8, device=device)
         peers = sorted({read.peer for read in self._reads})
         lends = source is not None and bool(copies.remote[copies.from_rank(rank)].any())
         if peers or lends:
@@ -89,8 +90,8 @@ class NixlTransport(Transport):
         for number, read in enumerate(self._reads):
             theirs = lent[read.peer]
             assert destination is not None and theirs is not None
-            start = number % self._in_flight * size
-            slot = self._staging[start : start + size]
+            start = starts[number % slots]
+            slot = self._staging[start : start + read.staged]
             ends = np.where(read.is_staged, slot.data_ptr(), destination.arena.data_ptr())
             here = _described(ends + read.ours, read.nbytes, _device_index(destination.arena))
             there = _described(theirs.base + read.theirs, read.nbytes, theirs.device)

@@ -15,9 +15,9 @@ from tests.support.records import verified
 
 BUCKET_MB = 4.0
 IN_FLIGHT = 8
-# Per rank, whatever the model: heap pages that the first refit touches, and UCX's pools (up to
-# 3.3 MB were measured, of nixl).
-LIBRARY_BYTES = 8e6
+# Per rank, whatever the model: heap pages that the first refit touches, and UCX's pools (10.4 MB
+# were measured of nixl, which reads most straight into the weights).
+LIBRARY_BYTES = 12e6
 
 # Many experts of blocks below 256 KiB, so that gloo stages them.
 WIDE = replace(
@@ -46,8 +46,10 @@ def test_peak_is_within_the_bound(agent: Agent, tmp_path: Path, method: str) -> 
     memory = record["memory"]
     bound = METHODS[method].slots * IN_FLIGHT * BUCKET_MB * 1e6
     assert record["plan"]["max_recv_bytes"] > 10 * BUCKET_MB * 1e6
-    # the model fills every slot, so that a bound missed by a quarter is seen
-    assert 0.95 * bound <= memory["staging_bytes"] <= bound
+    # the model fills every slot, so that a bound missed by a quarter is seen; of NIXL's reads a
+    # part lands in its place, where it takes none
+    full = 0.5 if method == "nixl" else 0.95
+    assert full * bound <= memory["staging_bytes"] <= bound
     private = 0 if method == "symmetric" else memory["staging_bytes"]  # its heap is shared
     if memory["refit_peak_bytes"] is not None:  # where the kernel keeps a peak
         assert memory["refit_peak_bytes"] <= private + LIBRARY_BYTES
