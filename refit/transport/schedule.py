@@ -76,8 +76,8 @@ def messages(
     Args:
         incoming: what it receives (`refit.plan.runs.received`).
         bucket_bytes: the largest message; `ALIGN` or more.
-        in_place_bytes: runs of at least so many bytes go as messages of their own, as large as a
-            bucket at most; None: all are packed.
+        in_place_bytes: runs of at least so many bytes, and rows, go as messages of their own, as
+            large as a bucket at most; None: all are packed.
     """
     both_ways: list[Message] = []
     world = copies.placement.world
@@ -150,7 +150,7 @@ def _parts(
     """The messages of a pair: of each its runs, where they begin in its bucket, and `in_place`."""
     alone = np.zeros(len(runs), dtype=bool)
     if in_place_bytes is not None:
-        alone = runs.flat & (runs.cast == NO_CAST) & (runs.width >= in_place_bytes)
+        alone = (runs.cast == NO_CAST) & (runs.width >= in_place_bytes)
     packed = _cut(runs.where(~alone), cast_first, limit)
     sizes = packed.rows * _wire_width(packed, cast_first)
     ends = -(-sizes // ALIGN) * ALIGN
@@ -158,7 +158,7 @@ def _parts(
     for number in range(int(numbers.max(initial=-1)) + 1):
         mine = numbers == number
         yield packed.where(mine), np.cumsum(ends[mine]) - ends[mine], False
-    large = runs.where(alone).split(max(WHOLE, limit // WHOLE * WHOLE))
+    large = runs.where(alone).by_rows().split(max(WHOLE, limit // WHOLE * WHOLE))
     for k in range(len(large)):
         yield large.where(np.array([k])), np.zeros(1, dtype=np.int64), True
 

@@ -12,7 +12,7 @@ from refit.plan.copies import Copies
 from refit.plan.runs import NO_CAST, Runs, received
 from refit.rules.setup import Setup
 from refit.transport.reads import Read, reads
-from refit.transport.schedule import Message, messages
+from refit.transport.schedule import Message, _parts, messages
 from tests.support.jobs import job
 from tests.unit.plan.test_runs import MOE, Bytes, carried_out, shown, table_of
 
@@ -157,3 +157,13 @@ def test_buckets_are_nearly_full(most: int) -> None:
     found = reads(runs, 0, 2, most, gap=0)
     assert sum(int(r.nbytes.sum()) for r in found) == 900 + 2000
     assert all(r.nbytes.sum() <= most for r in found)
+
+
+def test_long_rows_of_a_block_are_messages_of_their_own() -> None:
+    # equal runs at equal distances are one block, and no reason to pack
+    table = table_of((1, 0, 0, 3, 1000, 2000, 512), (1, 5000, 8000, 4, 80, 40, 40))
+    parts = list(_parts(table, False, 1 << 12, in_place_bytes=512))
+    assert [(shown(runs), in_place) for runs, _, in_place in parts] == [
+        ([(1, 5000, 8000, 4, 80, 40, 40)], False),
+        *(([(1, 1000 * row, 2000 * row, 1, 0, 0, 512)], True) for row in range(3)),
+    ]
