@@ -32,6 +32,7 @@ from refit.record.moved import KNOWN_FAULT, Moved
 from refit.transport import Transport, Unsupported
 from refit.transport.megatron_cpu import without_cuda
 from refit.transport.megatron_names import under_production_names
+from refit.transport.nccl import warm_group
 from refit.weights.weights import Weights
 
 RACE = (
@@ -156,7 +157,7 @@ def _service(backend: str, sides: list[Weights]) -> Any:
     try:
         with without_cuda():
             # it sends over the default group, NCCL at Megatron's users and gloo here
-            group = dist.new_group(backend="nccl") if backend == "nccl" else None
+            group = warm_group() if backend == "nccl" else None
             if group is not None and versions.REFIT_TAKES_NONE:
                 return core.get_or_create_service(backend, group=group)
             service = core.get_or_create_service(backend)

@@ -17,6 +17,17 @@ from refit.transport.collect import Decided, Item
 from refit.transport.twosided import Parts, TwoSided
 
 
+def warm_group() -> dist.ProcessGroup:
+    """NCCL's group of all ranks, which all make together.
+
+    torch: a batch of messages between some of the ranks must not be a group's first call, or it
+    hangs.
+    """
+    group = dist.new_group(backend="nccl")
+    dist.all_reduce(torch.zeros(1, device="cuda"), group=group)
+    return group
+
+
 class NcclWire:
     """A process group of its own beside the default one, which stays gloo's.
 
@@ -32,9 +43,7 @@ class NcclWire:
         self._group: dist.ProcessGroup | None = None
 
     def open(self, device: torch.device) -> None:
-        self._group = dist.new_group(backend="nccl")
-        # torch: a batch of a subset of the ranks must not be a group's first call
-        dist.all_reduce(torch.zeros(1, device="cuda"), group=self._group)
+        self._group = warm_group()
 
     def agree(self, item: Item, decide: Callable[[list[Item]], Decided]) -> Decided:
         return collect.agree(item, decide)
