@@ -12,7 +12,7 @@ from refit.plan.copies import Copies
 from refit.plan.runs import NO_CAST, Runs, received
 from refit.rules.setup import Setup
 from refit.transport.reads import Read, reads
-from refit.transport.schedule import Message, _parts, messages
+from refit.transport.schedule import ALIGN, Message, _parts, messages
 from tests.support.jobs import job
 from tests.unit.plan.test_runs import MOE, Bytes, carried_out, shown, table_of
 
@@ -108,6 +108,7 @@ def test_messages_do_what_the_runs_do(
             if message.is_send:
                 continue
             given = sent.pop((message.peer, rank, message.order))
+            assert not (message.at % ALIGN).any()
             arrived, written = passed_on(given, message, held[message.peer], size)
             got, times = got + arrived, times + written
         assert np.array_equal(got, wanted) and np.array_equal(times, once)

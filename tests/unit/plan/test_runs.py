@@ -20,7 +20,7 @@ from refit.plan.arena import ALIGNMENT
 from refit.plan.build import build_plan
 from refit.plan.copies import Copies
 from refit.plan.plan import Plan
-from refit.plan.runs import NO_CAST, Runs, _folded, dtypes, given, received
+from refit.plan.runs import NO_CAST, Runs, _folded, _merged, dtypes, given, received
 from tests.support.plans import Case, case, cases
 from tests.unit.plan.test_pieces import Given, any_plan
 from tests.unit.plan.test_uneven import SIDES, numbered
@@ -240,6 +240,14 @@ def test_rows_that_go_on_at_one_end_alone_are_two_blocks() -> None:
     sides = replace(Layout(), kind="0"), replace(Layout(tp=2), kind="1")
     table = received(plan_of([family], *sides), 1)
     assert shown(table) == [(0, 0, 0, 2, 8, 4, 4), (0, 16, 12, 2, 8, 4, 4)]
+
+
+def test_what_is_cast_is_no_block_with_what_is_not() -> None:
+    # two blocks of two rows, of which the second goes on where the first ends, at both ends
+    ends = np.array([(0, 0, 0, 2, 8, 8, 4, NO_CAST), (0, 16, 16, 2, 8, 8, 4, 2)])
+    assert len(_merged(Runs(*ends.T), np.zeros(2, dtype=np.int64))) == 2
+    ends[1, -1] = NO_CAST
+    assert shown(_merged(Runs(*ends.T), np.zeros(2, dtype=np.int64))) == [(0, 0, 0, 4, 8, 8, 4)]
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(2, 4), (3, 2)])
