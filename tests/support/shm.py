@@ -17,7 +17,9 @@ def left() -> list[str]:
     if not found:
         return []
     open_ones = {name for process in Path("/proc").glob("[0-9]*") for name in _open(process)}
-    return sorted(name for name in found if str(SHM / name) not in open_ones)
+    closed = [name for name in found if str(SHM / name) not in open_ones]
+    # a process of another test's may have taken its own away since they were listed
+    return sorted(name for name in closed if (SHM / name).exists())
 
 
 def _is_ours(path: Path) -> bool:
