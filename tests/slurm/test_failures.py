@@ -153,6 +153,7 @@ def test_a_disk_that_fills_up_loses_nothing(cluster: Cluster, small_disk: Path |
     assert records[kept["name"]] == kept and {r["status"] for r in records.values()} == {"ok"}
 
 
+@pytest.mark.kills  # the last job, which nobody waits for
 def test_a_method_that_one_node_lacks_ends_its_point_at_once(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
