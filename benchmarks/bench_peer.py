@@ -43,6 +43,8 @@ def main() -> None:
         turn = dict(zip(METHODS, records[start : start + len(METHODS)], strict=True))
         turns.append({m: r.seconds.median for m, r in turn.items() if r.seconds})
         print("  " + ", ".join(f"{m} {_line(r)}" for m, r in turn.items()))
+    rates = [limit.gbps for r in records if r.throughput for limit in r.throughput.limits]
+    print(f"  plain copies meanwhile: {min(rates):.1f} to {max(rates):.1f} GB/s")
     for method, target in (("ipc", "8"), ("gloo", "2.5")):
         ratios = [t["megatron"] / t[method] for t in turns]
         print(

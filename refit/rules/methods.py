@@ -209,7 +209,7 @@ def _cannot(name: str, job: Job, placement: Placement) -> str | None:
         return f"{name} needs GPUs{also}; {needs.on_cpu()}; use refit={others}"
     if reason := _of_the_job(name, job, placement, device):
         return reason
-    if method.library and not _installed(method.library):
+    if method.library and not needs.installed(method.library):
         return f"{method.library} is not installed; {_install(method)}"
     return method.refuses(job) or method.cannot(job, placement)
 
@@ -243,10 +243,6 @@ def _install(method: Method) -> str:
     is_older = method.library == "nvshmem" and devices.torch_cuda() == 12
     extra = "nvshmem-cu12" if is_older else method.library
     return f"pip install 'refit-sweep[{extra}]'"
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def _importable(method: str) -> bool:

@@ -102,7 +102,7 @@ def megatron(job: Job, placement: Placement) -> str | None:
     if devices.device(job) == "cpu" and backend in ("nccl", "nvshmem"):
         # its nccl service would run here all the same, over gloo
         return f"refit.backend={backend} moves GPU memory; {on_cpu()}; use refit.backend=gloo"
-    if backend == "nixl" and not _findable("nixl"):
+    if backend == "nixl" and not installed("nixl"):
         return "refit.backend=nixl: nixl is not installed; pip install 'refit-sweep[nixl]'"
     if devices.device(job) == "cuda" and backend in ("auto", "nccl"):
         reason = gpu_per_rank(job, placement)
@@ -123,7 +123,8 @@ def on_cpu() -> str:
     return devices.no_cuda() or "this point's ranks are on CPUs (cluster.device=cpu)"
 
 
-def _findable(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Whether a module can be imported here; it is not."""
     return importlib.util.find_spec(module) is not None
 
 

@@ -5,7 +5,6 @@ What has run on a GPU is in docs/gpu.md.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -98,8 +97,6 @@ def _engine(
 
 def _runtime() -> Any:
     """cuda.bindings.runtime, where it and the driver have the batched copy; else None."""
-    if importlib.util.find_spec("cuda") is None:
-        return None
     try:
         from cuda.bindings import runtime
     except ImportError:

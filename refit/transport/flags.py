@@ -5,7 +5,6 @@ What has run on a GPU is in docs/gpu.md.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -139,8 +138,6 @@ def _words(count: int) -> torch.Tensor:
 
 def _driver() -> Any:
     """cuda.bindings.driver, where it is installed; else None."""
-    if importlib.util.find_spec("cuda") is None:
-        return None
     try:
         from cuda.bindings import driver
     except ImportError:

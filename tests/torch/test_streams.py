@@ -20,6 +20,7 @@ from refit.weights.pattern import Pattern
 from refit.weights.weights import Weights
 from tests.support import streams
 from tests.support.streams import LIMIT_S, Event, Stream, current_stream
+from tests.support.threads import on_threads
 from tests.torch.test_twosided import Exchange, ThreadWire, copies_of
 
 TRIES = 5
@@ -138,11 +139,7 @@ def run(monkeypatch: pytest.MonkeyPatch, make: str, copies: Copies, seed: int = 
             exchange.barrier.wait(LIMIT_S)
         found[rank] = wrong
 
-    threads = [threading.Thread(target=rank_main, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    on_threads(world, rank_main)
     streams.drain()
     return sum(found) if min(found) >= 0 and not Stream.errors else -1
 

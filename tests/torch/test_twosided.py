@@ -24,6 +24,7 @@ from refit.weights import memory
 from refit.weights.pattern import Check, Pattern
 from refit.weights.weights import Weights
 from tests.support.jobs import job
+from tests.support.threads import on_threads
 
 LIMIT_S = 5.0
 
@@ -167,11 +168,7 @@ def test_any_plan_in_any_groups(
             exchange.barrier.wait(LIMIT_S)
         found[rank] = checks
 
-    threads = [threading.Thread(target=rank_main, args=(r,)) for r in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    on_threads(world, rank_main)
     assert [c and c.mismatches for c in found] == [0] * world
     assert exchange.largest_group <= max_ops
 

@@ -33,7 +33,7 @@ def on(device: str, mode: str = "non-collocated", method: str = "auto", nodes: i
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, *libraries: str) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: gpus)
     monkeypatch.setattr(devices, "no_cuda", lambda: None if gpus else "this node has no NVIDIA GPU")
-    monkeypatch.setattr(methods, "_installed", lambda module: module in libraries)
+    monkeypatch.setattr(needs, "installed", lambda module: module in libraries)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_the_peers_services_need_besides(monkeypatch: pytest.MonkeyPatch) -
     machine(monkeypatch, 1)
     monkeypatch.setattr(versions, "REFIT_BACKENDS", ("nccl", "gloo", "nvshmem", "nixl"))
     monkeypatch.setattr(versions, "nvshmem_lacks", lambda variables: [])
-    monkeypatch.setattr(needs, "_findable", lambda module: False)
+    monkeypatch.setattr(needs, "installed", lambda module: False)
     for backend, words in (
         ("nvshmem", "nvshmem with 4 ranks on one GPU needs CUDA's Multi-Process Service"),
         ("nixl", "refit.backend=nixl: nixl is not installed; pip install 'refit-sweep[nixl]'"),
