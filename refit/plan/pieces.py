@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 from math import lcm
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refit.layout.cut import Cut, Run
 from refit.layout.layout import IntArray
@@ -76,27 +75,6 @@ class Pieces:
     def from_destination(self) -> Pieces:
         """The boxes as a destination rank passes them on, out of its own shard."""
         return replace(self, source_start=self.destination_start, source_step=self.destination_step)
-
-    def slices(self, piece: int, of_source: bool) -> tuple[slice, ...]:
-        """The box in a shard of one side, to index a tensor with."""
-        start = (self.source_start if of_source else self.destination_start)[piece].tolist()
-        step = (self.source_step if of_source else self.destination_step)[piece].tolist()
-        length, axes = self.length[piece].tolist(), self.axis[piece].tolist()
-        found = [slice(None)] * (1 + max(axes))
-        for axis, at, by, count in zip(axes, start, step, length, strict=True):
-            if axis != NO_AXIS:
-                found[axis] = slice(at, at + (count - 1) * by + 1, by)
-        return tuple(found)
-
-    @property
-    def in_rows(self) -> NDArray[np.bool_]:
-        """[pieces]: the box is whole, consecutive rows, so one run of bytes in both shards."""
-        return (
-            (self.axis[:, 0] == 0)
-            & (self.axis[:, 1] == NO_AXIS)
-            & (self.source_step[:, 0] == 1)
-            & (self.destination_step[:, 0] == 1)
-        )
 
 
 @lru_cache(maxsize=4096)

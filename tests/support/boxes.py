@@ -6,14 +6,15 @@ import torch
 
 from refit.plan.copies import Copies
 from refit.weights.weights import Weights
+from tests.support.slices import slices
 
 Tensors = dict[int, torch.Tensor]
 
 
 def part(copies: Copies, row: int, tensors: Tensors, of_source: bool) -> torch.Tensor:
     """A row's block in the shards of the rank at one of its ends."""
-    slices = copies.pieces.slices(int(copies.piece[row]), of_source)
-    return tensors[int(copies.tensor[row])][slices]
+    box = slices(copies.pieces, int(copies.piece[row]), of_source)
+    return tensors[int(copies.tensor[row])][box]
 
 
 def deliver(copies: Copies, rank: int, sources: dict[int, Weights], destination: Weights) -> None:

@@ -17,6 +17,7 @@ from refit.plan.build import build_plan
 from refit.plan.cells import cells
 from refit.plan.pieces import intersection, pieces
 from refit.plan.plan import Plan
+from tests.support.slices import slices
 
 # q, k, v, z, b and a of Qwen3-Next's gated delta net; z, x, B, C and dt of Mamba-2 8B
 DELTA_NET = (2048, 2048, 4096, 4096, 32, 32)
@@ -137,11 +138,11 @@ def test_pieces_of_one_axis_by_every_index(data: st.DataObject, length: int) -> 
     got = [np.full(len(held), PADDING) for held in wanted]
     for piece in np.unique(found.box).tolist():
         group = np.flatnonzero(found.box == piece)
-        box = found.slices(piece, of_source=False)[0]
+        box = slices(found, piece, of_source=False)[0]
         shard = int(found.destination_shard[piece])
         assert (got[shard][box] == PADDING).all()  # nothing twice
         for giver in group.tolist():
-            given_ = theirs[found.source_shard[giver]][found.slices(giver, of_source=True)[0]]
+            given_ = theirs[found.source_shard[giver]][slices(found, giver, of_source=True)[0]]
             assert np.array_equal(given_, wanted[shard][box])
         got[shard][box] = wanted[shard][box]
         have = {s for s, held in enumerate(theirs) if np.isin(wanted[shard][box], held).all()}
@@ -272,8 +273,8 @@ def check_plan(plan: Plan, whole: IntArray) -> None:
             giver, taker = int(copies.source[row]), int(copies.destination[row])
             assert not number or pools[giver] == pools[taker]
             piece = int(copies.piece[row])
-            block = given_by[giver][copies.pieces.slices(piece, of_source=True)]
-            into = done[taker][copies.pieces.slices(piece, of_source=False)]
+            block = given_by[giver][slices(copies.pieces, piece, of_source=True)]
+            into = done[taker][slices(copies.pieces, piece, of_source=False)]
             assert (into == -1).all() and (block >= 0).all()
             assert copies.nbytes[row] == 2 * block.size
             into[...] = block

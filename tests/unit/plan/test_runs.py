@@ -22,6 +22,7 @@ from refit.plan.copies import Copies
 from refit.plan.plan import Plan
 from refit.plan.runs import NO_CAST, Runs, _folded, _merged, dtypes, given, received
 from tests.support.plans import Case, case, cases
+from tests.support.slices import slices
 from tests.unit.plan.test_pieces import Given, any_plan
 from tests.unit.plan.test_uneven import SIDES, numbered
 
@@ -94,8 +95,8 @@ def check(plan: Plan) -> None:
             table = received(copies, rank)
             for row in copies.to_rank(rank).tolist():
                 tensor, piece = int(copies.tensor[row]), int(copies.piece[row])
-                block = theirs[int(copies.source[row])][tensor][copies.pieces.slices(piece, True)]
-                there = copies.pieces.slices(piece, False)
+                block = theirs[int(copies.source[row])][tensor][slices(copies.pieces, piece, True)]
+                there = slices(copies.pieces, piece, False)
                 into[tensor][there] = fitted(block, into[tensor].itemsize)
                 touched[tensor][there] = ones(into[tensor].itemsize)
             parts = table.split(40)

@@ -11,6 +11,7 @@ from refit.layout.cut import PADDING
 from refit.layout.layout import IntArray, Layout, Placement
 from refit.layout.tensors import Catalogue, Family, Shard
 from refit.plan.build import build_plan
+from tests.support.slices import slices
 
 FAMILIES = (
     Family("l{layer}.qkv", (12, 4), axis=0, layers=(0, 2)),
@@ -70,8 +71,8 @@ def test_every_element_of_uneven_layers_arrives_once(
             tensor, piece = int(copies.tensor[row]), int(copies.piece[row])
             giver = (got if number else held)[int(copies.source[row])][tensor]
             into = got[int(copies.destination[row])][tensor]
-            block = giver[copies.pieces.slices(piece, of_source=True)]
-            target = into[copies.pieces.slices(piece, of_source=False)]
+            block = giver[slices(copies.pieces, piece, of_source=True)]
+            target = into[slices(copies.pieces, piece, of_source=False)]
             assert (target == -1).all() and (block >= 0).all()
             item = {"bfloat16": 2, "float32": 4, "int64": 8}[tensors.family_of(tensor).dtype]
             assert copies.nbytes[row] == block.size * item
