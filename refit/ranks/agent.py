@@ -49,6 +49,7 @@ class Agent:
             around: what else is known of this environment, for the records.
         """
         server.open_more_files()
+        server.tune()
         self._context = multiprocessing.get_context("forkserver")
         os.environ[server.AHEAD] = ",".join([*server.ALWAYS, *_preloads(jobs)])
         # named and not imported, as it imports torch at once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from refit.record import limits
 from refit.record.report import Copied, Limits, Span
 from refit.rules import devices
 from refit.rules.setup import Setup
-from refit.transport import share
+from refit.transport import memcpy, share
 from refit.weights.weights import Weights
 
 # Of all destinations together. Where ranks take turns at cores, the last of them ends some ms late:
@@ -70,16 +71,13 @@ def _memory_copy(setup: Setup, sides: Sides) -> tuple[Copy, float]:
     receiving = setup.placement.destinations
     part = _share(sum(int(per_rank_bytes(setup.catalogue, side).sum()) for side in receiving))
 
-    def copy() -> dict[str, float]:
-        half = arena.numel() // 2
-        remaining = round(part * arena.numel())
-        while remaining:
-            now = min(remaining, half)
-            arena[:now].copy_(arena[half : half + now])
-            remaining -= now
-        return {}
-
-    return copy, part
+    half, remaining = arena.numel() // 2, round(part * arena.numel())
+    copies = []
+    while remaining:
+        now = min(remaining, half)
+        copies.append((arena[:now], arena[half : half + now]))
+        remaining -= now
+    return _each(copies), part
 
 
 def _peer_copy(sides: Sides, rank: int, between: Sequence[Pair]) -> tuple[Copy, float]:
@@ -103,13 +101,22 @@ def _peer_copy(sides: Sides, rank: int, between: Sequence[Pair]) -> tuple[Copy, 
         # each begins with another sender
         for s in sorted(found, key=lambda s: (s.sender - rank) % world)
     ]
+    return _each(copies), part
+
+
+def _each(copies: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Copy:
+    """Copies of bytes, into and out of, one after another and as fast as a transport's own."""
+    moves: list[Callable[[], object]] = [
+        partial(into.copy_, out_of) if into.is_cuda else memcpy.copier([into], [out_of])
+        for into, out_of in copies
+    ]
 
     def copy() -> dict[str, float]:
-        for there, here in copies:
-            there.copy_(here)
+        for move in moves:
+            move()
         return {}
 
-    return copy, part
+    return copy
 
 
 def _bytes_of(weights: Weights | None) -> torch.Tensor:

@@ -118,6 +118,7 @@ OF_RANKS = {
     "CUDA_VISIBLE_DEVICES": "empty on CPUs, and on GPUs cluster.device and its place choose",
     "OMP_NUM_THREADS": "a node's ranks share out its threads",
     "MKL_NUM_THREADS": "a node's ranks share out its threads",
+    "GLIBC_TUNABLES": "read when a process begins, and ranks are forked: set it in the shell",
 }
 """Environment variables that cluster.env cannot say: a rank sets them, or what they set."""
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from refit.plan.runs import NO_CAST, Runs, dtypes
+from refit.transport import memcpy
 from refit.weights.weights import TORCH_DTYPE, Weights
 
 Start = Callable[[], None]
@@ -61,8 +62,8 @@ def copy(destinations: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
 def mover(table: Runs, into: torch.Tensor, out_of: Mapping[int, torch.Tensor]) -> tuple[str, Start]:
     """What copies runs, and the call that starts it: on the current stream, or at once on the CPU.
 
-    On CUDA one kernel over a table of them, where Triton is installed and can compile, and torch's
-    copies of what is cast.
+    On CUDA one kernel over a table of them, where Triton is installed and can compile, and on the
+    CPU the C library's memcpy; of what is cast torch's copies.
 
     Args:
         into, out_of: as of `views`; on CUDA all of this rank's device.
@@ -88,8 +89,20 @@ def mover(table: Runs, into: torch.Tensor, out_of: Mapping[int, torch.Tensor]) -
                 copy(*cast)
 
             return "triton", both
-    pairs = views(table, into, out_of)
-    return "foreach_copy", lambda: copy(*pairs)
+    if into.is_cuda:
+        pairs = views(table, into, out_of)
+        return "foreach_copy", lambda: copy(*pairs)
+    bytewise = table.cast == NO_CAST
+    move = memcpy.copier(*views(table.where(bytewise), into, out_of))
+    if bytewise.all():
+        return "memcpy", move
+    rest = views(table.where(~bytewise), into, out_of)
+
+    def all_of_them() -> None:
+        move()
+        copy(*rest)
+
+    return "memcpy", all_of_them
 
 
 def local(table: Runs, rank: int, source: Weights | None, destination: Weights | None) -> Start:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from refit.transport import share
+from refit.transport import memcpy, share
 
 _COUNTER_BYTES = 64  # a cache line each: a POSIX semaphore, which takes 32, and the value
 _VALUE_AT = 56
@@ -47,7 +47,8 @@ class SharedHeap:
         self, peer: int, start: int, source: torch.Tensor, counter: int, value: int
     ) -> None:
         skip = _COUNTER_BYTES * (self._bell + 1)
-        self._peers[peer][skip + start : skip + start + source.numel()].copy_(source)
+        there = self._peers[peer][skip + start : skip + start + source.numel()]
+        memcpy.copier([there], [source])()
         self.signal(peer, counter, value)
 
     def signal(self, peer: int, counter: int, value: int) -> None:

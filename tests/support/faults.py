@@ -304,7 +304,9 @@ class SaysEnvironment(GlooTransport):
     def details(self) -> dict[str, int | str]:  # type: ignore[override]
         pairs = Path("/proc/self/environ").read_text().split("\0")
         began = dict(pair.split("=", 1) for pair in pairs if pair)
-        names = ("CUDA_DEVICE_MAX_CONNECTIONS", "TORCH_CPP_LOG_LEVEL", "REFIT_SHARE")
+        names = (
+            "CUDA_DEVICE_MAX_CONNECTIONS", "GLIBC_TUNABLES", "REFIT_SHARE", "TORCH_CPP_LOG_LEVEL",
+        )  # fmt: skip
         return {name: began[name] for name in names if name in began}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from queue import SimpleQueue
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from refit.transport import blocks
+from refit.transport import blocks, memcpy
 
 LIMIT_S = 20.0  # a wait that takes longer is for ever
 DELAYS_S = (0.0, 0.0, 0.001, 0.004)
@@ -139,3 +139,12 @@ def patch(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> None:
         current_stream().give(lambda: now(destinations, sources))
 
     monkeypatch.setattr(blocks, "copy", copy)
+    prepared = memcpy.copier
+
+    def copier(
+        destinations: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]
+    ) -> Callable[[], None]:
+        move = prepared(destinations, sources)
+        return lambda: current_stream().give(move)
+
+    monkeypatch.setattr(memcpy, "copier", copier)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable
 from importlib import import_module
@@ -46,6 +47,35 @@ def a_server_that_ends(
 @pytest.fixture(autouse=True)
 def _sockets_go_with_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("said", "read", "others"),
+    [
+        (None, "0x8000", {}),
+        ("", "0x8000", {}),
+        ("glibc.malloc.check=3", "0x8000", {"glibc.malloc.check": "3"}),
+        ("glibc.cpu.x86_non_temporal_threshold=0x200000", "0x200000", {}),
+    ],
+)
+def test_the_c_library_reads_from_what_size_it_stores_past_the_caches(
+    said: str | None, read: str, others: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loader says what it has read."""
+    maps = Path("/proc/self/maps").read_text().split()
+    loader = next((word for word in maps if "/ld-linux-x86-64" in word), None)
+    if loader is None:
+        pytest.skip("not glibc on x86-64")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if said is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", said)
+    server.tune()
+    server.tune()  # by each agent of a process
+    words = subprocess.run(
+        [loader, "--list-tunables"], capture_output=True, text=True, check=True
+    ).stdout
+    for name, value in {"glibc.cpu.x86_non_temporal_threshold": read, **others}.items():
+        assert f"{name}: {value} (min" in words
 
 
 def kill(pid: int) -> None:

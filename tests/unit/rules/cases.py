@@ -222,6 +222,7 @@ BAD: dict[Any, list[Case]] = {
             "cluster.env.CUDA_VISIBLE_DEVICES=0: a rank sets that itself (empty on CPUs, and on",
         ),
         ({"cluster__env": {"OMP_NUM_THREADS": 4}}, "a rank sets that itself (a node's ranks"),
+        ({"cluster__env": {"GLIBC_TUNABLES": "glibc.a=1"}}, "ranks are forked: set it in the"),
     ],
     windows_valid: [
         ({"model__window_size": 128}, "model.window_size=128 is not a list of two whole numbers"),
