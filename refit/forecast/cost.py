@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from refit.job import Hardware, Refit
 from refit.layout.layout import IntArray
-from refit.plan.copies import Rows
+from refit.plan.copies import Copies, Rows
 from refit.plan.plan import Plan
+from refit.plan.runs import received
 from refit.rules.methods import METHODS
 
 FloatArray = NDArray[np.float64]
@@ -47,7 +48,6 @@ class Traffic:
         near_in_bytes, near_out_bytes: from and to other ranks of the node.
         far_in_bytes, far_out_bytes: from and to other nodes.
         local_bytes: of which the rank itself is the source.
-        blocks: block copies that the rank receives, local ones included.
     """
 
     rows: Rows
@@ -56,7 +56,6 @@ class Traffic:
     far_in_bytes: IntArray
     far_out_bytes: IntArray
     local_bytes: IntArray
-    blocks: IntArray
 
     @staticmethod
     def of(rows: Rows) -> Traffic:
@@ -75,7 +74,6 @@ class Traffic:
             far_in_bytes=total(rows.destination, far),
             far_out_bytes=total(rows.source, far),
             local_bytes=total(rows.destination, ~rows.remote),
-            blocks=np.bincount(rows.destination, minlength=world),
         )
 
     @property
@@ -101,6 +99,16 @@ class Traffic:
         both, which = np.unique(key, return_inverse=True)
         nbytes = np.bincount(which, rows.nbytes[rows.remote], len(both)).astype(np.int64)
         return both // world, both % world, nbytes
+
+    def runs(self) -> int:
+        """Runs and strided blocks of the rank that receives most blocks, local ones included.
+
+        Only of what a transport can carry out: a plan's hop.
+        """
+        assert isinstance(self.rows, Copies)
+        if not len(self.rows):
+            return 0
+        return len(received(self.rows, int(np.bincount(self.rows.destination).argmax())))
 
     def messages(self, refit: Refit) -> IntArray:
         """[world]: buckets that a rank sends or receives, each pair's bytes cut by bucket_mb."""
@@ -158,7 +166,7 @@ class Estimate:
     Attributes:
         wire_s: the mean rank's busiest link, at the rates that software reaches.
         imbalance_s: how much longer the busiest rank's is.
-        operations_s: blocks (one-sided) or messages (packed) of the rank that has most.
+        operations_s: runs (one-sided) or messages (packed) of the rank that has most.
         staging_s: packing and unpacking in the memory of the rank that has most to do.
         fixed_s: of every refit.
     """
@@ -227,11 +235,11 @@ def features(traffic: Traffic, hardware: Hardware, method: str, refit: Refit) ->
     busiest_s = _busiest_link_s(traffic, hardware)
     mean_s = float(busiest_s[traffic.active].mean()) if traffic.active.any() else 0.0
     one_sided = _is_one_sided(method)
-    operations = traffic.blocks if one_sided else traffic.messages(refit)
+    operations = traffic.runs() if one_sided else int(traffic.messages(refit).max(initial=0))
     return Features(
         wire_s=mean_s,
         imbalance_s=float(busiest_s.max(initial=0.0)) - mean_s,
-        operations=int(operations.max(initial=0)),
+        operations=operations,
         staging_s=0.0 if one_sided else _staging_s(traffic, hardware),
     )
 

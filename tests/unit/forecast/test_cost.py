@@ -55,10 +55,23 @@ def test_one_node_by_hand() -> None:
     assert found.floor.seconds == pytest.approx(1.456)
     mean = (1.44 + 1.472 + 2.912) / 3  # at half the rate
     assert asdict(found.estimate) == pytest.approx(
-        {"wire_s": mean, "imbalance_s": 2.912 - mean, "operations_s": 0.017}  # 17 blocks
+        {
+            "wire_s": mean,
+            "imbalance_s": 2.912 - mean,
+            "operations_s": 0.017,
+        }  # 17 runs, none touches another
         | dict.fromkeys(("staging_s", "fixed_s"), 0)
     )
     assert found.estimate.seconds == pytest.approx(2.929)
+
+
+def test_blocks_that_touch_are_one_operation() -> None:
+    """TP 1 -> TP 1: all is one run but for two norms of 16 bytes, as tensors begin at 64ths."""
+    job = small("ipc", 2)
+    whole = replace(job, parallel=Parallel("pair", source=Degrees(), destination=Degrees()))
+    found = predict(Setup.of(whole))
+    assert len(found.plan) == 10
+    assert found.estimate is not None and found.estimate.operations_s == pytest.approx(0.003)
 
 
 def test_packed_messages_by_hand() -> None:
