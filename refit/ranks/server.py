@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import resource
 import signal
 import tempfile
@@ -58,9 +59,9 @@ def open_more_files() -> None:
 
 
 def tune() -> None:
-    """Have what starts from here copy as `TUNABLE` says, unless the user has said it."""
+    """Have what starts from here copy as `TUNABLE` says, where it is known and not said already."""
     said = os.environ.get(TUNABLES, "")
-    if TUNABLE not in said:
+    if platform.machine() == "x86_64" and TUNABLE not in said:
         ours = f"{TUNABLE}={NON_TEMPORAL:#x}"
         os.environ[TUNABLES] = f"{said}:{ours}" if said else ours
 

@@ -24,9 +24,9 @@ from refit.weights.weights import Weights, device_of
 class IpcTransport(Transport):
     """A rank's copies as runs of bytes between arenas; no staging.
 
-    On the CPU each run is a copy of torch's, which divides it among the rank's threads. On CUDA a
-    refit begins with a meeting (`flags.meeting`), and ends when this rank's stream is done. A
-    source must stay as it is until its readers are done, of which its own rank learns nothing.
+    On the CPU each run is a memcpy, and a rank's threads share out its bytes. On CUDA a refit
+    begins with a meeting (`flags.meeting`), and ends when this rank's stream is done. A source must
+    stay as it is until its readers are done, of which its own rank learns nothing.
     """
 
     def __init__(self, refit: Refit) -> None:
