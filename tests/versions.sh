@@ -10,8 +10,9 @@ folder=$(cd "$2" && pwd)
 export PYTHONDONTWRITEBYTECODE= # compiled once: see run.sh
 versions=(0.17.1 0.18.2 0.19.2)
 tests=(
-    tests/unit/model/test_megatron_versions.py tests/unit/model/test_megatron_parser.py
-    tests/unit/importers/test_flags.py
+    tests/unit/model/test_megatron_versions.py tests/unit/rules/test_methods.py
+    tests/unit/importers/test_pairs.py tests/torch/test_megatron_parser.py
+    tests/torch/test_megatron_flags.py
     tests/torch/test_plan_megatron.py tests/torch/test_rules_megatron.py
     tests/torch/test_layout_megatron.py tests/torch/test_peer_megatron.py
 )

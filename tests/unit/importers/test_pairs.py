@@ -21,6 +21,7 @@ from refit.importers.pair import Pair, shipped
 from refit.job import Job
 from refit.layout.place import place
 from refit.model.hf.read import imported
+from refit.model.megatron_versions import NORMS_DIRECT_QUERIES
 from refit.rules.impossible import impossible
 from refit.rules.setup import Setup
 from refit.rules.stated_memory import held
@@ -253,7 +254,10 @@ RECIPES = "nemo_rl/recipes/llm/performance/grpo-"
         # 4.218 TB: experts cut over TP 32, where whole ones would be 125.8; engines have no row of
         # the vocabulary beyond 129,280
         ("verl/run_deepseek_v3_671b_megatron.sh", None, None, 4_217_912_426_496),
-        ("slime/run-moonlight-16B-A3B.sh", "moonshotai/Moonlight-16B-A3B", None, 32_415_657_984),
+        (
+            "slime/run-moonlight-16B-A3B.sh", "moonshotai/Moonlight-16B-A3B", None,
+            32_415_657_984 + (8 * 27 * 2048 * 2 if NORMS_DIRECT_QUERIES else 0),
+        ),
         # 2.008 GB on each of eight ranks; four engines of 16.06
         ("verl/run_qwen3_8b_fsdp.sh", "llama31_8b", 8 * 2_007_565_312, 64_244_219_904),
     ],

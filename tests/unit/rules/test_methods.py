@@ -217,7 +217,7 @@ def test_what_the_peer_needs(
     monkeypatch: pytest.MonkeyPatch, backend: str, gpus: int, changes: dict[str, Any],
     words: str | None,
 ) -> None:  # fmt: skip
-    machine(monkeypatch, gpus)
+    machine(monkeypatch, gpus, "nixl")
     refit = {"backend": backend, **changes.get("refit", {})}
     what = job(method="megatron", build=changes.get("build", "megatron"), refit=refit)
     what = replace(what, cluster=replace(what.cluster, device="auto"))
