@@ -141,7 +141,7 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
         f"parallel={ROW_4},pitfall_12gpus_tp8_to_tp4",
         f"refit.method={methods}",
         *SMALL,
-        "bench.deadline_s=15",
+        "bench.deadline_s=25",
     ]
     done = python_refit(*sweep, folder=tmp_path, REFIT_TEST_MARK=str(tmp_path))
     assert done.code == 1
@@ -167,7 +167,7 @@ def test_a_sweep_survives_its_worst_points(tmp_path: Path) -> None:
     assert "rank 2: ended by SIGKILL" in done.stdout and "log: " in done.stdout
     assert "the process that ranks are forked from ended by SIGKILL" in done.stdout
     assert wait_until(lambda: not alive(str(tmp_path)))
-    assert shm.left() == shared
+    assert not {*shm.left()} - {*shared}
 
     again = refit(*sweep, "sweep.mode=cached", folder=tmp_path)
     assert again.code == 1
@@ -334,7 +334,7 @@ def test_no_rank_outlives_its_controller(end: signal.Signals, tmp_path: Path) ->
         controller.send_signal(end)
     _, stderr = controller.communicate(timeout=30)
     assert wait_until(lambda: not alive(mark)), alive(mark)
-    assert shm.left() == shared
+    assert not {*shm.left()} - {*shared}
     found = [*tmp_path.glob("results/*/timing.json"), *tmp_path.glob("results/*/*/0/timing.json")]
     if end is signal.SIGKILL:
         assert controller.returncode == -end and not found

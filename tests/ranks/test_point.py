@@ -294,7 +294,7 @@ def test_a_rank_that_does_not_finish(
     )  # the path of a log, and it is there
     assert Path(record["reason"].rsplit("log: ", 1)[1]).is_file()
     assert time.monotonic() - started < 30
-    assert shm.left() == shared
+    assert not {*shm.left()} - {*shared}
     assert sorted(children()) == processes
     assert ran(agent, tmp_path, job())["status"] == "ok"  # the agent is none the worse
 

@@ -76,13 +76,19 @@ class _NoArrival(NvshmemHeap):
             super().wait(counter, value)
 
 
-class _NoGrant(NvshmemHeap):
-    """And receivers are slow, so that a sender can be too early."""
+class _SlowReceiver(NvshmemHeap):
+    """Unpacks late, so that a sender that does not wait for it is too early."""
 
+    def wait(self, counter: int, value: int) -> None:
+        super().wait(counter, value)
+        if counter < 2:
+            streams.current_stream().give(lambda: time.sleep(0.02))
+
+
+class _NoGrant(_SlowReceiver):
     def wait(self, counter: int, value: int) -> None:
         if counter < 2:
             super().wait(counter, value)
-            streams.current_stream().give(lambda: time.sleep(0.02))
 
 
 class _Early(NvshmemHeap):
@@ -121,7 +127,7 @@ class _SignalFirst(NvshmemHeap):
         super().put_signal(peer, start, source, counter, value)
 
 
-class _OnOtherStream(NvshmemHeap):
+class _OnOtherStream(_SlowReceiver):
     """What is told is told on a stream that does not wait for what came before."""
 
     def signal(self, peer: int, counter: int, value: int) -> None:
