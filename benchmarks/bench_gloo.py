@@ -54,10 +54,10 @@ def main() -> None:
 
 
 def _wire_s(sent: Bytes) -> float:
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+    with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory() as folder:
         spawn(_exchange, args=(sent, port, folder), nprocs=len(sent))
         took = [[float(s) for s in path.read_text().split()] for path in Path(folder).iterdir()]
     return statistics.median(map(max, zip(*took, strict=True)))

@@ -33,7 +33,8 @@ def copier(
         destinations, sources: pairs of one shape, [bytes] or [rows, bytes], of uint8 on the CPU.
             No two destinations share a byte.
     """
-    pairs = [(d.numpy(), s.numpy()) for d, s in zip(destinations, sources, strict=True)]
+    both = zip(destinations, sources, strict=True)
+    pairs = [(into.numpy(), out_of.numpy()) for into, out_of in both if into.numel()]
     total, threads = sum(into.size for into, _ in pairs), torch.get_num_threads()
     if threads == 1 or total < THREADED:
         return partial(_copy, pairs)
@@ -61,8 +62,7 @@ def _shares(pairs: Sequence[Pair], largest: int) -> list[list[Pair]]:
     shares: list[list[Pair]] = [[]]
     room = largest
     for into, out_of in pairs:
-        row = into[0].size
-        at = 0
+        row, at = into[0].size, 0
         while at < len(into):
             if room < row and shares[-1]:
                 shares.append([])

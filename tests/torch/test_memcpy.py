@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from refit.ranks import limit
 from refit.transport import memcpy
 
-BLOCK = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(0, 7))  # rows, width, gap
+BLOCK = st.tuples(st.integers(1, 9), st.integers(0, 40), st.integers(0, 7))  # rows, width, gap
 
 
 @contextmanager
