@@ -11,6 +11,7 @@ import numpy as np
 
 from refit.errors import UserError
 from refit.forecast import cost
+from refit.forecast.per_rank import Traffic
 from refit.job import Hardware, Job
 from refit.layout.place import place
 from refit.model.architecture import tensors_of
@@ -38,7 +39,7 @@ class Row:
     method: str
     job: Job
     plan: Plan
-    hops: tuple[cost.Traffic, ...]
+    hops: tuple[Traffic, ...]
     seconds: float
     rate_gbps: float
     group: str
@@ -96,7 +97,7 @@ def row_of(record: Record, path: Path) -> Row:
         record.method,
         job,
         plan,
-        tuple(cost.Traffic.of(copies) for copies in plan.hops),
+        tuple(Traffic.of(copies) for copies in plan.hops),
         seconds.median,
         _best_gbps(throughput),
         repr(alike),

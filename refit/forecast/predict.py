@@ -10,6 +10,7 @@ import numpy as np
 
 from refit.errors import UserError
 from refit.forecast import cost
+from refit.forecast.per_rank import Traffic
 from refit.job import Job
 from refit.layout.layout import IntArray, Placement
 from refit.model import megatron_versions
@@ -40,7 +41,7 @@ class Prediction:
     setup: Setup
     plan: Plan
     rows: Rows
-    traffic: cost.Traffic
+    traffic: Traffic
     source_bytes: IntArray
     destination_bytes: IntArray
     staging_bytes: IntArray | None
@@ -130,10 +131,10 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
     hardware, missing = job.cluster.hardware, cost.lacking(job.cluster.hardware, plan)
     plans_itself = methods.plans_itself(method)
     rows = methods.planned(setup) if plans_itself else plan
-    hops = [] if plans_itself else [cost.Traffic.of(copies) for copies in plan.hops]
+    hops = [] if plans_itself else [Traffic.of(copies) for copies in plan.hops]
     floor = estimate = staging_bytes = None
     if missing is None:
-        floor = cost.floor(plan, cost.Traffic.of(plan), hardware)
+        floor = cost.floor(plan, Traffic.of(plan), hardware)
     if missing is None and hops:
         features = cost.total([cost.features(t, hardware, method, job.refit) for t in hops])
         estimate = cost.estimate(features, cost.fit_of(hardware, method))
@@ -144,7 +145,7 @@ def predict(setup: Setup, plan: Plan | None = None) -> Prediction:
         setup=setup,
         plan=plan,
         rows=rows,
-        traffic=cost.Traffic.of(rows),
+        traffic=Traffic.of(rows),
         source_bytes=weights["source"],
         destination_bytes=weights["destination"],
         staging_bytes=staging_bytes,
